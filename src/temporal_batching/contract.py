@@ -1,0 +1,307 @@
+"""The wire contract: names and JSON shapes that callers, gateway, batcher and sink share. Imports nothing of ours.
+
+Everything here travels as JSON through Temporal, so it is plain data: renaming a field or a name breaks callers in
+other languages and stored histories. ``docs/wire-contract.md`` is this module for readers of other languages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+JsonObject: TypeAlias = dict[str, Any]
+
+DEFAULT_BATCHER = "main"
+DEFAULT_TASK_QUEUE = "batcher-queue"
+
+WORKFLOW_BATCHER = "BatcherWorkflow"
+ACTIVITY_WRITE = "batch_write"
+ACTIVITY_WRITE_MANY = "batch_write_many"
+ACTIVITY_WITHDRAW = "batch_withdraw"
+ACTIVITY_FLUSH = "flush_batch"
+ACTIVITY_CONFIRM = "deliver_confirmations"
+ACTIVITY_POLICY = "batcher_policy"
+SIGNAL_ADD = "add_write_request"
+SIGNAL_WITHDRAW = "withdraw_write_request"
+SIGNAL_CONFIRMATION = "write_confirmation"
+UPDATE_SUBMIT = "submit"
+UPDATE_CONTROL = "control"
+QUERY_STATS = "stats"
+
+
+class OutcomeKind(StrEnum):
+    """What became of a request: exactly one of these."""
+
+    WRITTEN = "written"
+    DUPLICATE = "duplicate"
+    """Its id was in the ledger already, with the same records; nothing was applied again. A success."""
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+
+
+class RejectCode(StrEnum):
+    """Why a request was rejected, for programs; ``Confirmation.reason`` says it for people."""
+
+    INVALID = "invalid"
+    """The request does not fit the contract: shape, empty names, values outside JSON."""
+    TOO_LARGE = "too_large"
+    """More records or bytes than one batch may hold."""
+    OVERLOADED = "overloaded"
+    """The buffer is full. Only the signal door answers so; the activity door waits instead."""
+    ID_REUSED = "id_reused"
+    """The request id belongs to a request with other records."""
+    WITHDRAWN = "withdrawn"
+    """The caller took it back before it was written."""
+    UNKNOWN_TABLE = "unknown_table"
+    UNKNOWN_COLUMN = "unknown_column"
+    TYPE = "type"
+    """A value that the column's type cannot hold."""
+    CONSTRAINT = "constraint"
+    """The database's own constraint: unique, foreign key, check, not null."""
+    DATABASE = "database"
+    """Any other refusal of this request by the database."""
+
+
+class Trigger(StrEnum):
+    """What made a batch start."""
+
+    COUNT = "count"
+    BYTES = "bytes"
+    LINGER = "linger"
+    DEADLINE = "deadline"
+    MANUAL = "manual"
+    RETRY = "retry"
+    """A batch that the sink could not take earlier."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row to write.
+
+    Attributes:
+        table: The destination, by the name the sink knows.
+        values: Column name to JSON value. Decimals, timestamps, dates and UUIDs travel as strings, bytes as base64;
+            the sink binds them by the column's type.
+    """
+
+    table: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class WriteRequest:
+    """Records that commit together or not at all.
+
+    Attributes:
+        request_id: The caller's idempotency key: stable over retries and replays, unique otherwise.
+        records: At least one.
+        key: Decides shard and order. Empty: the request id does, and there is no order to keep.
+        expires_at: Seconds since the epoch after which it must not be written any more; None for no deadline.
+    """
+
+    request_id: str
+    records: Sequence[Record]
+    key: str = ""
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A sink's answer for one request."""
+
+    kind: OutcomeKind
+    code: RejectCode | None = None
+    reason: str | None = None
+
+    @classmethod
+    def written(cls) -> Outcome:
+        return _WRITTEN
+
+    @classmethod
+    def duplicate(cls) -> Outcome:
+        return _DUPLICATE
+
+    @classmethod
+    def expired(cls) -> Outcome:
+        return _EXPIRED
+
+    @classmethod
+    def rejected(cls, code: RejectCode, reason: str) -> Outcome:
+        return cls(OutcomeKind.REJECTED, code, reason[:MAX_REASON])
+
+
+MAX_REASON = 500
+"""Characters of a reason that travel: it lands in the caller's history, and in the batcher's."""
+
+_WRITTEN = Outcome(OutcomeKind.WRITTEN)
+_DUPLICATE = Outcome(OutcomeKind.DUPLICATE)
+_EXPIRED = Outcome(OutcomeKind.EXPIRED)
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What a caller is told about its write.
+
+    Attributes:
+        request_id: The write's id.
+        outcome: One of `OutcomeKind`.
+        batch_id: The batch it was settled in, e.g. ``main-0/17``; empty if it never got into one.
+        batch_size: Requests in that batch.
+        shard: The batcher shard that settled it.
+        settled_at: When: for a written request, right after the commit.
+        code: Why it was rejected, one of `RejectCode`.
+        reason: The same for people, with the database's own words.
+    """
+
+    request_id: str
+    outcome: OutcomeKind
+    batch_id: str = ""
+    batch_size: int = 0
+    shard: int = 0
+    settled_at: datetime | None = None
+    code: RejectCode | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class ReplyTo:
+    """Where a confirmation goes.
+
+    With ``activity_id`` it completes that activity (of the workflow, or a standalone one without ``workflow_id``);
+    without, it is the signal ``write_confirmation`` to the workflow. Without ``run_id`` a signal reaches the
+    workflow's current run, so a caller that continued as new or was reset still hears.
+    """
+
+    workflow_id: str | None = None
+    run_id: str | None = None
+    activity_id: str | None = None
+
+
+@dataclass(frozen=True)
+class BatcherStats:
+    """One shard at this moment. Counters named ``run_*`` start again with each run, the others are carried over.
+
+    Attributes:
+        batcher: The service's name.
+        shard: This shard's number.
+        run_id: The run that answered: it changes when the shard continues as new.
+        pending: Requests waiting for a batch.
+        pending_bytes: Their size as they travel.
+        in_flight: Requests in a flush right now.
+        dedup_ids: Ids held for deduplication: pending and in flight. Settled ids live in the ledger alone.
+        oldest_pending_seconds: Age of the request that waits longest.
+        batches: Batches settled.
+        batches_by_trigger: The same by what started them.
+        largest_batch: Most records any batch had.
+        outcomes: Requests settled, by outcome.
+        flush_failures: Flushes the sink could not take; each was tried again.
+        refused: Requests turned away because the buffer was full.
+        malformed: Signals that no request could be read from.
+        undelivered: Confirmations given up after retries.
+        run_signals: Signals this run received.
+        run_updates: Updates this run received.
+        run_events: Events in this run's history.
+        continue_as_new: How often the shard continued as new.
+        idle_cycles: Consecutive runs that settled nothing though something was pending.
+        suggested: Whether Temporal suggests to continue as new.
+        paused: No flush starts while true.
+        draining: No request is accepted while true.
+        breaker: ``closed``, or ``open`` while the sink is unavailable.
+        sink_error: The sink's last complaint while the breaker is open.
+        policy: The limits in force, as in `BatchPolicy.to_wire`.
+    """
+
+    batcher: str
+    shard: int
+    run_id: str = ""
+    pending: int = 0
+    pending_bytes: int = 0
+    in_flight: int = 0
+    dedup_ids: int = 0
+    oldest_pending_seconds: float = 0.0
+    batches: int = 0
+    batches_by_trigger: dict[str, int] = field(default_factory=dict)
+    largest_batch: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
+    flush_failures: int = 0
+    refused: int = 0
+    malformed: int = 0
+    undelivered: int = 0
+    run_signals: int = 0
+    run_updates: int = 0
+    run_events: int = 0
+    continue_as_new: int = 0
+    idle_cycles: int = 0
+    suggested: bool = False
+    paused: bool = False
+    draining: bool = False
+    breaker: str = "closed"
+    sink_error: str | None = None
+    policy: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BatcherStart:
+    """Input of the batcher workflow.
+
+    Attributes:
+        batcher: The service's name.
+        shard: This shard's number.
+        policy: Limits as in `BatchPolicy.to_wire`; None asks the batcher's own worker for them.
+        state: What the previous run carried over; None in a first run. Only this library reads it.
+    """
+
+    batcher: str
+    shard: int
+    policy: dict[str, Any] | None = None
+    state: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Control:
+    """Input of the update ``control``: every field that is not None is carried out."""
+
+    policy: dict[str, Any] | None = None
+    announced: bool = False
+    """The policy comes from a worker that started: it yields to one that an operator has set."""
+    flush: bool | None = None
+    pause: bool | None = None
+    drain: bool | None = None
+
+
+@dataclass(frozen=True)
+class FlushInput:
+    """Input of the activity ``flush_batch``. ``entries`` are requests as they came in, each with its ``reply_to``."""
+
+    batcher: str
+    shard: int
+    batch_id: str
+    trigger: str
+    entries: list[Any]
+    settle_only: bool = False
+    """The requests are past their deadline and an earlier attempt is in doubt: find out, and write nothing."""
+
+
+@dataclass(frozen=True)
+class FlushResult:
+    """Result of ``flush_batch``: counts, and the confirmations that could not be delivered yet."""
+
+    outcomes: dict[str, int] = field(default_factory=dict)
+    undelivered: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ParcelReceipt:
+    """Result of ``batch_write_many``: one answer for many requests that went through one batch.
+
+    ``others`` holds the outcomes that differ from ``written``, by the request's position in the parcel.
+    """
+
+    batch_id: str
+    batch_size: int
+    shard: int
+    settled_at: datetime | None = None
+    others: dict[str, Outcome] = field(default_factory=dict)

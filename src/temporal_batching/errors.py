@@ -1,0 +1,121 @@
+"""Everything this library raises, and the strings that carry it over the wire.
+
+    Exception
+    +-- ApplicationError (temporalio)
+    |   +-- WriteError                 a caller's write did not come to be
+    |       +-- WriteNotSubmitted      it could not be handed to the batcher; nothing was or will be written
+    |       +-- WriteNotConfirmed      no confirmation came in time; it may or may not be written
+    |       |   +-- WriteExpired       its deadline passed first; it is not and will not be written
+    |       +-- WriteRejected          refused, by the batcher or by the sink, with the reason
+    +-- BatchingError                  something is wrong with how the library is used or set up
+    |   +-- InvalidRequest             a write request that does not fit the contract
+    |   +-- InvalidPolicy              a limit out of its range
+    |   +-- SinkError
+    |       +-- SinkConfigurationError the sink's set-up and the database do not fit together
+    |       +-- SinkUnavailable        the sink cannot take writes now; the batch will be tried again
+
+Write errors are ``ApplicationError`` because a workflow fails only on those: any other exception would retry the
+workflow task for ever. They are never retried by Temporal. Programs get the same classes from ``BatchClient``.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from temporalio.exceptions import ApplicationError
+
+from temporal_batching.contract import Confirmation, RejectCode
+
+
+class ErrorType(StrEnum):
+    """The ``type`` of every ``ApplicationError`` that crosses a process; other languages match on these strings."""
+
+    NOT_SUBMITTED = "WriteNotSubmitted"
+    NOT_CONFIRMED = "WriteNotConfirmed"
+    EXPIRED = "WriteExpired"
+    REJECTED = "WriteRejected"
+    BATCHER_BUSY = "BatcherBusy"
+    """The batcher takes no more requests at this moment: full, draining, or between two runs. Retryable."""
+    BATCHER_UNREACHABLE = "BatcherUnreachable"
+    """The gateway's submission got no answer; the request may have arrived. Retryable: the id makes it safe."""
+    SINK_UNAVAILABLE = "SinkUnavailable"
+    INVALID_REQUEST = "InvalidRequest"
+    INVALID_POLICY = "InvalidPolicy"
+
+
+class WriteError(ApplicationError):
+    """A write that did not come to be. Never retried by Temporal; catch it to do something else.
+
+    Attributes:
+        request_id: The idempotency key of the write.
+        confirmation: What the batcher answered, where it did answer.
+    """
+
+    error_type: ErrorType
+
+    def __init__(self, message: str, *, request_id: str = "", confirmation: Confirmation | None = None) -> None:
+        details = [confirmation] if confirmation is not None else []
+        super().__init__(message, *details, type=self.error_type, non_retryable=True)
+        self.request_id = request_id
+        self.confirmation = confirmation
+
+
+class WriteNotSubmitted(WriteError):
+    """The write could not be handed to the batcher. It is not written, and will not be."""
+
+    error_type = ErrorType.NOT_SUBMITTED
+
+
+class WriteNotConfirmed(WriteError):
+    """No confirmation came in time. The write may have happened: the ledger knows, under the request id."""
+
+    error_type = ErrorType.NOT_CONFIRMED
+
+
+class WriteExpired(WriteNotConfirmed):
+    """The write's deadline passed before it could be committed. It is not written, and will not be."""
+
+    error_type = ErrorType.EXPIRED
+
+
+class WriteRejected(WriteError):
+    """The write was refused. ``confirmation.code`` and ``confirmation.reason`` say by what."""
+
+    error_type = ErrorType.REJECTED
+
+
+class BatchingError(Exception):
+    """Base of what is wrong with how the library is used or set up, as opposed to one write's fate."""
+
+
+class InvalidRequest(BatchingError, ValueError):
+    """A write request that does not fit the contract. The message says what is wrong and what is allowed."""
+
+    def __init__(self, message: str, code: RejectCode = RejectCode.INVALID) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class InvalidPolicy(BatchingError, ValueError):
+    """A limit out of its range. The message names the setting, the value, and what is allowed."""
+
+
+class SinkError(BatchingError):
+    """Base of what a sink raises about itself. A bad request is not one: it is an outcome, ``rejected``."""
+
+
+class SinkConfigurationError(SinkError):
+    """The sink's set-up and the database do not fit together: a missing table, a conflict column without index."""
+
+
+class SinkUnavailable(SinkError):
+    """The sink cannot take writes now. The batch goes back to the head of the buffer and is tried again.
+
+    Attributes:
+        in_doubt: Whether the attempt may have committed all the same (a connection lost during the commit). If
+            so, the sink is asked what became of a request before anyone is told that it expired.
+    """
+
+    def __init__(self, message: str, *, in_doubt: bool = True) -> None:
+        super().__init__(message)
+        self.in_doubt = in_doubt

@@ -1,0 +1,48 @@
+"""From a key to a shard to a workflow id. Stable for ever: callers in other languages compute the same.
+
+The hash is the first eight bytes of SHA-256 over the key's UTF-8 bytes, read as a big-endian number; the shard is
+that number modulo the number of shards. SHA-256 because every language ships it, not for secrecy. A request without a
+key is routed by its request id. ``docs/wire-contract.md`` publishes test vectors; ``tests/unit/test_routing.py`` holds
+them.
+"""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+
+from temporal_batching.errors import InvalidPolicy
+
+MAX_SHARDS = 1024
+"""Upper bound for ``shards``: one workflow each, and a monitor asks them all."""
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?")
+
+
+def shard_of(key: str, shards: int) -> int:
+    """The shard that serves ``key``, between 0 and ``shards - 1``."""
+    # "surrogatepass": a lone surrogate is legal in JSON and must not break routing; the sink judges the value.
+    digest = sha256(key.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") % shards
+
+
+def batcher_workflow_id(name: str, shard: int) -> str:
+    """The workflow id of one shard, e.g. ``batcher-main-0``."""
+    return f"batcher-{name}-{shard}"
+
+
+def check_name(name: str) -> str:
+    """Returns ``name`` if a batcher may be called so, else raises `InvalidPolicy`."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidPolicy(
+            f"batcher name {name!r}: 1 to 63 lower-case letters, digits, '-' and '_', beginning and ending with a "
+            "letter or a digit"
+        )
+    return name
+
+
+def check_shards(shards: int) -> int:
+    """Returns ``shards`` if it is a usable number of shards, else raises `InvalidPolicy`."""
+    if not isinstance(shards, int) or isinstance(shards, bool) or not 1 <= shards <= MAX_SHARDS:
+        raise InvalidPolicy(f"shards {shards!r}: a whole number from 1 to {MAX_SHARDS}")
+    return shards

@@ -1,0 +1,83 @@
+"""The port to the database: what a sink is given, and what it must answer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+from temporal_batching.contract import Outcome, Trigger, WriteRequest
+
+
+class Batch(Sequence[WriteRequest]):
+    """The requests of one flush, in the order they arrived.
+
+    Attributes:
+        id: Names the batch for ever, e.g. ``main-0/17``. A batch that could not be written keeps its id when it is
+            tried again (without the requests that expired meanwhile), so a sink that stores the id can tell its own
+            earlier attempt from another batch.
+        shard: The batcher shard it comes from.
+        trigger: What made it start.
+    """
+
+    __slots__ = ("_requests", "id", "shard", "trigger")
+
+    def __init__(
+        self, requests: Sequence[WriteRequest], *, id: str = "", shard: int = 0, trigger: Trigger = Trigger.COUNT
+    ) -> None:
+        self._requests = tuple(requests)
+        self.id = id
+        self.shard = shard
+        self.trigger = trigger
+
+    @overload
+    def __getitem__(self, index: int) -> WriteRequest: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[WriteRequest]: ...
+    def __getitem__(self, index: int | slice) -> WriteRequest | Sequence[WriteRequest]:
+        return self._requests[index]
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[WriteRequest]:
+        return iter(self._requests)
+
+
+class Sink(ABC):
+    """Where requests go. Subclass it for a destination of your own; only `write` is required.
+
+    One sink object serves a worker process for its lifetime. Calls may overlap when the batcher has several shards
+    or more than one flush in flight.
+    """
+
+    async def open(self) -> None:
+        """Called once before the worker polls. Raise `SinkConfigurationError` if the set-up cannot work."""
+
+    async def close(self) -> None:
+        """Called once after the worker has finished its activities."""
+
+    @abstractmethod
+    async def write(self, batch: Batch) -> Sequence[Outcome]:
+        """Commits the batch and answers for each request, in the batch's order.
+
+        The promise of exactly-once rests here: a request id that was written before is answered `duplicate` and not
+        applied again, but for an id that an earlier attempt at this same ``batch.id`` wrote, which is answered
+        `written`. A request that cannot be written is answered `rejected` and leaves nothing behind; it must not
+        keep the others from being written. The records of one request are applied together or not at all.
+
+        Raises:
+            SinkUnavailable: The sink cannot take writes now. The whole batch is tried again later.
+        """
+
+    async def settle(self, batch: Batch) -> Sequence[Outcome]:
+        """Answers for requests past their deadline of which an earlier attempt at ``batch.id`` may have committed.
+
+        Each is answered `written` if it is there; otherwise `expired`, and then the sink has made sure that an
+        attempt still under way cannot write it any more. The default serves sinks whose `write` leaves no attempt
+        behind when it fails.
+
+        Raises:
+            SinkUnavailable: The sink cannot tell now. It is asked again later.
+        """
+        return [Outcome.expired() for _ in batch]
