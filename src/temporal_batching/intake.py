@@ -1,0 +1,239 @@
+"""The door: turns what a caller sent into an `Entry`, or says what is wrong with it.
+
+One set of checks serves every way in: the writer in a workflow, the gateway, the batcher's own handlers. Nothing here
+looks into a database; whether a table exists or a value fits its column is the sink's to say.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, time
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+from temporal_batching.contract import JsonObject, Record, RejectCode, WriteRequest
+from temporal_batching.errors import InvalidRequest
+from temporal_batching.policy import MAX_REQUEST_BYTES
+
+MAX_NAME = 255
+"""Characters of a request id, a key, a table or a column: what a database index and a search box can hold."""
+
+ENVELOPE_BYTES = 200
+"""Allowance for what travels around the records: field names, reply address, batch id."""
+
+_REPLY_FIELDS = ("workflow_id", "run_id", "activity_id")
+
+
+@dataclass(slots=True)
+class Entry:
+    """One unit of the buffer: a request, or a parcel of requests that share one reply and one batch.
+
+    Attributes:
+        id: The request id, or the parcel's.
+        body: What the flush is given: the request or the parcel as it travels, without replies.
+        requests: Requests in it: 1, or those of the parcel.
+        records: Records in it, over all its requests.
+        size: Bytes as it travels.
+        expires_at: Seconds since the epoch, or None.
+        replies: Where the outcome goes; the first is the caller whose records these are.
+        arrived_at: Seconds since the epoch; set when the buffer accepts it.
+    """
+
+    id: str
+    body: JsonObject
+    requests: int
+    records: int
+    size: int
+    expires_at: float | None = None
+    replies: list[JsonObject] = field(default_factory=list)
+    arrived_at: float = 0.0
+
+    def to_wire(self) -> JsonObject:
+        return {**self.body, "expires_at": self.expires_at, "reply_to": self.replies}
+
+
+def jsonable(value: Any) -> Any:
+    """A value as JSON, the way every sink reads it back.
+
+    Decimals, UUIDs, dates, times and timestamps become strings, bytes become base64, enumerations their value.
+    Mappings and sequences are converted through. Anything else that JSON does not know raises `InvalidRequest`.
+    """
+    if value is None or (isinstance(value, str | bool | int | float) and not isinstance(value, Enum)):
+        return value
+    if isinstance(value, Enum):
+        return jsonable(value.value)
+    if isinstance(value, Decimal | UUID):
+        return str(value)
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if isinstance(value, bytes | bytearray | memoryview):
+        return base64.b64encode(value).decode()
+    if isinstance(value, Mapping):
+        return {_text(k, "a key of a JSON value", empty=True): jsonable(v) for k, v in value.items()}
+    if isinstance(value, Sequence):
+        return [jsonable(v) for v in value]
+    raise InvalidRequest(
+        f"a value of type {type(value).__name__}: JSON values, Decimal, datetime, date, time, UUID, bytes and Enum "
+        "are allowed"
+    )
+
+
+def encode_request(request: WriteRequest) -> JsonObject:
+    """A request as it travels, its values made JSON.
+
+    Raises:
+        InvalidRequest: With what is wrong and what is allowed.
+    """
+    records = [_encode_record(record) for record in request.records]
+    return {"request_id": request.request_id, "key": request.key, "records": records}
+
+
+def _encode_record(record: Record) -> JsonObject:
+    if not isinstance(record, Record):
+        raise InvalidRequest(f"a record is a Record(table, values), not {type(record).__name__}")
+    if not isinstance(record.values, Mapping):
+        raise InvalidRequest(f"a record's values are a mapping of columns, not {type(record.values).__name__}")
+    return {"table": record.table, "values": jsonable(record.values)}
+
+
+def read_request(body: Mapping[str, Any], expires_at: float | None) -> WriteRequest:
+    """The request in a body that `read_entry` has let in."""
+    return WriteRequest(
+        request_id=body["request_id"],
+        records=[Record(r["table"], r["values"]) for r in body["records"]],
+        key=body.get("key", ""),
+        expires_at=expires_at,
+    )
+
+
+def read_requests(body: Mapping[str, Any], expires_at: float | None) -> list[WriteRequest]:
+    """All requests of a body: its own, or its parcel's."""
+    if "requests" in body:
+        return [read_request(one, expires_at) for one in body["requests"]]
+    return [read_request(body, expires_at)]
+
+
+def read_entry(wire: Any) -> Entry:
+    """Reads one request, or one parcel, as it travels: ``docs/wire-contract.md`` has the shape.
+
+    Raises:
+        InvalidRequest: With what is wrong and what is allowed.
+    """
+    if not isinstance(wire, Mapping):
+        raise InvalidRequest(f"a write request is a JSON object, not {_json_type(wire)}")
+    request_id = _text(wire.get("request_id"), "request_id")
+    expires_at = wire.get("expires_at")
+    if expires_at is not None and (isinstance(expires_at, bool) or not isinstance(expires_at, int | float)):
+        raise InvalidRequest(f"expires_at is a number of seconds since the epoch, not {_json_type(expires_at)}")
+    body: JsonObject
+    if "requests" in wire:
+        parcel = _sequence(wire["requests"], "requests")
+        requests = [_read_body(one) for one in parcel]
+        body = {"request_id": request_id, "requests": requests}
+        count, records = len(requests), sum(len(one["records"]) for one in requests)
+    else:
+        body = _read_body(wire)
+        count, records = 1, len(body["records"])
+    replies = read_replies(wire.get("reply_to"))
+    size = measure(body) + ENVELOPE_BYTES * max(1, len(replies))
+    if size > MAX_REQUEST_BYTES:
+        raise InvalidRequest(
+            f"the request has {size:,} bytes: at most {MAX_REQUEST_BYTES:,} fit a batch", RejectCode.TOO_LARGE
+        )
+    return Entry(request_id, body, count, records, size, expires_at, replies)
+
+
+def read_replies(wire: Any) -> list[JsonObject]:
+    """Reads ``reply_to``: missing, one address, or a list of them.
+
+    Raises:
+        InvalidRequest: With what is wrong and what is allowed.
+    """
+    if wire is None:
+        return []
+    replies = []
+    for one in wire if isinstance(wire, list) else [wire]:
+        if not isinstance(one, Mapping):
+            raise InvalidRequest(f"reply_to is an object with workflow_id, not {_json_type(one)}")
+        reply = {}
+        for name in _REPLY_FIELDS:
+            if one.get(name) is not None:
+                reply[name] = _text(one[name], f"reply_to.{name}", most=1000)
+        if "workflow_id" not in reply and "activity_id" not in reply:
+            raise InvalidRequest("reply_to needs workflow_id (for a signal) or activity_id (to complete an activity)")
+        replies.append(reply)
+    return replies
+
+
+def measure(body: Any) -> int:
+    """Bytes of JSON as Temporal's default converter writes it (ASCII, no spaces).
+
+    Raises:
+        InvalidRequest: For NaN and infinities, which JSON does not know, and for nesting too deep to write.
+    """
+    try:
+        return len(json.dumps(body, allow_nan=False, separators=(",", ":")))
+    except ValueError:
+        raise InvalidRequest("a value is NaN or infinite: JSON has no such number; send it as a string") from None
+    except RecursionError:
+        raise InvalidRequest("a value is nested too deeply") from None
+    except TypeError as err:
+        raise InvalidRequest(f"a value is not JSON ({err})") from None
+
+
+def _read_body(wire: Any) -> JsonObject:
+    if not isinstance(wire, Mapping):
+        raise InvalidRequest(f"a write request is a JSON object, not {_json_type(wire)}")
+    request_id = _text(wire.get("request_id"), "request_id")
+    key = wire.get("key")
+    key = "" if key is None else _text(key, "key", empty=True)
+    records = []
+    for record in _sequence(wire.get("records"), "records"):
+        if not isinstance(record, Mapping):
+            raise InvalidRequest(f"a record is an object with table and values, not {_json_type(record)}")
+        table = _text(record.get("table"), "table")
+        values = record.get("values")
+        if not isinstance(values, Mapping) or not values:
+            raise InvalidRequest(f"values of a record for {table!r}: a JSON object with at least one column")
+        for column in values:
+            _text(column, "a column name")
+        records.append({"table": table, "values": values})
+    return {"request_id": request_id, "key": key, "records": records}
+
+
+def _text(value: Any, what: str, *, empty: bool = False, most: int = MAX_NAME) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{what} is a string, not {_json_type(value)}")
+    if not value and not empty:
+        raise InvalidRequest(f"{what} is empty")
+    if len(value) > most:
+        raise InvalidRequest(f"{what} has {len(value):,} characters: at most {most}")
+    return value
+
+
+def _sequence(value: Any, what: str) -> Sequence[Any]:
+    if not isinstance(value, list | tuple):
+        raise InvalidRequest(f"{what} is a list, not {_json_type(value)}")
+    if not value:
+        raise InvalidRequest(f"{what} is empty: at least one is needed")
+    return value
+
+
+def _json_type(value: Any) -> str:
+    """The type as a person who writes JSON calls it; never the value."""
+    if value is None:
+        return "missing or null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "a string"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return "an object" if isinstance(value, Mapping) else type(value).__name__
