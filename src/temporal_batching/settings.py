@@ -1,0 +1,317 @@
+"""Settings of a batcher, from flags, environment, a TOML file and defaults: the first that names a setting wins.
+
+`BatcherSettings` is the list of settings; `load` reads them and turns whatever is wrong into one sentence that names
+the setting as its writer wrote it (``--linger``, ``BATCHING_LINGER``, ``linger in batching.toml``), the value, and
+what is allowed. Where Temporal is, and how to log in there, is not set here: `temporalio.envconfig` reads
+``TEMPORAL_ADDRESS``, profiles, TLS and API keys.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import unquote
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from temporal_batching.contract import DEFAULT_BATCHER, DEFAULT_TASK_QUEUE
+from temporal_batching.errors import BatchingError, InvalidPolicy
+from temporal_batching.policy import BatchPolicy
+from temporal_batching.routing import MAX_SHARDS, check_name, check_shards
+
+ENV_PREFIX = "BATCHING_"
+CONFIG_VARIABLE = "BATCHING_CONFIG"
+CONSOLE = "console"
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_BYTES = {"": 1, "kb": 1000, "mb": 1000**2, "kib": 1024, "mib": 1024**2}
+_SIZE = re.compile(r"(\d+)\s*(|kb|mb|kib|mib)", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+_.-]*:(?://.*)?", re.DOTALL)
+
+
+class SettingsError(BatchingError, ValueError):
+    """A setting that will not do. The message names the setting as it was written, the value, and what is allowed."""
+
+
+def parse_duration(value: Any) -> timedelta:
+    """Reads ``20``, ``20s``, ``200ms``, ``2m`` or ``1m30s``; a bare number is seconds."""
+    wanted = "a duration such as 20s, 200ms or 1m30s (a bare number is seconds)"
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(wanted)
+    text = str(value).strip().lower().replace(" ", "")
+    try:
+        if _DURATION.fullmatch(text):
+            return timedelta(seconds=sum(float(n) * _SECONDS[unit] for n, unit in _DURATION_PART.findall(text)))
+        return timedelta(seconds=float(text))
+    except (ValueError, OverflowError):
+        raise ValueError(wanted) from None
+
+
+def format_duration(value: timedelta) -> str:
+    """The shortest form that `parse_duration` reads back: ``200ms``, ``20s``, ``2m``."""
+    seconds = value.total_seconds()
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:g}ms"
+    if seconds >= 60 and seconds % 60 == 0:
+        return f"{seconds / 60:g}m"
+    return f"{seconds:g}s"
+
+
+def parse_size(value: Any) -> int:
+    """Reads a number of bytes, ``512KiB`` or ``1MB``."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("a whole number of bytes, or a size such as 512KiB or 1MB")
+    return int(match[1]) * _BYTES[match[2].lower()]
+
+
+def parse_whole(value: Any) -> int:
+    """Reads a whole number as people write it: ``10000``, ``10_000`` or ``10,000``."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d[\d_,]*", value.strip()):
+        return int(value.strip().replace(",", "").replace("_", ""))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError("a whole number")
+
+
+def parse_sink(value: Any) -> str:
+    """Accepts ``console`` or something that looks like a database URL; the driver judges the rest."""
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if isinstance(text, str) and (text == CONSOLE or _URL.fullmatch(text)):
+        return text
+    raise ValueError(
+        "'console', or a database URL such as sqlite:///payments.db or postgresql+psycopg://user@host/database"
+    )
+
+
+def parse_shards(value: Any) -> int:
+    try:
+        return check_shards(parse_whole(value))
+    except ValueError:
+        raise ValueError(f"a whole number from 1 to {MAX_SHARDS}") from None
+
+
+def parse_task_queue(value: Any) -> str:
+    if isinstance(value, str) and value.strip():
+        return value
+    raise ValueError("a name of at least one character")
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+Size = Annotated[int, BeforeValidator(parse_size)]
+Whole = Annotated[int, BeforeValidator(parse_whole)]
+SinkUrl = Annotated[SecretStr, BeforeValidator(parse_sink)]
+
+_DEFAULTS = BatchPolicy()
+POLICY_FIELDS = tuple(f.name for f in fields(BatchPolicy))
+
+
+class BatcherSettings(BaseSettings):
+    """All settings of a batcher; each is also a flag, a variable ``BATCHING_...`` and a key of the TOML file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, extra="forbid", env_ignore_empty=True, hide_input_in_errors=True
+    )
+
+    name: Annotated[str, BeforeValidator(check_name)] = Field(DEFAULT_BATCHER, description="The batcher's name")
+    task_queue: Annotated[str, BeforeValidator(parse_task_queue)] = Field(
+        DEFAULT_TASK_QUEUE, description="The batcher's task queue"
+    )
+    shards: Annotated[int, BeforeValidator(parse_shards)] = Field(
+        1, description="Batcher workflows; every caller must use the same number"
+    )
+    sink: SinkUrl = Field(SecretStr(CONSOLE), description="Where records go: 'console' or a database URL")
+
+    max_batch_size: Whole = Field(_DEFAULTS.max_batch_size, description="Records in one batch")
+    linger: Duration = Field(_DEFAULTS.linger, description="The longest a request waits for a fuller batch")
+    max_batch_bytes: Size = Field(_DEFAULTS.max_batch_bytes, description="Bytes in one batch")
+    max_pending: Whole = Field(_DEFAULTS.max_pending, description="Requests that may wait in one shard's buffer")
+    max_pending_bytes: Size = Field(_DEFAULTS.max_pending_bytes, description="Bytes that may wait there")
+    max_in_flight: Whole = Field(_DEFAULTS.max_in_flight, description="Flushes of one shard at a time")
+    confirmation_timeout: Duration = Field(
+        _DEFAULTS.confirmation_timeout, description="The deadline of a request that brings none of its own"
+    )
+    flush_timeout: Duration = Field(_DEFAULTS.flush_timeout, description="The longest one flush may take")
+    retry_initial: Duration = Field(_DEFAULTS.retry_initial, description="First pause after the sink was unavailable")
+    retry_max: Duration = Field(_DEFAULTS.retry_max, description="Longest pause while the sink is unavailable")
+    deadline_margin: Duration = Field(
+        _DEFAULTS.deadline_margin, description="How long before a deadline its batch is flushed"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Keeps what the caller passes, then the environment. `load` merges flags and file, to know who said what."""
+        return init_settings, env_settings
+
+    def policy(self) -> BatchPolicy:
+        return BatchPolicy(**{name: getattr(self, name) for name in POLICY_FIELDS})
+
+    def sink_url(self) -> str:
+        """The URL with its secrets: hand it to the driver, print `describe_sink` instead."""
+        return self.sink.get_secret_value()
+
+    def describe_sink(self) -> str:
+        return redact_url(self.sink_url())
+
+    def to_environment(self) -> dict[str, str]:
+        """The settings as variables, so that a child process reads exactly these."""
+        return {f"{ENV_PREFIX}{name.upper()}": _as_text(getattr(self, name)) for name in type(self).model_fields}
+
+
+def load(flags: Mapping[str, Any] | None = None, *, config: str | Path | None = None) -> BatcherSettings:
+    """Reads the settings.
+
+    Args:
+        flags: Setting to value, as given on the command line; None values were not given.
+        config: A TOML file with settings; ``BATCHING_CONFIG`` otherwise.
+
+    Raises:
+        SettingsError: One sentence for people, without secrets.
+    """
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    environment = EnvSettingsSource(BatcherSettings)()
+    path = config or os.environ.get(CONFIG_VARIABLE)
+    file = _read_file(Path(path)) if path else {}
+    _check_names(file, path)
+    said_by = (
+        {name: f"{name} in {path}" for name in file}
+        | {name: f"{ENV_PREFIX}{name.upper()}" for name in environment}
+        | {name: flag(name) for name in given}
+    )
+    merged = {**file, **environment, **given}
+    try:
+        settings = BatcherSettings(**merged)
+    except ValidationError as err:
+        problem = err.errors(include_input=False, include_url=False)[0]
+        name = str(problem["loc"][0]) if problem["loc"] else ""
+        cause = str(problem.get("ctx", {}).get("error", problem["msg"]))
+        if name in POLICY_FIELDS:
+            cause = f"{cause}, {_range_of(name)}"
+        raise SettingsError(_sentence(name, merged.get(name), said_by.get(name, name), cause)) from None
+    try:
+        settings.policy()
+    except InvalidPolicy as err:
+        name = _culprit(settings, merged)
+        raise SettingsError(_sentence(name, merged.get(name), said_by.get(name, name), str(err))) from None
+    return settings
+
+
+def flag(name: str) -> str:
+    """The flag of a setting, e.g. ``--max-batch-size``."""
+    return "--" + name.replace("_", "-")
+
+
+def redact_url(url: str) -> str:
+    """A URL's scheme, host and path: neither user nor password nor parameters, which may hold either."""
+    if url == CONSOLE:
+        return CONSOLE
+    scheme, found, rest = url.partition("://")
+    if not found:
+        return "a database URL"
+    # The last "@" ends the login: a password with an unescaped "@" or "/" must not leak through a naive split.
+    rest = rest.partition("?")[0]
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def without_secrets(text: str, url: str) -> str:
+    """``text``, as a driver wrote it, without ``url`` and without the login and the parameters it holds."""
+    login, found, _ = url.partition("://")[2].rpartition("@")
+    secrets = {url}
+    if found:
+        password = login.partition(":")[2]
+        secrets |= {password, unquote(password)}
+    parameters = (pair.partition("=") for pair in url.partition("?")[2].split("&"))
+    secrets |= {unquote(value) for name, _, value in parameters if "pass" in name.lower()}
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds()!r}s"
+    return str(value.get_secret_value() if isinstance(value, SecretStr) else value)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise SettingsError(f"cannot read the settings in {path}: {err.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise SettingsError(f"{path} is not a TOML file: {err}") from None
+
+
+def _check_names(file: Mapping[str, Any], path: str | Path | None) -> None:
+    known = BatcherSettings.model_fields
+    for name in file:
+        if name not in known:
+            hint = _hint(name, known) or f": the settings are {', '.join(sorted(known))}"
+            raise SettingsError(f"{name} in {path} is not a setting{hint}")
+    # Only near misses: Kubernetes puts BATCHING_PORT and the like into pods beside a service of that name.
+    variables = [f"{ENV_PREFIX}{name.upper()}" for name in known] + [CONFIG_VARIABLE]
+    for variable in os.environ:
+        if variable.startswith(ENV_PREFIX) and variable not in variables and (hint := _hint(variable, variables)):
+            raise SettingsError(f"{variable} is not a setting{hint}")
+
+
+def _hint(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.85)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _sentence(name: str, value: Any, said_by: str, cause: str) -> str:
+    if name == "sink":
+        return f"{said_by}: {cause}"
+    if isinstance(value, timedelta):
+        value = format_duration(value)
+    return f"{said_by} {str(value)!r}: {cause}"
+
+
+def _range_of(name: str) -> str:
+    """The range that `BatchPolicy` itself states, so that it stands in one place."""
+    duration = isinstance(getattr(_DEFAULTS, name), timedelta)
+    impossible: Any = timedelta(days=-1) if duration else -1
+    try:
+        BatchPolicy(**{name: impossible})
+    except InvalidPolicy as err:
+        return str(err).partition(": ")[2].removeprefix("a whole number ")
+    return ""
+
+
+def _culprit(settings: BatcherSettings, given: Mapping[str, Any]) -> str:
+    """The setting without which the others would do; where two are wrong, the first that is wrong by itself."""
+    values = {name: getattr(settings, name) for name in POLICY_FIELDS if name in given}
+    for name in values:
+        if _will_do({other: value for other, value in values.items() if other != name}):
+            return name
+    return next((name for name, value in values.items() if not _will_do({name: value})), "")
+
+
+def _will_do(values: dict[str, Any]) -> bool:
+    try:
+        BatchPolicy(**values)
+    except InvalidPolicy:
+        return False
+    return True
