@@ -1,1 +1,115 @@
 """Batch the writes of many Temporal workflows into few database transactions, each exactly once."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from temporal_batching.batcher import BatcherWorkflow
+    from temporal_batching.client import BatchClient, BatcherHandle, WriteResult
+    from temporal_batching.contract import (
+        BatcherStats,
+        Confirmation,
+        Outcome,
+        OutcomeKind,
+        Record,
+        RejectCode,
+        WriteRequest,
+    )
+    from temporal_batching.errors import (
+        BatcherNotRunning,
+        BatchingError,
+        InvalidPolicy,
+        InvalidRequest,
+        SinkConfigurationError,
+        SinkError,
+        SinkUnavailable,
+        WriteError,
+        WriteExpired,
+        WriteNotConfirmed,
+        WriteNotSubmitted,
+        WriteRejected,
+    )
+    from temporal_batching.plugin import BatcherPlugin, GatewayPlugin
+    from temporal_batching.policy import BatchPolicy
+    from temporal_batching.sinks.base import Batch, Sink
+    from temporal_batching.sinks.console import ConsoleSink
+    from temporal_batching.sinks.memory import MemorySink
+    from temporal_batching.sinks.sql import SqlSink, TableRule
+    from temporal_batching.writer import BatchWriter
+
+# Where each public name lives. Loaded on first use: a workflow that only writes does not import the client and the
+# worker's side, and nobody imports SQLAlchemy who has no SqlSink.
+_HOMES = {
+    "batcher": ["BatcherWorkflow"],
+    "client": ["BatchClient", "BatcherHandle", "WriteResult"],
+    "contract": ["BatcherStats", "Confirmation", "Outcome", "OutcomeKind", "Record", "RejectCode", "WriteRequest"],
+    "errors": [
+        "BatcherNotRunning",
+        "BatchingError",
+        "InvalidPolicy",
+        "InvalidRequest",
+        "SinkConfigurationError",
+        "SinkError",
+        "SinkUnavailable",
+        "WriteError",
+        "WriteExpired",
+        "WriteNotConfirmed",
+        "WriteNotSubmitted",
+        "WriteRejected",
+    ],
+    "plugin": ["BatcherPlugin", "GatewayPlugin"],
+    "policy": ["BatchPolicy"],
+    "sinks.base": ["Batch", "Sink"],
+    "sinks.console": ["ConsoleSink"],
+    "sinks.memory": ["MemorySink"],
+    "sinks.sql": ["SqlSink", "TableRule"],
+    "writer": ["BatchWriter"],
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Batch",
+    "BatchClient",
+    "BatchPolicy",
+    "BatchWriter",
+    "BatcherHandle",
+    "BatcherNotRunning",
+    "BatcherPlugin",
+    "BatcherStats",
+    "BatcherWorkflow",
+    "BatchingError",
+    "Confirmation",
+    "ConsoleSink",
+    "GatewayPlugin",
+    "InvalidPolicy",
+    "InvalidRequest",
+    "MemorySink",
+    "Outcome",
+    "OutcomeKind",
+    "Record",
+    "RejectCode",
+    "Sink",
+    "SinkConfigurationError",
+    "SinkError",
+    "SinkUnavailable",
+    "SqlSink",
+    "TableRule",
+    "WriteError",
+    "WriteExpired",
+    "WriteNotConfirmed",
+    "WriteNotSubmitted",
+    "WriteRejected",
+    "WriteRequest",
+    "WriteResult",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value

@@ -173,11 +173,15 @@ class Buffer:
             self.refused += entry.requests
         self._answer(entry, OutcomeKind.REJECTED, code, reason)
 
-    def withdraw(self, request_id: str, reply: JsonObject | None = None) -> bool:
+    def withdraw(self, request_id: str, workflow_id: str | None = None) -> bool:
         """Takes a request back. Returns whether it is certain that it will not be written.
 
-        A request in flight, or in a batch that may have committed, stays: its outcome stands. One that has not
-        arrived is remembered, and refused when it comes.
+        A request in flight, or in a batch that was tried before, stays: its outcome stands. One that has not arrived
+        is remembered, and refused when it comes.
+
+        Args:
+            request_id: The request's, or the parcel's.
+            workflow_id: The caller. Where others wait for the same request, only this caller stops waiting.
         """
         entry = self._pending.get(request_id)
         if entry is None:
@@ -187,9 +191,10 @@ class Buffer:
                 del self._withdrawn[next(iter(self._withdrawn))]
             self._withdrawn[request_id] = None
             return True
-        if reply is not None and len(entry.replies) > 1 and reply in entry.replies:
-            entry.replies.remove(reply)
-            return False  # somebody else waits for the same request
+        others = [reply for reply in entry.replies if reply.get("workflow_id") != workflow_id]
+        if workflow_id is not None and others:
+            entry.replies[:] = others
+            return False
         self._remove(entry)
         self._answer(entry, OutcomeKind.REJECTED, RejectCode.WITHDRAWN, "withdrawn by its caller")
         return True
@@ -368,6 +373,10 @@ class Buffer:
     @property
     def batches_in_flight(self) -> int:
         return len(self._in_flight)
+
+    @property
+    def deliveries_in_flight(self) -> int:
+        return self._outbox_in_delivery
 
     @property
     def dedup_ids(self) -> int:

@@ -281,8 +281,22 @@ class FlushInput:
     batch_id: str
     trigger: str
     entries: list[Any]
-    settle_only: bool = False
-    """The requests are past their deadline and an earlier attempt is in doubt: find out, and write nothing."""
+    in_doubt: bool = False
+    """An earlier attempt at this batch may have committed: ask the sink before anyone is told `expired`."""
+
+
+@dataclass(frozen=True)
+class SubmitResult:
+    """Result of the update ``submit``.
+
+    Attributes:
+        refused: What was not accepted, as [position, code, reason]; the code is a `RejectCode`, or `overloaded`
+            for what may be submitted again later.
+        gather_seconds: How long a gateway may gather requests before it submits them; grows with the linger.
+    """
+
+    refused: list[list[Any]] = field(default_factory=list)
+    gather_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,18 @@
 
     Exception
     +-- ApplicationError (temporalio)
-    |   +-- WriteError                 a caller's write did not come to be
-    |       +-- WriteNotSubmitted      it could not be handed to the batcher; nothing was or will be written
-    |       +-- WriteNotConfirmed      no confirmation came in time; it may or may not be written
-    |       |   +-- WriteExpired       its deadline passed first; it is not and will not be written
-    |       +-- WriteRejected          refused, by the batcher or by the sink, with the reason
-    +-- BatchingError                  something is wrong with how the library is used or set up
-    |   +-- InvalidRequest             a write request that does not fit the contract
-    |   +-- InvalidPolicy              a limit out of its range
-    |   +-- SinkError
-    |       +-- SinkConfigurationError the sink's set-up and the database do not fit together
-    |       +-- SinkUnavailable        the sink cannot take writes now; the batch will be tried again
+    |   +-- WriteError                     a caller's write did not come to be
+    |       +-- WriteNotSubmitted          it could not be handed to the batcher; nothing was or will be written
+    |       +-- WriteNotConfirmed          no confirmation came in time; it may or may not be written
+    |       |   +-- WriteExpired           its deadline passed first; it is not and will not be written
+    |       +-- WriteRejected              refused, by the batcher or by the sink, with the reason
+    +-- BatchingError                      something is wrong with how the library is used or set up
+        +-- InvalidRequest                 a write request that does not fit the contract
+        +-- InvalidPolicy                  a limit out of its range
+        +-- BatcherNotRunning              a shard that is asked for something does not run
+        +-- SinkError
+            +-- SinkConfigurationError     the sink's set-up and the database do not fit together
+            +-- SinkUnavailable            the sink cannot take writes now; the batch will be tried again
 
 Write errors are ``ApplicationError`` because a workflow fails only on those: any other exception would retry the
 workflow task for ever. They are never retried by Temporal. Programs get the same classes from ``BatchClient``.
@@ -98,6 +99,10 @@ class InvalidRequest(BatchingError, ValueError):
 
 class InvalidPolicy(BatchingError, ValueError):
     """A limit out of its range. The message names the setting, the value, and what is allowed."""
+
+
+class BatcherNotRunning(BatchingError):
+    """A shard does not run, or no worker serves it. The message names its workflow."""
 
 
 class SinkError(BatchingError):

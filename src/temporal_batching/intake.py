@@ -10,7 +10,7 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any
@@ -237,3 +237,13 @@ def _json_type(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "a list"
     return "an object" if isinstance(value, Mapping) else type(value).__name__
+
+
+def deadline_after(start: float, timeout: timedelta) -> float:
+    """When a write whose caller waits ``timeout`` from ``start`` must be done, in seconds since the epoch.
+
+    A little before the caller gives up (a tenth, 5 seconds at most), so that it hears `expired`, which says that
+    nothing was written, instead of running into its own timeout, which says nothing.
+    """
+    seconds = timeout.total_seconds()
+    return start + seconds - min(5.0, seconds / 10)

@@ -51,10 +51,10 @@ class Sink(ABC):
     or more than one flush in flight.
     """
 
-    async def open(self) -> None:
+    async def open(self) -> None:  # noqa: B027  optional
         """Called once before the worker polls. Raise `SinkConfigurationError` if the set-up cannot work."""
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027  optional
         """Called once after the worker has finished its activities."""
 
     @abstractmethod

@@ -1,0 +1,431 @@
+"""`BatcherWorkflow`: one shard. Handlers, the flush loop and continue-as-new; every decision is the `Buffer`'s.
+
+Rules for whoever changes this file. It replays histories of every earlier release (``tests/replay/``): a change to
+the order or kind of its commands needs ``workflow.patched``. No handler may raise anything but `ApplicationError`, and
+none awaits: an exception would fail the workflow task for ever, and a handler under way would hold up
+continue-as-new. Handlers take ``*args`` because a call with the wrong number of arguments must not fail the task
+either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from temporalio import workflow
+from temporalio.common import RawValue, RetryPolicy
+from temporalio.exceptions import ActivityError, ApplicationError, ApplicationErrorCategory
+
+from temporal_batching.buffer import Buffer, BufferFull, PendingBatch
+from temporal_batching.contract import (
+    ACTIVITY_CONFIRM,
+    ACTIVITY_FLUSH,
+    ACTIVITY_POLICY,
+    QUERY_STATS,
+    SIGNAL_ADD,
+    SIGNAL_WITHDRAW,
+    UPDATE_CONTROL,
+    UPDATE_SUBMIT,
+    WORKFLOW_BATCHER,
+    BatcherStart,
+    BatcherStats,
+    Control,
+    FlushInput,
+    FlushResult,
+    JsonObject,
+    RejectCode,
+    SubmitResult,
+)
+from temporal_batching.errors import ErrorType, InvalidPolicy, InvalidRequest
+from temporal_batching.intake import Entry, read_entry, read_replies
+from temporal_batching.policy import CARRY_LIMIT_BYTES, BatchPolicy
+
+MAX_SIGNALS_PER_RUN = 5_000
+"""Half of Temporal's limit of 10,000 a run, which its suggestion does not see; the rest is for the last flush."""
+
+MAX_UPDATES_PER_RUN = 1_800
+"""Of Temporal's 2,000 a run."""
+
+MAX_IDLE_CYCLES = 10
+"""Runs in a row that settle nothing though requests wait: then cycling stops until something is settled."""
+
+HEARTBEAT_TIMEOUT = timedelta(seconds=5)
+"""How soon a flush whose worker died is noticed."""
+
+MAX_GATHER = 0.1
+"""Seconds a gateway may gather at most; a fortieth of the linger otherwise."""
+
+
+@workflow.defn(name=WORKFLOW_BATCHER)
+class BatcherWorkflow:
+    """Gathers write requests, has them flushed in batches, and continues as new for ever."""
+
+    @workflow.init
+    def __init__(self, start: BatcherStart) -> None:
+        self._start = start
+        name = f"{start.batcher}-{start.shard}"
+        state = start.state or {}
+        if state:
+            self._buffer = Buffer.restore(name, state["buffer"])
+        else:
+            self._buffer = Buffer(name, BatchPolicy.from_wire(start.policy or {}))
+        self._cycles: int = state.get("cycles", 0)
+        self._idle_cycles: int = state.get("idle_cycles", 0)
+        self._malformed: int = state.get("malformed", 0)
+        self._operator_policy: bool = state.get("operator_policy", False)
+        self._settled_before = self._buffer.settled
+        self._signals = 0
+        self._updates = 0
+        self._policy_known = bool(state) or start.policy is not None
+        self._early_signals: list[Any] = []
+        self._awake = True  # a first look: what was carried over may be due
+        self._timer: asyncio.Task[None] | None = None
+        self._timer_at = 0.0
+
+    @workflow.run
+    async def run(self, start: BatcherStart) -> None:
+        """Serves until it continues as new; it never completes."""
+        if not self._policy_known:
+            await self._ask_for_policy()
+        while True:
+            await workflow.wait_condition(lambda: self._awake)
+            self._awake = False
+            now = workflow.time()
+            self._buffer.expire(now)
+            closing = self._closing()
+            if closing and self._may_close():
+                self._continue_as_new()
+            self._start_flushes(now, closing)
+            self._start_delivery()
+            self._set_timer(now)
+
+    # Ways in. Nothing here awaits.
+
+    @workflow.update(name=UPDATE_SUBMIT)
+    def submit(self, *args: RawValue) -> SubmitResult:
+        """Accepts requests from a gateway, and says which were not."""
+        self._updates += 1
+        now = workflow.time()
+        refused: list[list[Any]] = []
+        for position, wire in enumerate(self._decode_submission(args)):
+            try:
+                self._buffer.accept(read_entry(wire), now)
+            except InvalidRequest as err:
+                refused.append([position, err.code, str(err)])
+            except BufferFull as err:
+                self._buffer.refused += 1
+                refused.append([position, RejectCode.OVERLOADED, str(err)])
+        self._look(now)
+        return SubmitResult(refused, min(MAX_GATHER, self._buffer.policy.linger.total_seconds() / 40))
+
+    @submit.validator
+    def _may_submit(self, *args: RawValue) -> None:
+        """Turns the gateway back without a trace in history while nothing can be accepted."""
+        buffer = self._buffer
+        if not self._policy_known:
+            raise _busy("the batcher is starting")
+        if buffer.draining:
+            raise _busy("the batcher is draining: it takes no more requests")
+        if buffer.pending >= buffer.policy.max_pending or buffer.pending_bytes >= buffer.policy.max_pending_bytes:
+            raise _busy("the batcher's buffer is full")
+        if self._closing() and buffer.carry_bytes >= CARRY_LIMIT_BYTES // 2:
+            raise _busy("the batcher is about to continue as new and carries enough")
+
+    @workflow.signal(name=SIGNAL_ADD)
+    def add_write_request(self, *args: Any) -> None:
+        """Accepts one request or a list; what is wrong with one is confirmed to its sender as `rejected`."""
+        self._signals += 1
+        wires = args[0] if args and isinstance(args[0], list) else args
+        if not self._policy_known:
+            self._early_signals.extend(wires)
+            return
+        self._add(wires)
+
+    @workflow.signal(name=SIGNAL_WITHDRAW)
+    def withdraw_write_request(self, *args: Any) -> None:
+        """Takes requests back: a request id and, where others may wait for it too, the caller's workflow id."""
+        self._signals += 1
+        if not 1 <= len(args) <= 2 or not all(arg is None or isinstance(arg, str) for arg in args) or not args[0]:
+            self._reject_signal("a withdrawal is a request id and a workflow id")
+            return
+        self._buffer.withdraw(*args)
+        self._awake = True
+
+    @workflow.signal(dynamic=True)
+    def _unknown_signal(self, name: str, args: Sequence[RawValue]) -> None:
+        # Without this the SDK keeps signals nobody handles for the rest of the run.
+        self._signals += 1
+        self._reject_signal(f"there is no signal {name[:80]!r}")
+
+    @workflow.update(name=UPDATE_CONTROL)
+    def control(self, *args: Any) -> None:
+        """Carries out what an operator asks, or a worker that started announces."""
+        self._updates += 1
+        control = _read_control(args)
+        buffer = self._buffer
+        if control.policy is not None and not (control.announced and self._operator_policy):
+            buffer.policy = BatchPolicy.from_wire(control.policy)
+            self._operator_policy = not control.announced
+        if control.pause is not None:
+            buffer.paused = control.pause
+        if control.drain is not None:
+            buffer.draining = control.drain
+        if control.flush or control.drain:
+            buffer.flush_now(workflow.time())
+        self._awake = True
+
+    @control.validator
+    def _may_control(self, *args: Any) -> None:
+        _read_control(args)
+
+    @workflow.query(name=QUERY_STATS)
+    def stats(self) -> BatcherStats:
+        """This shard at this moment."""
+        buffer, info = self._buffer, workflow.info()
+        return BatcherStats(
+            batcher=self._start.batcher,
+            shard=self._start.shard,
+            run_id=info.run_id,
+            pending=buffer.pending,
+            pending_bytes=buffer.pending_bytes,
+            in_flight=buffer.in_flight,
+            dedup_ids=buffer.dedup_ids,
+            oldest_pending_seconds=round(buffer.oldest_age(workflow.time()), 3),
+            batches=buffer.batches,
+            batches_by_trigger=dict(buffer.batches_by_trigger),
+            largest_batch=buffer.largest_batch,
+            outcomes=dict(buffer.outcomes),
+            flush_failures=buffer.flush_failures,
+            refused=buffer.refused,
+            malformed=self._malformed,
+            undelivered=buffer.undelivered,
+            run_signals=self._signals,
+            run_updates=self._updates,
+            run_events=info.get_current_history_length(),
+            continue_as_new=self._cycles,
+            idle_cycles=self._idle_cycles,
+            suggested=info.is_continue_as_new_suggested(),
+            paused=buffer.paused,
+            draining=buffer.draining,
+            breaker="open" if buffer.breaker_open else "closed",
+            sink_error=buffer.sink_error,
+            policy=buffer.policy.to_wire(),
+        )
+
+    def _decode_submission(self, args: Sequence[Any]) -> list[Any]:
+        try:
+            wires = workflow.payload_converter().from_payload(args[0].payload) if len(args) == 1 else None
+        except Exception as err:  # whatever a converter raises, it is the sender's mistake and must not stop the shard
+            raise _invalid(f"a submission that cannot be decoded: {type(err).__name__}") from None
+        if not isinstance(wires, list):
+            raise _invalid("a submission is one list of requests")
+        return wires
+
+    def _add(self, wires: Sequence[Any]) -> None:
+        now = workflow.time()
+        for wire in wires:
+            self._add_one(wire, now)
+        self._look(now)
+
+    def _add_one(self, wire: Any, now: float) -> None:
+        try:
+            entry = read_entry(wire)
+        except InvalidRequest as err:
+            self._reject_signal(str(err))
+            self._tell_sender(wire, err)
+            return
+        try:
+            self._buffer.accept(entry, now)
+        except InvalidRequest as err:
+            self._buffer.refuse(entry, err.code, str(err))
+        except BufferFull as err:
+            self._buffer.refuse(entry, RejectCode.OVERLOADED, str(err))
+
+    def _tell_sender(self, wire: Any, err: InvalidRequest) -> None:
+        """A request that cannot be read may still say who sent it."""
+        try:
+            replies = read_replies(wire.get("reply_to"))
+            request_id = wire.get("request_id")
+        except (InvalidRequest, AttributeError):
+            return
+        if replies and isinstance(request_id, str):
+            self._buffer.refuse(Entry(request_id, {}, 1, 0, 0, replies=replies), err.code, str(err))
+
+    def _reject_signal(self, problem: str) -> None:
+        self._malformed += 1
+        self._awake = True
+        workflow.logger.warning("A signal was ignored: %s", problem)
+
+    def _look(self, now: float) -> None:
+        """Wakes the loop if a message changed anything it would act on; most only join a batch that waits."""
+        at = self._buffer.wake_at()
+        sooner = at is not None and (self._timer is None or at < self._timer_at)
+        if sooner or self._buffer.outbox or self._closing():
+            self._awake = True
+
+    # The loop's parts
+
+    async def _ask_for_policy(self) -> None:
+        """A gateway may start a shard without knowing its limits; the batcher's own worker does."""
+        wire = await workflow.execute_local_activity(
+            ACTIVITY_POLICY, result_type=dict[str, Any], start_to_close_timeout=timedelta(seconds=10)
+        )
+        if not self._operator_policy:
+            self._buffer.policy = BatchPolicy.from_wire(wire)
+        self._policy_known = True
+        self._add(self._early_signals)
+        self._early_signals.clear()
+
+    def _start_flushes(self, now: float, closing: bool) -> None:
+        # While closing nothing new starts, so that the run can end; except when it holds more than it may carry.
+        if closing and (self._buffer.batches_in_flight or self._buffer.carry_bytes <= CARRY_LIMIT_BYTES):
+            return
+        force = closing or self._is_runaway()
+        while (batch := self._buffer.next_batch(now, force=force)) is not None:
+            asyncio.create_task(self._flush(batch))  # noqa: RUF006  the SDK's event loop keeps its tasks
+
+    async def _flush(self, batch: PendingBatch) -> None:
+        flush = FlushInput(
+            batcher=self._start.batcher,
+            shard=self._start.shard,
+            batch_id=batch.id,
+            trigger=batch.trigger,
+            entries=[entry.to_wire() for entry in batch.entries],
+            in_doubt=batch.in_doubt,
+        )
+        try:
+            result = await workflow.execute_activity(
+                ACTIVITY_FLUSH,
+                flush,
+                result_type=FlushResult,
+                start_to_close_timeout=self._buffer.policy.flush_timeout,
+                heartbeat_timeout=HEARTBEAT_TIMEOUT,
+                # One attempt: between two the deadlines are looked at, and a newer policy applies.
+                retry_policy=RetryPolicy(maximum_attempts=1),
+                summary=f"{batch.id}: {batch.requests} requests, by {batch.trigger}",
+            )
+        except ActivityError as err:
+            problem, in_doubt = _sink_problem(err)
+            self._buffer.fail(batch.id, workflow.time(), problem, in_doubt=in_doubt)
+            workflow.logger.warning("Batch %s goes back to the buffer: %s", batch.id, problem)
+        else:
+            self._buffer.settle(batch.id, result.outcomes, result.undelivered)
+        self._awake = True
+
+    def _start_delivery(self) -> None:
+        answers = self._buffer.next_deliveries()
+        if answers:
+            asyncio.create_task(self._deliver(answers))  # noqa: RUF006  the SDK's event loop keeps its tasks
+
+    async def _deliver(self, answers: list[JsonObject]) -> None:
+        try:
+            failed = await workflow.execute_activity(
+                ACTIVITY_CONFIRM,
+                answers,
+                result_type=list[int],
+                start_to_close_timeout=timedelta(seconds=30),
+                retry_policy=RetryPolicy(maximum_attempts=3),
+                summary=f"{len(answers)} answers",
+            )
+        except ActivityError:
+            failed = list(range(len(answers)))
+        self._buffer.delivered(failed)
+        self._awake = True
+
+    def _set_timer(self, now: float) -> None:
+        """Keeps one timer for what is due next. One that rings early costs less than cancelling it for a later one."""
+        at = self._buffer.wake_at()
+        if at is None or (self._timer is not None and self._timer_at <= at):
+            return
+        if at <= now:
+            return  # due, but an activity is in the way: its end wakes the loop
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        # A millisecond on top: rounding must not make the timer ring just before what it is for.
+        self._timer = asyncio.create_task(self._ring(at - now + 0.001))
+
+    async def _ring(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self._timer = None
+        self._awake = True
+
+    # Continue-as-new
+
+    def _closing(self) -> bool:
+        """Whether this run should end."""
+        due = (
+            workflow.info().is_continue_as_new_suggested()
+            or self._signals >= MAX_SIGNALS_PER_RUN
+            or self._updates >= MAX_UPDATES_PER_RUN
+        )
+        return due and not self._is_runaway()
+
+    def _is_runaway(self) -> bool:
+        """Whether run after run ends without settling anything: then this one stays until it has."""
+        return self._idle_cycles >= MAX_IDLE_CYCLES and self._buffer.settled == self._settled_before
+
+    def _may_close(self) -> bool:
+        return (
+            self._buffer.batches_in_flight == 0
+            and self._buffer.deliveries_in_flight == 0
+            and self._buffer.carry_bytes <= CARRY_LIMIT_BYTES
+            and workflow.all_handlers_finished()
+        )
+
+    def _continue_as_new(self) -> None:
+        buffer = self._buffer
+        progress = buffer.settled > self._settled_before or buffer.idle
+        idle_cycles = 0 if progress else self._idle_cycles + 1
+        if idle_cycles >= MAX_IDLE_CYCLES:
+            workflow.logger.warning(
+                "%d runs in a row settled nothing with %d requests waiting: the next one stays until it has flushed",
+                idle_cycles,
+                buffer.pending,
+            )
+        state = {
+            "buffer": buffer.carry(),
+            "cycles": self._cycles + 1,
+            "idle_cycles": idle_cycles,
+            "malformed": self._malformed,
+            "operator_policy": self._operator_policy,
+        }
+        workflow.continue_as_new(BatcherStart(self._start.batcher, self._start.shard, state=state))
+
+
+def _sink_problem(err: ActivityError) -> tuple[str, bool]:
+    """What went wrong with a flush, and whether it may have committed all the same."""
+    cause = err.cause
+    if isinstance(cause, ApplicationError) and cause.type == ErrorType.SINK_UNAVAILABLE:
+        in_doubt = bool(cause.details[0]) if cause.details else True
+        return cause.message, in_doubt
+    return str(cause or err), True
+
+
+def _read_control(args: Sequence[Any]) -> Control:
+    wire = args[0] if len(args) == 1 else None
+    if not isinstance(wire, dict):
+        raise _invalid("control takes one object with any of policy, announced, flush, pause, drain")
+    try:
+        control = Control(**wire)
+    except TypeError:
+        raise _invalid(f"control knows policy, announced, flush, pause and drain, not {sorted(wire)}") from None
+    for name in ("flush", "pause", "drain"):
+        if not isinstance(getattr(control, name), bool | None):
+            raise _invalid(f"control.{name} is true, false or null")
+    if control.policy is not None:
+        try:
+            BatchPolicy.from_wire(control.policy)
+        except InvalidPolicy as err:
+            raise ApplicationError(str(err), type=ErrorType.INVALID_POLICY, non_retryable=True) from None
+    return control
+
+
+def _busy(message: str) -> ApplicationError:
+    return ApplicationError(message, type=ErrorType.BATCHER_BUSY, category=ApplicationErrorCategory.BENIGN)
+
+
+def _invalid(message: str) -> ApplicationError:
+    return ApplicationError(message, type=ErrorType.INVALID_REQUEST, non_retryable=True)

@@ -1,0 +1,72 @@
+"""From what Temporal reports about the activity ``batch_write`` to the error that a caller of ours sees."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from temporalio.exceptions import ApplicationError, TimeoutError, TimeoutType
+
+from temporal_batching.contract import Confirmation, OutcomeKind, RejectCode
+from temporal_batching.errors import (
+    ErrorType,
+    InvalidRequest,
+    WriteError,
+    WriteExpired,
+    WriteNotConfirmed,
+    WriteNotSubmitted,
+    WriteRejected,
+)
+
+EXPIRED = "write {}: its deadline passed before it could be written; it is not and will not be written"
+
+
+def refusal(request_id: str, reason: str | None) -> str:
+    return f"write {request_id}: rejected: {reason or 'no reason given'}"
+
+
+def rejected_at_the_door(request_id: object, err: InvalidRequest) -> WriteRejected:
+    """The error for a write that no batch can take, raised before it goes anywhere."""
+    confirmation = Confirmation(str(request_id), OutcomeKind.REJECTED, code=err.code, reason=str(err))
+    return WriteRejected(refusal(str(request_id), str(err)), request_id=str(request_id), confirmation=confirmation)
+
+
+def write_error(request_id: str, cause: BaseException | None, timeout: timedelta) -> WriteError:
+    """The error for a write whose activity failed with ``cause``.
+
+    Only what is certain is called `WriteNotSubmitted`, `WriteExpired` or `WriteRejected`: a caller may act on those
+    as on a fact. Everything else is `WriteNotConfirmed`.
+    """
+    if isinstance(cause, ApplicationError):
+        if cause.type == ErrorType.REJECTED:
+            confirmation = _confirmation(request_id, OutcomeKind.REJECTED, cause)
+            return WriteRejected(refusal(request_id, cause.message), request_id=request_id, confirmation=confirmation)
+        if cause.type == ErrorType.EXPIRED:
+            confirmation = _confirmation(request_id, OutcomeKind.EXPIRED, cause)
+            return WriteExpired(EXPIRED.format(request_id), request_id=request_id, confirmation=confirmation)
+    if isinstance(cause, TimeoutError) and cause.type == TimeoutType.SCHEDULE_TO_START and cause.__cause__ is None:
+        return WriteNotSubmitted(f"write {request_id}: no worker took it within {timeout}", request_id=request_id)
+    last = cause.__cause__ if isinstance(cause, TimeoutError) else cause
+    if isinstance(last, ApplicationError) and last.type == ErrorType.BATCHER_BUSY and list(last.details) == [True]:
+        return WriteNotSubmitted(
+            f"write {request_id}: turned away for {timeout}: {last.message}", request_id=request_id
+        )
+    because = f": {last.message}" if isinstance(last, ApplicationError) else ""
+    return WriteNotConfirmed(f"write {request_id}: no confirmation within {timeout}{because}", request_id=request_id)
+
+
+def _confirmation(request_id: str, outcome: OutcomeKind, cause: ApplicationError) -> Confirmation:
+    """The confirmation that came as the failure's detail; details arrive as plain JSON."""
+    wire: Any = cause.details[0] if cause.details else None
+    if not isinstance(wire, dict):
+        return Confirmation(request_id, outcome, reason=cause.message)
+    code = wire.get("code")
+    return Confirmation(
+        request_id=request_id,
+        outcome=outcome,
+        batch_id=wire.get("batch_id", ""),
+        batch_size=wire.get("batch_size", 0),
+        shard=wire.get("shard", 0),
+        code=RejectCode(code) if code else None,
+        reason=wire.get("reason") or cause.message,
+    )

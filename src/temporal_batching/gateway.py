@@ -1,0 +1,329 @@
+"""The activity ``batch_write``: gathers requests that run beside each other, submits them, leaves itself open.
+
+One `Gateway` serves a worker process, the batcher's own or a caller's. It sends each shard one update at a time; what
+arrives meanwhile forms the next. The activity does not wait for its write: it ends its attempt "completed elsewhere",
+which frees its slot, and the flush completes it by its id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, NoReturn
+
+from temporalio import activity
+from temporalio.client import (
+    Client,
+    WithStartWorkflowOperation,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+from temporalio.service import RPCError, RPCStatusCode
+
+from temporal_batching.contract import (
+    ACTIVITY_WITHDRAW,
+    ACTIVITY_WRITE,
+    ACTIVITY_WRITE_MANY,
+    DEFAULT_BATCHER,
+    DEFAULT_TASK_QUEUE,
+    SIGNAL_WITHDRAW,
+    UPDATE_SUBMIT,
+    WORKFLOW_BATCHER,
+    BatcherStart,
+    Confirmation,
+    JsonObject,
+    OutcomeKind,
+    ParcelReceipt,
+    RejectCode,
+    SubmitResult,
+)
+from temporal_batching.errors import ErrorType, InvalidRequest
+from temporal_batching.intake import Entry, deadline_after, read_entry
+from temporal_batching.policy import BatchPolicy
+from temporal_batching.routing import batcher_workflow_id, check_name, check_shards, shard_of
+
+MAX_SUBMISSION_REQUESTS = 500
+"""Requests in one update: more gain little and make the batcher's workflow task long."""
+
+MAX_SUBMISSION_BYTES = 1_000_000
+"""Bytes in one update: Temporal refuses a payload of 2 MiB. One larger request still travels alone."""
+
+SUBMISSION_TIMEOUT = timedelta(seconds=10)
+"""The longest the gateway waits for an update's answer; then the attempt fails and Temporal tries again."""
+
+FIRST_GATHER = 0.005
+"""Seconds to gather before the first submission; afterwards the batcher says."""
+
+_BUSY_DELAY = timedelta(milliseconds=500)
+_UNREACHABLE_DELAY = timedelta(seconds=1)
+
+
+class Gateway:
+    """The batcher's door in one process.
+
+    Args:
+        client: A client of the batcher's namespace.
+        name: The batcher's name.
+        shards: How many shards it has.
+        task_queue: The queue of the batcher's workers; a shard that does not run yet is started there.
+        policy: Limits for a shard that does not run yet; None lets the batcher's own worker say.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        name: str = DEFAULT_BATCHER,
+        shards: int = 1,
+        task_queue: str = DEFAULT_TASK_QUEUE,
+        policy: BatchPolicy | None = None,
+    ) -> None:
+        self._client = client
+        self._name = check_name(name)
+        self._shards = check_shards(shards)
+        self._lanes = [_Lane(client, name, shard, task_queue, policy) for shard in range(shards)]
+
+    @activity.defn(name=ACTIVITY_WRITE)
+    async def batch_write(self, call: Any) -> Confirmation:
+        """Hands one request to its shard. The result comes with the flush.
+
+        Raises:
+            ApplicationError: ``WriteRejected`` for a request that no batch can take; ``BatcherBusy`` and
+                ``BatcherUnreachable`` are retried by Temporal.
+        """
+        info = activity.info()
+        wire = dict(call) if isinstance(call, Mapping) else call
+        if isinstance(wire, dict):
+            self._check_batcher(wire)
+            wire.setdefault("request_id", "/".join(filter(None, [info.workflow_id, _run_id(info), info.activity_id])))
+        entry = self._read(wire)
+        await self._submit(entry, entry.body.get("key") or entry.id)
+
+    @activity.defn(name=ACTIVITY_WRITE_MANY)
+    async def batch_write_many(self, call: Any) -> ParcelReceipt:
+        """Hands a parcel of requests to the shard it names: one reply for all, one outcome for each."""
+        wire = dict(call) if isinstance(call, Mapping) else call
+        shard_key = None
+        if isinstance(wire, dict):
+            self._check_batcher(wire)
+            shard_key = wire.get("shard_key")
+            wire.setdefault("request_id", activity.info().activity_id)
+        entry = self._read(wire)
+        await self._submit(entry, shard_key if isinstance(shard_key, str) and shard_key else entry.id)
+
+    @activity.defn(name=ACTIVITY_WITHDRAW)
+    async def batch_withdraw(self, call: Any) -> None:
+        """Takes a request back for a caller that was cancelled: `request_id`, `key` and the batcher's name."""
+        if not isinstance(call, Mapping) or not isinstance(call.get("request_id"), str):
+            raise ApplicationError("a withdrawal has a request_id", type=ErrorType.INVALID_REQUEST, non_retryable=True)
+        self._check_batcher(call)
+        shard = shard_of(call.get("key") or call["request_id"], self._shards)
+        handle = self._client.get_workflow_handle(batcher_workflow_id(self._name, shard))
+        try:
+            await handle.signal(SIGNAL_WITHDRAW, args=[call["request_id"], activity.info().workflow_id])
+        except RPCError as err:
+            if err.status != RPCStatusCode.NOT_FOUND:  # no shard, no request to take back
+                raise
+
+    def _check_batcher(self, call: Mapping[str, Any]) -> None:
+        name = call.get("batcher", self._name)
+        if name != self._name:
+            raise _rejected(
+                call.get("request_id"),
+                RejectCode.INVALID,
+                f"this worker serves the batcher {self._name!r}, not {str(name)[:80]!r}",
+            )
+
+    def _read(self, wire: Any) -> Entry:
+        info = activity.info()
+        request_id = wire.get("request_id") if isinstance(wire, dict) else None
+        reply_to = {"workflow_id": info.workflow_id, "run_id": _run_id(info), "activity_id": info.activity_id}
+        try:
+            if isinstance(wire, dict):
+                wire["reply_to"] = {name: value for name, value in reply_to.items() if value is not None}
+                if info.schedule_to_close_timeout is not None and wire.get("expires_at") is None:
+                    wire["expires_at"] = deadline_after(info.scheduled_time.timestamp(), info.schedule_to_close_timeout)
+            return read_entry(wire)
+        except InvalidRequest as err:
+            raise _rejected(request_id, err.code, str(err)) from None
+
+    async def _submit(self, entry: Entry, key: str) -> NoReturn:
+        refusal = await self._lanes[shard_of(key, self._shards)].submit(entry)
+        if refusal is None:
+            activity.raise_complete_async()
+        code, reason = refusal
+        if code == RejectCode.OVERLOADED:
+            raise _turned_back(reason, never_accepted=_note_refusal())
+        raise _rejected(entry.id, RejectCode(code), reason)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    entry: Entry
+    answer: asyncio.Future[tuple[str, str] | None]
+
+
+class _Lane:
+    """The way to one shard: at most one update under way, the rest gathers for the next."""
+
+    def __init__(self, client: Client, name: str, shard: int, task_queue: str, policy: BatchPolicy | None) -> None:
+        self._client = client
+        self._workflow_id = batcher_workflow_id(name, shard)
+        self._task_queue = task_queue
+        self._start = BatcherStart(name, shard, policy.to_wire() if policy else None)
+        self._waiting: list[_Waiting] = []
+        self._arrived = asyncio.Event()
+        self._gather = FIRST_GATHER
+        self._known_to_run = False
+        self._runner: asyncio.Task[None] | None = None
+
+    async def submit(self, entry: Entry) -> tuple[str, str] | None:
+        """Returns None if the shard accepted the request, else the code and the reason of its refusal."""
+        waiting = _Waiting(entry, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._arrived.set()
+        if self._runner is None:
+            self._runner = asyncio.create_task(self._run())
+        return await waiting.answer
+
+    async def _run(self) -> None:
+        """Submits until nothing waits."""
+        while self._waiting:
+            await self._gather_more()
+            part = self._take()
+            try:
+                result = await self._send([waiting.entry.to_wire() for waiting in part])
+            except ApplicationError as err:
+                for waiting in part:
+                    if not waiting.answer.done():
+                        waiting.answer.set_exception(_again(err))
+                continue
+            self._gather = result.gather_seconds
+            refused = {position: (code, reason) for position, code, reason in result.refused}
+            for position, waiting in enumerate(part):
+                if not waiting.answer.done():  # its activity was cancelled meanwhile
+                    waiting.answer.set_result(refused.get(position))
+        self._runner = None
+
+    async def _gather_more(self) -> None:
+        """Waits for company, but not once there is enough for one update."""
+        deadline = asyncio.get_running_loop().time() + self._gather
+        while len(self._waiting) < MAX_SUBMISSION_REQUESTS:
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                return
+            self._arrived.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._arrived.wait(), left)
+
+    def _take(self) -> list[_Waiting]:
+        part: list[_Waiting] = []
+        size = 0
+        for waiting in self._waiting:
+            size += waiting.entry.size
+            if part and (len(part) >= MAX_SUBMISSION_REQUESTS or size > MAX_SUBMISSION_BYTES):
+                break
+            part.append(waiting)
+        del self._waiting[: len(part)]
+        return part
+
+    async def _send(self, wires: list[JsonObject]) -> SubmitResult:
+        try:
+            async with asyncio.timeout(SUBMISSION_TIMEOUT.total_seconds()):
+                return await self._update(wires)
+        except WorkflowUpdateFailedError as err:
+            cause = err.cause
+            if isinstance(cause, ApplicationError) and cause.type == ErrorType.BATCHER_BUSY:
+                refused = [[position, RejectCode.OVERLOADED, cause.message] for position in range(len(wires))]
+                return SubmitResult(refused, self._gather)
+            raise _unreachable(f"the batcher refused the submission: {cause}") from None
+        except RPCError as err:
+            raise _unreachable(f"{err.status.name}: {err.message}") from None
+        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+            raise _unreachable(
+                f"no answer from {self._workflow_id} within {SUBMISSION_TIMEOUT.total_seconds():g} s"
+            ) from None
+
+    async def _update(self, wires: list[JsonObject]) -> SubmitResult:
+        result: SubmitResult
+        # A plain update costs the server less than one with start; who runs already needs no start.
+        if self._known_to_run:
+            handle = self._client.get_workflow_handle(self._workflow_id)
+            try:
+                result = await handle.execute_update(UPDATE_SUBMIT, wires, result_type=SubmitResult)
+            except RPCError as err:
+                if err.status != RPCStatusCode.NOT_FOUND:
+                    raise
+                self._known_to_run = False
+            else:
+                return result
+        result = await self._client.execute_update_with_start_workflow(
+            UPDATE_SUBMIT,
+            wires,
+            result_type=SubmitResult,
+            start_workflow_operation=WithStartWorkflowOperation(
+                WORKFLOW_BATCHER,
+                self._start,
+                id=self._workflow_id,
+                task_queue=self._task_queue,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                static_summary=f"Batcher {self._start.batcher}, shard {self._start.shard}",
+            ),
+        )
+        self._known_to_run = True
+        return result
+
+
+def _run_id(info: activity.Info) -> str | None:
+    """The run an activity belongs to: its workflow's, or its own if it stands alone."""
+    return info.workflow_run_id or info.activity_run_id
+
+
+def _rejected(request_id: Any, code: RejectCode, reason: str) -> ApplicationError:
+    confirmation = Confirmation(str(request_id or ""), OutcomeKind.REJECTED, code=code, reason=reason)
+    return ApplicationError(reason, confirmation, type=ErrorType.REJECTED, non_retryable=True)
+
+
+def _note_refusal() -> bool:
+    """Whether every attempt of this activity so far was refused outright, this one included.
+
+    Then the request is nowhere, and its caller may be told so for certain. Each refused attempt leaves its number as
+    heartbeat details, which reach the next attempt; one that ended otherwise, by a crash or a lost answer, does not.
+    """
+    info = activity.info()
+    always = info.attempt == 1 or list(info.heartbeat_details) == [info.attempt - 1]
+    if always:
+        activity.heartbeat(info.attempt)
+    return always
+
+
+def _turned_back(reason: str, *, never_accepted: bool) -> ApplicationError:
+    """Back-pressure: the request waits in Temporal and comes again."""
+    return ApplicationError(
+        reason,
+        never_accepted,
+        type=ErrorType.BATCHER_BUSY,
+        next_retry_delay=_BUSY_DELAY,
+        category=ApplicationErrorCategory.BENIGN,
+    )
+
+
+def _unreachable(reason: str) -> ApplicationError:
+    return ApplicationError(reason, type=ErrorType.BATCHER_UNREACHABLE, next_retry_delay=_UNREACHABLE_DELAY)
+
+
+def _again(err: ApplicationError) -> ApplicationError:
+    """A copy for each activity that fails with it: one exception raised in many tasks grows its traceback in all."""
+    return ApplicationError(
+        err.message,
+        *err.details,
+        type=err.type,
+        non_retryable=err.non_retryable,
+        next_retry_delay=err.next_retry_delay,
+        category=err.category,
+    )

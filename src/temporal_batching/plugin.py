@@ -1,0 +1,167 @@
+"""What turns a Temporal worker into a batcher's worker (`BatcherPlugin`) or a caller's gateway (`GatewayPlugin`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+from temporalio import activity
+from temporalio.plugin import SimplePlugin
+from temporalio.service import RPCError
+from temporalio.worker import Worker, WorkerConfig, WorkflowRunner
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+
+from temporal_batching.batcher import BatcherWorkflow
+from temporal_batching.client import BatcherHandle
+from temporal_batching.confirm import deliver_confirmations
+from temporal_batching.contract import ACTIVITY_POLICY, DEFAULT_BATCHER, DEFAULT_TASK_QUEUE
+from temporal_batching.flush import Flusher
+from temporal_batching.gateway import Gateway
+from temporal_batching.policy import BatchPolicy
+from temporal_batching.routing import check_name, check_shards
+from temporal_batching.sinks.base import Sink
+
+logger = logging.getLogger(__name__)
+
+MAX_CONCURRENT_ACTIVITIES = 1_000
+"""For a batcher's worker that sets no limit of its own: its activities wait rather than compute, and the gateway can
+gather no more requests than it has slots."""
+
+GRACEFUL_SHUTDOWN = timedelta(seconds=30)
+"""For a batcher's worker that sets none of its own: a flush under way may end."""
+
+
+class _PassthroughPlugin(SimplePlugin):
+    """Lets the library through the workflow sandbox: importing it anew for every run would cost more than the run."""
+
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__(name, workflow_runner=_pass_library_through, **options)
+
+
+class GatewayPlugin(_PassthroughPlugin):
+    """Runs the gateway inside a caller's own worker, for writers with ``gateway="local"``.
+
+    Temporal then starts ``batch_write`` eagerly, together with the workflow task that scheduled it: one persistence
+    write and one trip through matching less per write.
+
+    Args:
+        name: The batcher's name.
+        shards: How many shards it has.
+        task_queue: The task queue of the batcher's workers.
+    """
+
+    def __init__(self, *, name: str = DEFAULT_BATCHER, shards: int = 1, task_queue: str = DEFAULT_TASK_QUEUE) -> None:
+        super().__init__("temporal_batching.GatewayPlugin")
+        self._batcher = check_name(name)
+        self._shards = check_shards(shards)
+        self._task_queue = task_queue
+
+    def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
+        """Adds the gateway's activities."""
+        config = super().configure_worker(config)
+        gateway = Gateway(config["client"], name=self._batcher, shards=self._shards, task_queue=self._task_queue)
+        config["activities"] = [*config.get("activities", []), *_doors(gateway)]
+        return config
+
+
+class BatcherPlugin(_PassthroughPlugin):
+    """Makes a worker serve a batcher: its workflow, its gateway, its flushes.
+
+    Args:
+        sink: Where batches go. Opened before the worker polls, closed after it has stopped.
+        policy: The limits; the defaults of `BatchPolicy` if None. A worker that starts announces them to the shards,
+            which take them over unless an operator has set others with `BatcherHandle.configure`.
+        name: The batcher's name.
+        shards: How many shards it has.
+        start_shards: Start every shard's workflow with the worker. Otherwise a shard starts with the first write
+            that reaches it through a gateway, and signals find it only then.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        policy: BatchPolicy | None = None,
+        name: str = DEFAULT_BATCHER,
+        shards: int = 1,
+        start_shards: bool = True,
+    ) -> None:
+        super().__init__("temporal_batching.BatcherPlugin", workflows=[BatcherWorkflow])
+        if not isinstance(sink, Sink):
+            raise TypeError(f"sink is a Sink, not {type(sink).__name__}")
+        self._sink = sink
+        self._policy = policy or BatchPolicy()
+        self._batcher = check_name(name)
+        self._shards = check_shards(shards)
+        self._start_shards = start_shards
+
+    def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
+        """Adds the workflow and the activities, and limits that suit a batcher where the worker sets none."""
+        config = super().configure_worker(config)
+        gateway = Gateway(
+            config["client"],
+            name=self._batcher,
+            shards=self._shards,
+            task_queue=config["task_queue"],
+            policy=self._policy,
+        )
+        config["activities"] = [
+            *config.get("activities", []),
+            *_doors(gateway),
+            Flusher(self._sink).flush_batch,
+            deliver_confirmations,
+            self._batcher_policy,
+        ]
+        if config.get("tuner") is None and config.get("max_concurrent_activities") is None:
+            config["max_concurrent_activities"] = MAX_CONCURRENT_ACTIVITIES
+        config["graceful_shutdown_timeout"] = config.get("graceful_shutdown_timeout") or GRACEFUL_SHUTDOWN
+        return config
+
+    async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:
+        """Opens the sink, brings the shards up beside the worker, and closes the sink after it."""
+        await self._sink.open()
+        announcing = asyncio.create_task(self._announce(worker)) if self._start_shards else None
+        try:
+            await super().run_worker(worker, next)
+        finally:
+            if announcing is not None:
+                announcing.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await announcing
+            await self._sink.close()
+
+    async def _announce(self, worker: Worker) -> None:
+        """Starts the shards that do not run, and tells those that do about this worker's policy."""
+        handle = BatcherHandle(worker.client, self._batcher, shards=self._shards, task_queue=worker.task_queue)
+        pause = 0.5
+        while True:
+            try:
+                await handle.announce(self._policy)
+            except RPCError as err:
+                logger.warning("The shards of %r could not be started yet: %s", self._batcher, err.message)
+            else:
+                return
+            await asyncio.sleep(pause)
+            pause = min(30.0, pause * 2)
+
+    @activity.defn(name=ACTIVITY_POLICY)
+    async def _batcher_policy(self) -> dict[str, Any]:
+        return self._policy.to_wire()
+
+
+def _doors(gateway: Gateway) -> list[Callable[..., Any]]:
+    return [gateway.batch_write, gateway.batch_write_many, gateway.batch_withdraw]
+
+
+def _pass_library_through(runner: WorkflowRunner | None) -> WorkflowRunner:
+    if runner is None:
+        runner = SandboxedWorkflowRunner()
+    if not isinstance(runner, SandboxedWorkflowRunner):
+        return runner
+    restrictions = runner.restrictions.with_passthrough_modules("temporal_batching")
+    return dataclasses.replace(runner, restrictions=restrictions)
