@@ -3,8 +3,8 @@
 Rules for whoever changes this file. It replays histories of every earlier release (``tests/replay/``): a change to
 the order or kind of its commands needs ``workflow.patched``. No handler may raise anything but `ApplicationError`, and
 none awaits: an exception would fail the workflow task for ever, and a handler under way would hold up
-continue-as-new. Handlers take ``*args`` because a call with the wrong number of arguments must not fail the task
-either.
+continue-as-new. Signal handlers take ``*args`` because a signal with the wrong number of arguments must not fail the
+task either; an update with a wrong number fails its validator, and so only its sender.
 """
 
 from __future__ import annotations
@@ -104,12 +104,12 @@ class BatcherWorkflow:
     # Ways in. Nothing here awaits.
 
     @workflow.update(name=UPDATE_SUBMIT)
-    def submit(self, *args: RawValue) -> SubmitResult:
+    def submit(self, requests: RawValue) -> SubmitResult:
         """Accepts requests from a gateway, and says which were not."""
         self._updates += 1
         now = workflow.time()
         refused: list[list[Any]] = []
-        for position, wire in enumerate(self._decode_submission(args)):
+        for position, wire in enumerate(_decode_submission(requests)):
             try:
                 self._buffer.accept(read_entry(wire), now)
             except InvalidRequest as err:
@@ -121,7 +121,7 @@ class BatcherWorkflow:
         return SubmitResult(refused, min(MAX_GATHER, self._buffer.policy.linger.total_seconds() / 40))
 
     @submit.validator
-    def _may_submit(self, *args: RawValue) -> None:
+    def _may_submit(self, requests: RawValue) -> None:
         """Turns the gateway back without a trace in history while nothing can be accepted."""
         buffer = self._buffer
         if not self._policy_known:
@@ -160,10 +160,10 @@ class BatcherWorkflow:
         self._reject_signal(f"there is no signal {name[:80]!r}")
 
     @workflow.update(name=UPDATE_CONTROL)
-    def control(self, *args: Any) -> None:
+    def control(self, wire: Any) -> None:
         """Carries out what an operator asks, or a worker that started announces."""
         self._updates += 1
-        control = _read_control(args)
+        control = _read_control(wire)
         buffer = self._buffer
         if control.policy is not None and not (control.announced and self._operator_policy):
             buffer.policy = BatchPolicy.from_wire(control.policy)
@@ -177,8 +177,8 @@ class BatcherWorkflow:
         self._awake = True
 
     @control.validator
-    def _may_control(self, *args: Any) -> None:
-        _read_control(args)
+    def _may_control(self, wire: Any) -> None:
+        _read_control(wire)
 
     @workflow.query(name=QUERY_STATS)
     def stats(self) -> BatcherStats:
@@ -213,15 +213,6 @@ class BatcherWorkflow:
             sink_error=buffer.sink_error,
             policy=buffer.policy.to_wire(),
         )
-
-    def _decode_submission(self, args: Sequence[Any]) -> list[Any]:
-        try:
-            wires = workflow.payload_converter().from_payload(args[0].payload) if len(args) == 1 else None
-        except Exception as err:  # whatever a converter raises, it is the sender's mistake and must not stop the shard
-            raise _invalid(f"a submission that cannot be decoded: {type(err).__name__}") from None
-        if not isinstance(wires, list):
-            raise _invalid("a submission is one list of requests")
-        return wires
 
     def _add(self, wires: Sequence[Any]) -> None:
         now = workflow.time()
@@ -404,8 +395,18 @@ def _sink_problem(err: ActivityError) -> tuple[str, bool]:
     return str(cause or err), True
 
 
-def _read_control(args: Sequence[Any]) -> Control:
-    wire = args[0] if len(args) == 1 else None
+def _decode_submission(requests: RawValue) -> list[Any]:
+    # Raw until here: the validator, which needs nothing of it, would otherwise have it decoded a second time.
+    try:
+        wires = workflow.payload_converter().from_payload(requests.payload)
+    except Exception as err:  # whatever a converter raises, it is the sender's mistake and must not stop the shard
+        raise _invalid(f"a submission that cannot be decoded: {type(err).__name__}") from None
+    if not isinstance(wires, list):
+        raise _invalid("a submission is one list of requests")
+    return wires
+
+
+def _read_control(wire: Any) -> Control:
     if not isinstance(wire, dict):
         raise _invalid("control takes one object with any of policy, announced, flush, pause, drain")
     try:

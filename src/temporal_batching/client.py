@@ -8,8 +8,8 @@ from datetime import timedelta
 from typing import Any, TypeAlias
 from uuid import uuid4
 
-from temporalio.client import ActivityFailureError, Client, WithStartWorkflowOperation, WorkflowUpdateFailedError
-from temporalio.common import RetryPolicy, WorkflowIDConflictPolicy
+from temporalio.client import ActivityFailureError, Client, WorkflowUpdateFailedError
+from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -20,7 +20,6 @@ from temporal_batching.contract import (
     DEFAULT_TASK_QUEUE,
     QUERY_STATS,
     UPDATE_CONTROL,
-    WORKFLOW_BATCHER,
     BatcherStart,
     BatcherStats,
     Confirmation,
@@ -45,6 +44,7 @@ from temporal_batching.failures import rejected_at_the_door, write_error
 from temporal_batching.intake import Entry, encode_request, read_entry
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.routing import batcher_workflow_id, check_name, check_shards, shard_of
+from temporal_batching.starting import start_shard, update_with_start
 
 WriteResult: TypeAlias = Confirmation | WriteError
 
@@ -262,34 +262,15 @@ class BatcherHandle:
         """
         async with asyncio.TaskGroup() as group:
             for shard in range(self._shards):
-                operation = self._starting(shard, policy)
-                group.create_task(
-                    self._client.start_workflow(
-                        WORKFLOW_BATCHER,
-                        operation,
-                        id=batcher_workflow_id(self._name, shard),
-                        task_queue=self._task_queue,
-                        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                        static_summary=f"Batcher {self._name}, shard {shard}",
-                    )
-                )
+                start = self._starting(shard, policy)
+                group.create_task(start_shard(self._client, start, task_queue=self._task_queue))
 
     async def announce(self, policy: BatchPolicy) -> None:
         """Starts every shard with these limits, and has those that run take them over unless an operator set others."""
         control = Control(policy=policy.to_wire(), announced=True)
         for shard in range(self._shards):
-            await self._client.execute_update_with_start_workflow(
-                UPDATE_CONTROL,
-                control,
-                start_workflow_operation=WithStartWorkflowOperation(
-                    WORKFLOW_BATCHER,
-                    self._starting(shard, policy),
-                    id=batcher_workflow_id(self._name, shard),
-                    task_queue=self._task_queue,
-                    id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                    static_summary=f"Batcher {self._name}, shard {shard}",
-                ),
-            )
+            start = self._starting(shard, policy)
+            await update_with_start(self._client, UPDATE_CONTROL, control, start=start, task_queue=self._task_queue)
 
     async def stats(self) -> list[BatcherStats]:
         """Every shard at this moment, in order.

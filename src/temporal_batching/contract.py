@@ -240,7 +240,7 @@ class BatcherStats:
     draining: bool = False
     breaker: str = "closed"
     sink_error: str | None = None
-    policy: dict[str, float] = field(default_factory=dict)
+    policy: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

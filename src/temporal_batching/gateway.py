@@ -17,11 +17,9 @@ from typing import Any, NoReturn
 from temporalio import activity
 from temporalio.client import (
     Client,
-    WithStartWorkflowOperation,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
-from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -33,7 +31,6 @@ from temporal_batching.contract import (
     DEFAULT_TASK_QUEUE,
     SIGNAL_WITHDRAW,
     UPDATE_SUBMIT,
-    WORKFLOW_BATCHER,
     BatcherStart,
     Confirmation,
     JsonObject,
@@ -46,6 +43,7 @@ from temporal_batching.errors import ErrorType, InvalidRequest
 from temporal_batching.intake import Entry, deadline_after, read_entry
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.routing import batcher_workflow_id, check_name, check_shards, shard_of
+from temporal_batching.starting import update_with_start
 
 MAX_SUBMISSION_REQUESTS = 500
 """Requests in one update: more gain little and make the batcher's workflow task long."""
@@ -199,6 +197,7 @@ class _Lane:
             try:
                 result = await self._send([waiting.entry.to_wire() for waiting in part])
             except ApplicationError as err:
+                activity.logger.warning("%d requests go back to Temporal: %s", len(part), err.message)
                 for waiting in part:
                     if not waiting.answer.done():
                         waiting.answer.set_exception(_again(err))
@@ -262,18 +261,13 @@ class _Lane:
                 self._known_to_run = False
             else:
                 return result
-        result = await self._client.execute_update_with_start_workflow(
+        result = await update_with_start(
+            self._client,
             UPDATE_SUBMIT,
             wires,
+            start=self._start,
+            task_queue=self._task_queue,
             result_type=SubmitResult,
-            start_workflow_operation=WithStartWorkflowOperation(
-                WORKFLOW_BATCHER,
-                self._start,
-                id=self._workflow_id,
-                task_queue=self._task_queue,
-                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                static_summary=f"Batcher {self._start.batcher}, shard {self._start.shard}",
-            ),
         )
         self._known_to_run = True
         return result
@@ -314,7 +308,12 @@ def _turned_back(reason: str, *, never_accepted: bool) -> ApplicationError:
 
 
 def _unreachable(reason: str) -> ApplicationError:
-    return ApplicationError(reason, type=ErrorType.BATCHER_UNREACHABLE, next_retry_delay=_UNREACHABLE_DELAY)
+    return ApplicationError(
+        reason,
+        type=ErrorType.BATCHER_UNREACHABLE,
+        next_retry_delay=_UNREACHABLE_DELAY,
+        category=ApplicationErrorCategory.BENIGN,  # the lane has logged it once, for all its requests
+    )
 
 
 def _again(err: ApplicationError) -> ApplicationError:

@@ -1,0 +1,55 @@
+"""Reaching a shard whether it runs or not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, TypeVar
+
+from temporalio.client import Client, WithStartWorkflowOperation
+from temporalio.common import WorkflowIDConflictPolicy
+
+from temporal_batching.contract import WORKFLOW_BATCHER, BatcherStart
+from temporal_batching.routing import batcher_workflow_id
+
+T = TypeVar("T")
+
+
+async def start_shard(client: Client, start: BatcherStart, *, task_queue: str) -> None:
+    """Starts the shard if it does not run."""
+    await client.start_workflow(
+        WORKFLOW_BATCHER,
+        start,
+        id=batcher_workflow_id(start.batcher, start.shard),
+        task_queue=task_queue,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        static_summary=_summary(start),
+    )
+
+
+async def update_with_start(
+    client: Client, update: str, arg: Any, *, start: BatcherStart, task_queue: str, result_type: type[T] | None = None
+) -> T:
+    """Sends the shard an update; starts it first, in the same call, if it does not run."""
+    operation: WithStartWorkflowOperation[Any, Any] = WithStartWorkflowOperation(
+        WORKFLOW_BATCHER,
+        start,
+        id=batcher_workflow_id(start.batcher, start.shard),
+        task_queue=task_queue,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        static_summary=_summary(start),
+    )
+    try:
+        result: T = await client.execute_update_with_start_workflow(
+            update, arg, result_type=result_type, start_workflow_operation=operation
+        )
+    except BaseException:
+        # The operation keeps the same error in a future of its own, which would be reported as never retrieved.
+        with contextlib.suppress(Exception, asyncio.CancelledError):
+            await operation.workflow_handle()
+        raise
+    return result
+
+
+def _summary(start: BatcherStart) -> str:
+    return f"Batcher {start.batcher}, shard {start.shard}"
