@@ -1,0 +1,24 @@
+"""Where batches go. `SqlSink` is imported on first use, so that the others need neither SQLAlchemy nor a driver."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from temporal_batching.sinks.base import Batch, Sink
+from temporal_batching.sinks.console import ConsoleSink
+from temporal_batching.sinks.ledger import LedgerEntry, LedgerStatus
+from temporal_batching.sinks.memory import MemorySink
+
+if TYPE_CHECKING:
+    from temporal_batching.sinks.sql import SqlSink
+    from temporal_batching.sinks.sql_schema import TableRule
+
+__all__ = ["Batch", "ConsoleSink", "LedgerEntry", "LedgerStatus", "MemorySink", "Sink", "SqlSink", "TableRule"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("SqlSink", "TableRule"):
+        from temporal_batching.sinks import sql
+
+        return getattr(sql, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,119 @@
+"""`ConsoleSink`: prints each batch. For demonstrations, and to see what a batcher would write."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from temporal_batching.contract import Outcome, Record, RejectCode, WriteRequest
+from temporal_batching.errors import SinkUnavailable
+from temporal_batching.sinks.base import Batch, Sink
+from temporal_batching.sinks.ledger import LedgerEntry, LedgerStatus, digest, judge, request_id_fault
+
+
+class ConsoleSink(Sink):
+    """Prints each batch as a few lines of plain text, and answers `written`.
+
+    Its memory of ids is its own process's, and bounded: exactly-once holds for as long as an id is remembered.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, remember: int = 10_000) -> None:
+        """Creates the sink.
+
+        Args:
+            stream: Where to print; by default whatever ``sys.stdout`` is at that moment.
+            remember: How many of the latest request ids are kept to recognise duplicates.
+        """
+        self._stream = stream
+        self._remember = remember
+        self._known: OrderedDict[str, LedgerEntry] = OrderedDict()
+        self._clock: Callable[[], float] = time.time
+
+    async def write(self, batch: Batch) -> Sequence[Outcome]:
+        outcomes: list[Outcome] = []
+        fresh: dict[str, LedgerEntry] = {}
+        lines: list[str] = []
+        records = 0
+        for request in batch:
+            outcome, entry = self._judge(request, batch.id, fresh)
+            if entry is not None:
+                fresh[entry.request_id] = entry
+                records += len(request.records)
+            outcomes.append(outcome)
+            lines += _request_lines(request, outcome if entry is None else None)
+        head = (
+            f"batch {_word(batch.id) or '(no id)'}  trigger={batch.trigger}  "
+            f"{_count(len(batch), 'request')}, {_count(records, 'record')}"
+        )
+        self._print([head, *lines])
+        # Only what was printed is known: a closed pipe must not turn the next attempt into a duplicate.
+        self._known.update(fresh)
+        while len(self._known) > self._remember:
+            self._known.popitem(last=False)
+        return outcomes
+
+    def _judge(
+        self, request: WriteRequest, batch_id: str, fresh: dict[str, LedgerEntry]
+    ) -> tuple[Outcome, LedgerEntry | None]:
+        if fault := request_id_fault(request.request_id):
+            return Outcome.rejected(RejectCode.INVALID, fault), None
+        try:
+            mark = digest(request.records)
+        except (TypeError, ValueError, RecursionError) as err:
+            return Outcome.rejected(RejectCode.INVALID, f"the records are not JSON: {err}"), None
+        twin = fresh.get(request.request_id)
+        # A twin inside this batch is a duplicate; "" keeps it from passing for an earlier attempt of the same batch.
+        answer = judge(twin, mark, "") if twin else judge(self._known.get(request.request_id), mark, batch_id)
+        if answer is not None:
+            return answer, None
+        now = self._clock()
+        if request.expires_at is not None and request.expires_at <= now:
+            return Outcome.expired(), None
+        at = datetime.fromtimestamp(now, UTC)
+        return Outcome.written(), LedgerEntry(request.request_id, LedgerStatus.WRITTEN, batch_id, at, mark)
+
+    def _print(self, lines: list[str]) -> None:
+        stream = self._stream or sys.stdout
+        text = "".join(line + "\n" for line in lines)
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        try:
+            # One call, so that batches of several shards do not mix; escapes keep a terminal in ASCII working.
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            stream.flush()
+        except (OSError, ValueError) as err:
+            raise SinkUnavailable(f"the console cannot be written to: {err}", in_doubt=False) from err
+
+
+def _request_lines(request: WriteRequest, unprinted: Outcome | None) -> Iterator[str]:
+    name = _word(request.request_id)
+    if unprinted is not None:
+        code = f" ({unprinted.code})" if unprinted.code else ""
+        yield f"  {name}  {unprinted.kind}{code}"
+        return
+    key = f"  key={_word(request.key)}" if request.key else ""
+    yield f"  {name}{key}"
+    for record in request.records:
+        yield f"    {_record(record)}"
+
+
+def _record(record: Record) -> str:
+    values = " ".join(f"{_word(name)}={_json(value)}" for name, value in record.values.items())
+    return f"{_word(record.table)}  {values}".rstrip()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _word(text: str) -> str:
+    """The text itself, unless something in it could be taken for layout or could move a terminal's cursor."""
+    return text if text.isprintable() and " " not in text else json.dumps(text)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

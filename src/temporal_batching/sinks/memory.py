@@ -1,0 +1,113 @@
+"""`MemorySink`: rows and ledger in memory, with the answers a database would give. For tests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from temporal_batching.contract import Outcome, OutcomeKind, RejectCode, WriteRequest
+from temporal_batching.errors import SinkUnavailable
+from temporal_batching.sinks.base import Batch, Sink
+from temporal_batching.sinks.ledger import LedgerEntry, LedgerStatus, digest, judge, request_id_fault
+
+
+class MemorySink(Sink):
+    """Keeps rows and ledger in memory; answers as `SqlSink` does, and can be told to fail.
+
+    Attributes:
+        rows: Table name to the rows applied, in order.
+        ledger: Request id to what is known of it.
+        batches: Every batch that was committed, in order.
+    """
+
+    def __init__(
+        self,
+        *,
+        reject: Callable[[WriteRequest], str | None] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Creates an empty sink.
+
+        Args:
+            reject: Plays the database's constraints: a reason rejects the request, None lets it be written.
+            clock: Seconds since the epoch, by which deadlines are judged.
+        """
+        self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.ledger: dict[str, LedgerEntry] = {}
+        self.batches: list[Batch] = []
+        self._reject = reject
+        self._clock = clock
+        self._failures: list[tuple[SinkUnavailable, bool]] = []
+
+    def fail_next(self, times: int = 1, *, committed: bool = False, error: SinkUnavailable | None = None) -> None:
+        """Makes the next calls of `write` raise.
+
+        Args:
+            times: How many of them.
+            committed: Whether the batch is applied all the same, as when a connection is lost during the commit.
+            error: What is raised; by default `SinkUnavailable`, in doubt if ``committed``.
+        """
+        error = error or SinkUnavailable("the memory sink was told to fail", in_doubt=committed)
+        self._failures += [(error, committed)] * times
+
+    async def write(self, batch: Batch) -> Sequence[Outcome]:
+        error, committed = self._failures.pop(0) if self._failures else (None, True)
+        if not committed and error is not None:
+            raise error
+        outcomes = [self._write_one(request, batch.id) for request in batch]
+        # Twice in one batch: the second is not this batch's earlier attempt, but a repetition.
+        seen: set[str] = set()
+        for position, request in enumerate(batch):
+            if outcomes[position].kind is OutcomeKind.WRITTEN:
+                if request.request_id in seen:
+                    outcomes[position] = Outcome.duplicate()
+                seen.add(request.request_id)
+        self.batches.append(batch)
+        if error is not None:
+            raise error
+        return outcomes
+
+    def _write_one(self, request: WriteRequest, batch_id: str) -> Outcome:
+        if fault := request_id_fault(request.request_id):
+            return Outcome.rejected(RejectCode.INVALID, fault)
+        try:
+            mark = digest(request.records)
+        except (TypeError, ValueError, RecursionError) as err:
+            return Outcome.rejected(RejectCode.INVALID, f"the records are not JSON: {err}")
+        answer = judge(self.ledger.get(request.request_id), mark, batch_id)
+        if answer is not None:
+            return answer
+        if request.expires_at is not None and request.expires_at <= self._clock():
+            self._enter(request.request_id, LedgerStatus.EXPIRED, batch_id, mark)
+            return Outcome.expired()
+        reason = self._reject(request) if self._reject else None
+        if reason is not None:
+            return Outcome.rejected(RejectCode.CONSTRAINT, reason)
+        self._enter(request.request_id, LedgerStatus.WRITTEN, batch_id, mark)
+        for record in request.records:
+            self.rows.setdefault(record.table, []).append(dict(record.values))
+        return Outcome.written()
+
+    def _enter(self, request_id: str, status: LedgerStatus, batch_id: str, mark: str) -> None:
+        at = datetime.fromtimestamp(self._clock(), UTC)
+        self.ledger[request_id] = LedgerEntry(request_id, status, batch_id, at, mark)
+
+    async def settle(self, batch: Batch) -> Sequence[Outcome]:
+        outcomes = []
+        for request in batch:
+            if fault := request_id_fault(request.request_id):
+                outcomes.append(Outcome.rejected(RejectCode.INVALID, fault))
+                continue
+            mark = digest(request.records)
+            answer = judge(self.ledger.get(request.request_id), mark, batch.id)
+            if answer is None:
+                self._enter(request.request_id, LedgerStatus.EXPIRED, batch.id, mark)
+                answer = Outcome.expired()
+            outcomes.append(answer)
+        return outcomes
+
+    async def lookup(self, request_ids: Sequence[str]) -> dict[str, LedgerEntry]:
+        """What the ledger knows of these ids; unknown ones are missing from the answer."""
+        return {i: self.ledger[i] for i in request_ids if i in self.ledger}
