@@ -179,12 +179,18 @@ class BatcherSettings(BaseSettings):
         return {f"{ENV_PREFIX}{name.upper()}": _as_text(getattr(self, name)) for name in type(self).model_fields}
 
 
-def load(flags: Mapping[str, Any] | None = None, *, config: str | Path | None = None) -> BatcherSettings:
-    """Reads the settings.
+def load(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    config: str | Path | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> BatcherSettings:
+    """Reads the settings: flags win over the environment, that over the file, that over the defaults.
 
     Args:
         flags: Setting to value, as given on the command line; None values were not given.
         config: A TOML file with settings; ``BATCHING_CONFIG`` otherwise.
+        defaults: Setting to value, where a command has a better default than the library.
 
     Raises:
         SettingsError: One sentence for people, without secrets.
@@ -199,7 +205,7 @@ def load(flags: Mapping[str, Any] | None = None, *, config: str | Path | None = 
         | {name: f"{ENV_PREFIX}{name.upper()}" for name in environment}
         | {name: flag(name) for name in given}
     )
-    merged = {**file, **environment, **given}
+    merged = {**(defaults or {}), **file, **environment, **given}
     try:
         settings = BatcherSettings(**merged)
     except ValidationError as err:
@@ -286,6 +292,8 @@ def _sentence(name: str, value: Any, said_by: str, cause: str) -> str:
         return f"{said_by}: {cause}"
     if isinstance(value, timedelta):
         value = format_duration(value)
+    if cause.startswith(f"{name} "):
+        cause = cause.partition(": ")[2]
     return f"{said_by} {str(value)!r}: {cause}"
 
 

@@ -1,0 +1,3 @@
+from temporal_batching.cli import main
+
+main()

@@ -1,0 +1,69 @@
+"""How commands speak: results on stdout, everything else on stderr, errors as one line and an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Coroutine
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.markup import escape
+
+from temporal_batching.errors import BatchingError
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+
+class CommandError(BatchingError):
+    """A command cannot go on. The message is for people: what, where, and what to do."""
+
+
+def fail(message: object, code: int = EXIT_FAILED) -> NoReturn:
+    err.print(f"[red]error:[/red] {escape(str(message))}")
+    sys.exit(code)
+
+
+def run(work: Coroutine[Any, Any, int | None]) -> NoReturn:
+    """Runs a command to its exit code. SIGINT, SIGTERM and SIGHUP cancel it, so that its clean-up runs."""
+    try:
+        code = asyncio.run(_cancelled_by_signals(work))
+    except BatchingError as problem:
+        fail(problem)
+    sys.exit(code or 0)
+
+
+async def _cancelled_by_signals(work: Coroutine[Any, Any, int | None]) -> int | None:
+    task = asyncio.ensure_future(work)
+    received: list[signal.Signals] = []
+
+    def stop(which: signal.Signals) -> None:
+        # Only the first: an impatient second one must not break into the clean-up.
+        if not received:
+            received.append(which)
+            task.cancel()
+
+    loop = asyncio.get_running_loop()
+    for which in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(which, stop, which)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if not received:
+            raise
+        return 128 + received[0]
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def plural(count: int, noun: str) -> str:
+    ending = "es" if noun.endswith("ch") else "s"
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}{ending}"

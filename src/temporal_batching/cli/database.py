@@ -1,0 +1,91 @@
+"""The demo's table, and a first look at the database before a worker starts to take work."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from decimal import Decimal
+from typing import Any
+
+from temporal_batching.cli.console import CommandError
+from temporal_batching.settings import redact_url, without_secrets
+
+CONNECT_SECONDS = 5
+
+try:
+    import sqlalchemy as sa
+except ImportError:  # pragma: no cover - the console sink does without
+    sa = None  # type: ignore[assignment]
+
+
+def entries_table() -> sa.Table:
+    """The demo's ledger of payments.
+
+    ``payment_id`` is deliberately not unique: if a payment could be booked twice, it would show.
+    """
+    return sa.Table(
+        "entries",
+        sa.MetaData(),
+        sa.Column("entry_id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+        sa.Column("payment_id", sa.String(64), nullable=False, index=True),
+        sa.Column("account", sa.String(64), nullable=False),
+        sa.Column("amount", sa.Numeric(18, 2), nullable=False),
+        sa.Column("fee", sa.Numeric(18, 2), nullable=False),
+        sa.Column("currency", sa.String(3), nullable=False),
+        sa.Column("booked_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("memo", sa.Text),
+    )
+
+
+def sync_engine(url: str) -> sa.Engine:
+    """An engine for set-up and audits, with a driver that needs no event loop and a connection that gives up soon."""
+    if sa is None:
+        raise CommandError(
+            "a database URL as sink needs the extra 'sql' (pip install 'temporal-batching[sql]'), "
+            "for PostgreSQL the extra 'postgresql'"
+        )
+    try:
+        parsed = sa.make_url(url)
+        drivers = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+        if (driver := drivers.get(parsed.get_backend_name())) is not None:
+            parsed = parsed.set(drivername=driver)
+        arguments = {"connect_timeout": CONNECT_SECONDS} if parsed.get_backend_name() == "postgresql" else {}
+        return sa.create_engine(parsed, connect_args=arguments, poolclass=sa.NullPool)
+    except ImportError as err:
+        raise CommandError(f"the driver for {redact_url(url)} is not installed: {err}") from None
+    except (sa.exc.SQLAlchemyError, ValueError) as err:
+        # The driver's own words may quote a part of the URL, and so of the password.
+        raise CommandError(f"{redact_url(url)} is not a usable database URL ({type(err).__name__})") from None
+
+
+async def prepare_database(url: str, *, create_tables: bool) -> None:
+    """Connects once, so that a wrong address is one line at the start; makes the demo's table if that is wanted.
+
+    Raises:
+        CommandError: With the address, without its secrets.
+    """
+    engine = sync_engine(url)
+    try:
+        async with asyncio.timeout(2 * CONNECT_SECONDS):
+            await asyncio.to_thread(_prepare, engine, create_tables)
+    except (sa.exc.SQLAlchemyError, OSError, TimeoutError) as err:
+        cause = getattr(err, "orig", None) or err
+        reason = without_secrets(" ".join(str(cause).split()), url) or f"no answer within {2 * CONNECT_SECONDS} s"
+        raise CommandError(
+            f"Cannot use the database at {redact_url(url)}: {reason}. Check --sink (or BATCHING_SINK)."
+        ) from None
+    finally:
+        engine.dispose()
+
+
+def _prepare(engine: sa.Engine, create_tables: bool) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.select(1))
+        if create_tables:
+            entries_table().create(connection, checkfirst=True)
+
+
+def entry_values(row: Any) -> tuple[str, str, Decimal, Decimal, str, dt.datetime, str | None]:
+    """A row of the demo's table in the form in which it can be compared: SQLite forgets the zone, which is UTC."""
+    booked = row.booked_at if row.booked_at.tzinfo else row.booked_at.replace(tzinfo=dt.UTC)
+    return row.payment_id, row.account, row.amount, row.fee, row.currency, booked.astimezone(dt.UTC), row.memo

