@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Coroutine
@@ -36,7 +38,20 @@ def run(work: Coroutine[Any, Any, int | None]) -> NoReturn:
         code = asyncio.run(_cancelled_by_signals(work))
     except BatchingError as problem:
         fail(problem)
-    sys.exit(code or 0)
+    _leave(code or 0)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process without tearing the interpreter down.
+
+    The SDK's runtime has threads of its own, and one that calls into a dying interpreter aborts the process: a worker
+    that stopped in good order would end with a crash.
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 async def _cancelled_by_signals(work: Coroutine[Any, Any, int | None]) -> int | None:

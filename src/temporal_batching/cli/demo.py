@@ -35,7 +35,7 @@ from temporal_batching.settings import ENV_PREFIX, BatcherSettings, SettingsErro
 
 MAIN_TASK_QUEUE = "main-workflow-queue"
 READY_SECONDS = 30.0
-LINGER = "3s"
+LINGER = "5s"
 """Long enough for full batches on a busy two-core machine, short enough to watch."""
 
 

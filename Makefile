@@ -1,0 +1,64 @@
+# `make demo` and `make test` need Python 3.11 and make, nothing else: uv is fetched if it is not there.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
+RUN := .venv/bin
+DEMO ?=
+TESTS ?=
+SERVICES := main-service batcher-service
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench faults simulate soak pins clean
+
+help: ## show what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .venv/.made ## everything into .venv
+
+.venv/.made: pyproject.toml | $(UV)
+	$(UV) sync --quiet
+	@touch $@
+
+.tools/uv/bin/uv:
+	$(PYTHON) -m venv .tools/uv
+	.tools/uv/bin/pip install --quiet uv==$(UV_VERSION)
+
+demo: setup ## Temporal, a database, both services, 500 payments and an audit; DEMO="--sink postgresql --keep"
+	$(RUN)/temporal-batching demo $(DEMO)
+
+test: setup ## the tests that take minutes at most; TESTS="tests/unit -k settings"
+	$(RUN)/pytest -m "not soak and not faults" $(TESTS)
+
+lint: setup ## ruff and mypy
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy src tests
+	$(foreach service,$(SERVICES),$(RUN)/mypy $(service) &&) true
+
+format: setup ## ruff's fixes and its formatting
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+
+bench: setup ## measure
+	$(RUN)/python -m benchmarks $(BENCH)
+
+faults: setup ## kill and restart real processes under load
+	$(RUN)/pytest -m faults $(TESTS)
+
+simulate: setup ## many random schedules of the batcher's state machine
+	HYPOTHESIS_PROFILE=simulate $(RUN)/pytest tests/simulation $(TESTS)
+
+soak: setup ## a long load through many runs of the batcher
+	$(RUN)/pytest -m soak $(TESTS)
+
+pins: setup ## take the newest versions of everything, and pin them in pyproject.toml
+	$(RUN)/python scripts/pins.py --clear
+	$(UV) lock --quiet --upgrade
+	$(RUN)/python scripts/pins.py
+	$(UV) sync --quiet
+
+clean: ## remove what make made
+	rm -rf .venv .tools dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
