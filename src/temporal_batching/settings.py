@@ -246,7 +246,8 @@ def without_secrets(text: str, url: str) -> str:
     secrets = {url}
     if found:
         password = login.partition(":")[2]
-        secrets |= {password, unquote(password)}
+        # A password with an unescaped "@" or "/" is taken apart, and a piece of it may pass for the host.
+        secrets |= {password, unquote(password), *re.split("[@:/]", password)}
     parameters = (pair.partition("=") for pair in url.partition("?")[2].split("&"))
     secrets |= {unquote(value) for name, _, value in parameters if "pass" in name.lower()}
     for secret in sorted(filter(None, secrets), key=len, reverse=True):

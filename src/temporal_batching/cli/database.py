@@ -47,8 +47,9 @@ def sync_engine(url: str) -> sa.Engine:
     try:
         parsed = sa.make_url(url)
         drivers = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
-        if (driver := drivers.get(parsed.get_backend_name())) is not None:
-            parsed = parsed.set(drivername=driver)
+        if parsed.get_backend_name() not in drivers:
+            raise CommandError(f"{redact_url(url)}: a sink is a SQLite or PostgreSQL database, or 'console'")
+        parsed = parsed.set(drivername=drivers[parsed.get_backend_name()])
         arguments = {"connect_timeout": CONNECT_SECONDS} if parsed.get_backend_name() == "postgresql" else {}
         return sa.create_engine(parsed, connect_args=arguments, poolclass=sa.NullPool)
     except ImportError as err:
@@ -70,7 +71,8 @@ async def prepare_database(url: str, *, create_tables: bool) -> None:
             await asyncio.to_thread(_prepare, engine, create_tables)
     except (sa.exc.SQLAlchemyError, OSError, TimeoutError) as err:
         cause = getattr(err, "orig", None) or err
-        reason = without_secrets(" ".join(str(cause).split()), url) or f"no answer within {2 * CONNECT_SECONDS} s"
+        first_line = next(iter(str(cause).strip().splitlines()), f"no answer within {2 * CONNECT_SECONDS} s")
+        reason = without_secrets(first_line, url).rstrip(".")
         raise CommandError(
             f"Cannot use the database at {redact_url(url)}: {reason}. Check --sink (or BATCHING_SINK)."
         ) from None

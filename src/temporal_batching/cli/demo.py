@@ -25,13 +25,14 @@ from temporalio.service import RPCError
 from temporal_batching.cli.audit import SHOWN, Audit, audit
 from temporal_batching.cli.connect import connect
 from temporal_batching.cli.console import EXIT_FAILED, CommandError, err, out, plural, run
+from temporal_batching.cli.database import prepare_database
 from temporal_batching.cli.monitor import NoAnswer, read_stats
 from temporal_batching.cli.options import POLICY, Target, with_settings
 from temporal_batching.cli.payments import example_payments, write_csv
 from temporal_batching.contract import DEFAULT_TASK_QUEUE, BatcherStats
 from temporal_batching.embedded import child_process, postgres_server, stop, tail, temporal_server
 from temporal_batching.routing import batcher_workflow_id
-from temporal_batching.settings import ENV_PREFIX, BatcherSettings, SettingsError, load, redact_url
+from temporal_batching.settings import CONSOLE, ENV_PREFIX, BatcherSettings, SettingsError, load, redact_url
 
 MAIN_TASK_QUEUE = "main-workflow-queue"
 READY_SECONDS = 30.0
@@ -103,6 +104,8 @@ async def _demo(settings: BatcherSettings, target: Target, plan: Plan) -> int:
                 print(json.dumps(asdict(report)), flush=True)
             if plan.keep:
                 await stage.stay()
+            elif stage.web_ui and out.is_terminal:
+                out.print("[dim]With --keep everything stays up, to look around in the Web UI.[/dim]")
         return EXIT_FAILED if found.problems else 0
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -154,7 +157,11 @@ async def _database(sink: str, directory: Path) -> AsyncIterator[str]:
         async with postgres_server(directory=directory) as url:
             yield url
     else:
-        yield load({"sink": sink}).sink_url()
+        url = load({"sink": sink}).sink_url()
+        if url == CONSOLE:
+            raise SettingsError("--sink 'console': sqlite, postgresql or a database URL, for the demo audits the rows")
+        await prepare_database(url, create_tables=True)
+        yield url
 
 
 async def _terminate(client: Client, settings: BatcherSettings) -> None:
