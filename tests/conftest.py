@@ -1,0 +1,37 @@
+"""Fixtures of all tests: servers from wheels, one set for each process that runs tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from temporalio.client import Client
+
+from temporal_batching.embedded import FAST, temporal_server
+
+CONTINUE_SOON = ("--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=50")
+
+
+@asynccontextmanager
+async def server(directory: Path, *options: str) -> AsyncIterator[Client]:
+    os.environ.setdefault("GOGC", "400")  # the development server's garbage collector: less often, for speed
+    async with temporal_server(directory=directory, port=0, ui_port=0, options=[*FAST, *options]) as running:
+        yield await Client.connect(running.address)
+
+
+@pytest_asyncio.fixture(scope="session")
+async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
+    """A client of the development server."""
+    async with server(tmp_path_factory.mktemp("temporal")) as connected:
+        yield connected
+
+
+@pytest_asyncio.fixture(scope="session")
+async def continuing_client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
+    """A client of a development server that suggests to continue as new after 50 events."""
+    async with server(tmp_path_factory.mktemp("temporal-continuing"), *CONTINUE_SOON) as connected:
+        yield connected

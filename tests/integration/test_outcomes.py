@@ -1,0 +1,37 @@
+"""Every caller gets its own outcome, and many callers become few batches, whichever door they take."""
+
+from __future__ import annotations
+
+import pytest
+from support.callers import DOORS, Write
+from support.service import entry, running
+from temporalio.client import Client
+
+from temporal_batching import MemorySink
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_many_callers_become_few_batches_and_each_hears_of_its_own(client: Client, door: str) -> None:
+    sink = MemorySink(reject=lambda request: "odd" if request.records[0].values["n"] % 2 else None)
+    async with running(client, sink) as service:
+        told = await service.call_each(door, [entry(n) for n in range(40)])
+    assert [one.outcome for one in told] == ["written", "rejected"] * 20
+    assert [one.error for one in told] == [None, "WriteRejected"] * 20
+    assert sorted(row["n"] for row in sink.rows["entries"]) == list(range(0, 40, 2))
+    assert len(sink.batches) <= 12
+    sizes = {batch.id: len(batch) for batch in sink.batches}
+    assert all(one.batch_size == sizes[one.batch_id] for one in told)
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_records_of_one_request_are_written_together_or_not_at_all(client: Client, door: str) -> None:
+    def reject(request: object) -> str | None:
+        return "too many" if len(request.records) > 2 else None  # type: ignore[attr-defined]
+
+    sink = MemorySink(reject=reject)
+    pair = Write([["entries", {"n": 1}], ["balances", {"n": 1}]])
+    triple = Write([["entries", {"n": 2}], ["balances", {"n": 2}], ["entries", {"n": 3}]])
+    async with running(client, sink) as service:
+        told = await service.call(door, [pair, triple])
+    assert [one.outcome for one in told] == ["written", "rejected"]
+    assert sink.rows == {"entries": [{"n": 1}], "balances": [{"n": 1}]}

@@ -1,0 +1,180 @@
+"""Workflows that write: what a user of the library has. They report what they were told instead of failing."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from temporal_batching import BatchWriter, Confirmation, Record, WriteError
+
+DOORS = ("activity", "local", "signal")
+"""The activity with the gateway on the batcher, the activity with a gateway beside the caller, the signal."""
+
+
+@dataclass
+class Write:
+    """One write request of a caller; ``rows`` are [table, values]."""
+
+    rows: list[list[Any]]
+    key: str = ""
+    request_id: str | None = None
+
+
+@dataclass
+class Job:
+    """What a caller is to write, side by side, and through which door."""
+
+    batcher: str
+    queue: str
+    door: str
+    writes: list[Write]
+    shards: int = 1
+    timeout: float = 30.0
+    attempt_timeout: float = 30.0
+
+
+@dataclass
+class Told:
+    """What a caller was told about one write: an outcome, or the type of its error."""
+
+    outcome: str
+    request_id: str = ""
+    batch_id: str = ""
+    batch_size: int = 0
+    shard: int = 0
+    code: str | None = None
+    reason: str = ""
+    error: str | None = None
+
+
+@dataclass
+class Carry:
+    """Input of `Continuer`: the job and which run this is."""
+
+    job: Job
+    run: int = 0
+    told: list[Told] = field(default_factory=list)
+
+
+def writer_for(job: Job) -> BatchWriter:
+    return BatchWriter(
+        job.batcher,
+        via="signal" if job.door == "signal" else "activity",
+        gateway="local" if job.door == "local" else "batcher",
+        shards=job.shards,
+        task_queue=job.queue,
+        timeout=timedelta(seconds=job.timeout),
+        attempt_timeout=timedelta(seconds=job.attempt_timeout),
+    )
+
+
+async def write_one(writer: BatchWriter, write: Write) -> Told:
+    records = [Record(table, values) for table, values in write.rows]
+    try:
+        confirmation = await writer.write_all(records, key=write.key, request_id=write.request_id)
+    except WriteError as err:
+        told = _told(err.confirmation) if err.confirmation else Told(outcome="")
+        told.error, told.reason, told.request_id = type(err).__name__, err.message, err.request_id
+        return told
+    return _told(confirmation)
+
+
+def _told(confirmation: Confirmation) -> Told:
+    return Told(
+        outcome=confirmation.outcome,
+        request_id=confirmation.request_id,
+        batch_id=confirmation.batch_id,
+        batch_size=confirmation.batch_size,
+        shard=confirmation.shard,
+        code=confirmation.code,
+        reason=confirmation.reason or "",
+    )
+
+
+@workflow.defn
+class Caller:
+    """Makes its writes side by side."""
+
+    @workflow.run
+    async def run(self, job: Job) -> list[Told]:
+        writer = writer_for(job)
+        return list(await asyncio.gather(*(write_one(writer, write) for write in job.writes)))
+
+
+@workflow.defn
+class OrderedCaller:
+    """Makes its writes one after the other started in order, each without waiting for the one before."""
+
+    @workflow.run
+    async def run(self, job: Job) -> list[Told]:
+        writer = writer_for(job)
+        tasks = []
+        for write in job.writes:
+            tasks.append(asyncio.create_task(write_one(writer, write)))
+            await asyncio.sleep(0)
+        return [await task for task in tasks]
+
+
+@workflow.defn
+class FailingCaller:
+    """Makes one write and lets its error end the workflow, as most callers do."""
+
+    @workflow.run
+    async def run(self, job: Job) -> None:
+        writer = writer_for(job)
+        write = job.writes[0]
+        await writer.write_all([Record(table, values) for table, values in write.rows], request_id=write.request_id)
+
+
+@workflow.defn
+class Resettable:
+    """Writes with its default request id, then waits to be told to end: something to reset back to the start."""
+
+    def __init__(self) -> None:
+        self._told: list[Told] = []
+        self._over = False
+
+    @workflow.run
+    async def run(self, job: Job) -> list[Told]:
+        writer = writer_for(job)
+        for write in job.writes:
+            self._told.append(await write_one(writer, write))
+        await workflow.wait_condition(lambda: self._over)
+        return self._told
+
+    @workflow.signal
+    def finish(self) -> None:
+        self._over = True
+
+    @workflow.query
+    def told(self) -> list[Told]:
+        return self._told
+
+
+@workflow.defn
+class Continuer:
+    """Continues as new while its write is pending, and asks again in the new run under the same id."""
+
+    def __init__(self) -> None:
+        self._go_on = False
+
+    @workflow.run
+    async def run(self, carry: Carry) -> list[Told]:
+        writer = writer_for(carry.job)
+        if carry.run == 0:
+            task = asyncio.create_task(write_one(writer, carry.job.writes[0]))
+            await workflow.wait_condition(lambda: self._go_on or task.done())
+            workflow.continue_as_new(Carry(carry.job, 1, [task.result()] if task.done() else []))
+        return [*carry.told, await write_one(writer, carry.job.writes[0])]
+
+    @workflow.signal
+    def go_on(self) -> None:
+        self._go_on = True
+
+
+CALLERS: list[type] = [Caller, OrderedCaller, FailingCaller, Resettable, Continuer]
