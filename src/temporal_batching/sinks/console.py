@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from temporal_batching.contract import Outcome, Record, RejectCode, WriteRequest
 from temporal_batching.errors import SinkUnavailable
 from temporal_batching.sinks.base import Batch, Sink
-from temporal_batching.sinks.ledger import LedgerEntry, LedgerStatus, digest, judge, request_id_fault
+from temporal_batching.sinks.ledger import LedgerEntry, LedgerStatus, NotJson, digest, judge, request_id_fault
 
 
 class ConsoleSink(Sink):
@@ -64,8 +64,8 @@ class ConsoleSink(Sink):
             return Outcome.rejected(RejectCode.INVALID, fault), None
         try:
             mark = digest(request.records)
-        except (TypeError, ValueError, RecursionError) as err:
-            return Outcome.rejected(RejectCode.INVALID, f"the records are not JSON: {err}"), None
+        except NotJson as err:
+            return Outcome.rejected(RejectCode.INVALID, str(err)), None
         twin = fresh.get(request.request_id)
         # A twin inside this batch is a duplicate; "" keeps it from passing for an earlier attempt of the same batch.
         answer = judge(twin, mark, "") if twin else judge(self._known.get(request.request_id), mark, batch_id)

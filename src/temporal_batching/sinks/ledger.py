@@ -47,16 +47,23 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
-_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_plain).encode
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_plain, check_circular=False).encode
+
+
+class NotJson(ValueError):
+    """The records hold something that is no JSON value."""
 
 
 def digest(records: Sequence[Record]) -> str:
     """A short hash of the records as canonical JSON: the order of an object's keys does not matter, all else does.
 
     Raises:
-        TypeError, ValueError, RecursionError: The values are not JSON.
+        NotJson: With what is wrong.
     """
-    text = _encode([[record.table, record.values] for record in records])
+    try:
+        text = _encode([[record.table, record.values] for record in records])
+    except (TypeError, ValueError, RecursionError) as err:
+        raise NotJson(f"the records are not JSON: {err}") from None
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -66,6 +73,8 @@ def request_id_fault(request_id: str) -> str | None:
         return "the request id must be a string that is not empty"
     if "\x00" in request_id:
         return "the request id must not hold the character U+0000"
+    if request_id.isascii() and len(request_id) <= MAX_REQUEST_ID_BYTES:
+        return None
     try:
         size = len(request_id.encode())
     except UnicodeEncodeError:

@@ -10,7 +10,7 @@ from typing import Any
 from temporal_batching.contract import Outcome, OutcomeKind, RejectCode, WriteRequest
 from temporal_batching.errors import SinkUnavailable
 from temporal_batching.sinks.base import Batch, Sink
-from temporal_batching.sinks.ledger import LedgerEntry, LedgerStatus, digest, judge, request_id_fault
+from temporal_batching.sinks.ledger import LedgerEntry, LedgerStatus, NotJson, digest, judge, request_id_fault
 
 
 class MemorySink(Sink):
@@ -74,8 +74,8 @@ class MemorySink(Sink):
             return Outcome.rejected(RejectCode.INVALID, fault)
         try:
             mark = digest(request.records)
-        except (TypeError, ValueError, RecursionError) as err:
-            return Outcome.rejected(RejectCode.INVALID, f"the records are not JSON: {err}")
+        except NotJson as err:
+            return Outcome.rejected(RejectCode.INVALID, str(err))
         answer = judge(self.ledger.get(request.request_id), mark, batch_id)
         if answer is not None:
             return answer

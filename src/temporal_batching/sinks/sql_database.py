@@ -10,7 +10,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from temporal_batching.sinks.ledger import LedgerEntry, LedgerStatus
+from temporal_batching.contract import Record
+from temporal_batching.sinks.ledger import LedgerEntry, LedgerStatus, digest
 from temporal_batching.sinks.sql_errors import DatabaseFailure
 from temporal_batching.sinks.sql_schema import BoundTable, Row, TableName, TableRule
 
@@ -42,9 +43,21 @@ class Entry:
 
     position: int
     request_id: str
-    digest: str
+    records: Sequence[Record]
     expires_at: float | None = None
     rows: list[Row] = field(default_factory=list)
+    _digest: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Computed when it is asked for: on PostgreSQL the server inserts the rows meanwhile.
+
+        Raises:
+            NotJson: The records have none.
+        """
+        if not self._digest:
+            self._digest = digest(self.records)
+        return self._digest
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from temporal_batching.contract import Outcome, OutcomeKind, RejectCode
 from temporal_batching.sinks.base import Batch
-from temporal_batching.sinks.ledger import LedgerStatus, digest, id_reused, judge, request_id_fault
+from temporal_batching.sinks.ledger import LedgerStatus, NotJson, id_reused, judge, request_id_fault
 from temporal_batching.sinks.sql_apply import BatchApplier, arrange
 from temporal_batching.sinks.sql_database import Database, Entry, Stamp, Transaction
 from temporal_batching.sinks.sql_errors import DatabaseFailure
@@ -57,13 +57,8 @@ class Flush:
             request = batch[position]
             fault = request_id_fault(request.request_id)
             if fault is None:
-                try:
-                    mark = digest(request.records)
-                except (TypeError, ValueError, RecursionError) as err:
-                    fault = f"the records are not JSON: {err}"
-            if fault is None:
                 bound = rows.get(position, [])
-                self._entries.append(Entry(position, request.request_id, mark, request.expires_at, bound))
+                self._entries.append(Entry(position, request.request_id, request.records, request.expires_at, bound))
             else:
                 self._invalid[position] = Outcome.rejected(RejectCode.INVALID, fault)
 
@@ -84,7 +79,7 @@ class Flush:
                 # Some deadline passed while the rows were inserted: once more, without that request.
                 transaction.rollback()
             self._commit(transaction)
-        except DatabaseFailure:
+        except BaseException:
             transaction.rollback()
             raise
         return {**outcomes, **self._invalid}
@@ -122,6 +117,8 @@ class Flush:
             if not failure.of_request(schema_is_fresh=self._schema_is_fresh):
                 raise
             complete = False
+        except NotJson:
+            complete = False
         if not complete:
             transaction.rollback()
             return None
@@ -133,7 +130,14 @@ class Flush:
         outcomes: dict[int, Outcome] = {}
         self._applied = set()
         stamp = self._stamp()
-        left = self._entries
+        left: list[Entry] = []
+        for entry in self._entries:
+            try:
+                _ = entry.digest
+            except NotJson as err:
+                outcomes[entry.position] = Outcome.rejected(RejectCode.INVALID, str(err))
+            else:
+                left.append(entry)
         while left:
             leaders: dict[str, Entry] = {}
             twins: list[Entry] = []

@@ -7,6 +7,7 @@ column that is NOT NULL: there it can only mean JSON's null.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
@@ -22,6 +23,19 @@ SQLITE_DIGITS = 15
 """SQLite keeps a decimal as a double: this many digits survive it exactly."""
 
 PG_NULL = "NULL"
+LONGEST_MICROSECONDS = len("2026-01-31T09:30:00.123456+01:00")
+
+
+def quoted_element(text: str) -> str:
+    """Any text as an element of an array literal."""
+    if "\\" in text or '"' in text:
+        text = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
+def array_literal(elements: Iterable[str]) -> str:
+    """Many times faster than the driver's own way from a list, which looks at every element's type."""
+    return "{" + ",".join(elements) + "}"
 
 
 def postgresql_binder(column_type: sa.types.TypeEngine[Any], *, nullable: bool) -> Reader:
@@ -34,9 +48,10 @@ def postgresql_binder(column_type: sa.types.TypeEngine[Any], *, nullable: bool) 
     def bind(value: Any) -> str:
         if value is None:
             return null
-        text: str = read(value)
+        text = read(value)
+        # `quoted_element`, without the call: this runs for every value.
         if "\\" in text or '"' in text:
-            text = text.replace("\\", "\\\\").replace('"', '\\"')
+            return quoted_element(text)
         return f'"{text}"'
 
     return bind
@@ -67,7 +82,7 @@ def _postgresql_array(column_type: Any) -> Callable[[Any], str]:
             raise BadValue(f"a list; each element {err}") from None
         except RecursionError:
             raise BadValue("a list of few dimensions") from None
-        return "{" + ",".join(items) + "}"
+        return array_literal(items)
 
     return bind
 
@@ -85,6 +100,36 @@ def _as_text(read: Reader, to_text: Callable[[Any], str] = str) -> Callable[[Any
     return lambda value: to_text(read(value))
 
 
+def _moment(column_type: Any) -> Callable[[Any], str]:
+    if not column_type.timezone:
+        return _as_text(values.timestamp_without_zone, datetime.isoformat)
+    read = values.timestamp_with_zone
+
+    def bind(value: Any) -> str:
+        moment = read(value)
+        # What was read is in PostgreSQL's syntax too, unless it has digits past the microseconds to be cut off.
+        return moment.isoformat() if len(value) > LONGEST_MICROSECONDS else value.upper()
+
+    return bind
+
+
+def _numeric(column_type: Any) -> Callable[[Any], str]:
+    precision, scale = column_type.precision, column_type.scale
+    read = values.decimal(precision, scale)
+    # Most decimals are a few digits in a string, which need no arithmetic to see that they fit.
+    digits = 18 if precision is None else precision - (scale or 0)
+    quick = (
+        re.compile(rf"-?[0-9]{{1,{max(digits, 1)}}}(?:\.[0-9]{{1,18}})?", re.ASCII).fullmatch if digits > 0 else None
+    )
+
+    def bind(value: Any) -> str:
+        if quick is not None and isinstance(value, str) and quick(value):
+            return value
+        return str(read(value))
+
+    return bind
+
+
 def _integers(low: int, high: int) -> Callable[[Any], Callable[[Any], str]]:
     return lambda _: _as_text(values.integer(low, high))
 
@@ -96,17 +141,11 @@ _POSTGRESQL: list[tuple[type[Any], Callable[[Any], Callable[[Any], str]], bool]]
     (sa.BigInteger, _integers(*INT64), False),
     (sa.Integer, _integers(-(2**31), 2**31 - 1), False),
     (sa.Float, lambda _: _as_text(values.floating(nan=True), repr), False),
-    (sa.Numeric, lambda t: _as_text(values.decimal(t.precision, t.scale)), False),
+    (sa.Numeric, _numeric, False),
     (sa.Boolean, lambda _: lambda value: "t" if values.boolean(value) else "f", False),
     (sa.Enum, lambda t: values.one_of(t.enums), True),
     (sa.String, lambda _: values.text_without_nul, True),
-    (
-        sa.DateTime,
-        lambda t: _as_text(
-            values.timestamp_with_zone if t.timezone else values.timestamp_without_zone, datetime.isoformat
-        ),
-        False,
-    ),
+    (sa.DateTime, _moment, False),
     (sa.Date, lambda _: _as_text(values.calendar_date), False),
     (sa.Time, lambda t: _as_text(values.clock_time(zone=t.timezone)), False),
     (sa.Uuid, lambda _: values.uuid, False),

@@ -126,18 +126,25 @@ def text(value: Any) -> str:
     if not isinstance(value, str):
         raise BadValue("a string")
     if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise BadValue("a string that UTF-8 can encode: this one holds half of a surrogate pair") from None
+        _check_encodable(value)
     return value
 
 
 def text_without_nul(value: Any) -> str:
-    value = text(value)
+    if not isinstance(value, str):
+        raise BadValue("a string")
     if "\x00" in value:
         raise BadValue("a string without the character U+0000, which this database cannot store")
-    return str(value)
+    if not value.isascii():
+        _check_encodable(value)
+    return value
+
+
+def _check_encodable(value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadValue("a string that UTF-8 can encode: this one holds half of a surrogate pair") from None
 
 
 def one_of(values: list[str]) -> Reader:
@@ -176,7 +183,7 @@ def _timestamp(value: Any, allowed: str) -> datetime:
     if not isinstance(value, str) or not _TIMESTAMP.fullmatch(value):
         raise BadValue(allowed)
     try:
-        return datetime.fromisoformat(value.upper())
+        return datetime.fromisoformat(value if value.isupper() else value.upper())
     except ValueError:
         raise BadValue(f"{allowed}; no such date or time exists") from None
 
