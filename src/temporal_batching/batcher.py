@@ -39,11 +39,12 @@ from temporal_batching.contract import (
     SubmitResult,
 )
 from temporal_batching.errors import ErrorType, InvalidPolicy, InvalidRequest
-from temporal_batching.intake import Entry, read_entry, read_replies
+from temporal_batching.intake import ENVELOPE_BYTES, Entry, measure, read_entry, read_replies
 from temporal_batching.policy import CARRY_LIMIT_BYTES, BatchPolicy
 
-MAX_SIGNALS_PER_RUN = 5_000
-"""Half of Temporal's limit of 10,000 a run, which its suggestion does not see; the rest is for the last flush."""
+MAX_SIGNALS_PER_RUN = 2_000
+"""Of Temporal's 10,000 a run, which its suggestion does not see. Well below, for two reasons: a short run replays
+quickly, and while a run ends, with a flush under way, signals keep coming."""
 
 MAX_UPDATES_PER_RUN = 1_800
 """Of Temporal's 2,000 a run."""
@@ -53,6 +54,16 @@ MAX_IDLE_CYCLES = 10
 
 HEARTBEAT_TIMEOUT = timedelta(seconds=5)
 """How soon a flush whose worker died is noticed."""
+
+MAX_DEPTH = 100
+"""Levels of nesting in a request. What a handler can read must also pass through the flush's and the next run's
+encoders, which see it a few levels deeper: at Python's limit they would fail where nobody can be told."""
+
+LATEST_DEADLINE = 253_402_300_799.0
+"""The end of the year 9999."""
+
+LONGEST_TIMER = 86_400.0
+"""Seconds; a timer for something later rings once a day and is set again."""
 
 MAX_GATHER = 0.1
 """Seconds a gateway may gather at most; a fortieth of the linger otherwise."""
@@ -111,7 +122,7 @@ class BatcherWorkflow:
         refused: list[list[Any]] = []
         for position, wire in enumerate(_decode_submission(requests)):
             try:
-                self._buffer.accept(read_entry(wire), now)
+                self._buffer.accept(_read(wire), now)
             except InvalidRequest as err:
                 refused.append([position, err.code, str(err)])
             except BufferFull as err:
@@ -222,7 +233,7 @@ class BatcherWorkflow:
 
     def _add_one(self, wire: Any, now: float) -> None:
         try:
-            entry = read_entry(wire)
+            entry = _read(wire)
         except InvalidRequest as err:
             self._reject_signal(str(err))
             self._tell_sender(wire, err)
@@ -301,6 +312,11 @@ class BatcherWorkflow:
             problem, in_doubt = _sink_problem(err)
             self._buffer.fail(batch.id, workflow.time(), problem, in_doubt=in_doubt)
             workflow.logger.warning("Batch %s goes back to the buffer: %s", batch.id, problem)
+        except Exception as err:
+            # The activity could not even be scheduled, for what is in the batch. In flight it would stay for ever and
+            # block the shard; set back, and never written, it can expire.
+            self._buffer.fail(batch.id, workflow.time(), f"cannot be scheduled: {err}", in_doubt=False)
+            workflow.logger.exception("Batch %s cannot be scheduled", batch.id)
         else:
             self._buffer.settle(batch.id, result.outcomes, result.undelivered)
         self._awake = True
@@ -336,7 +352,7 @@ class BatcherWorkflow:
             self._timer.cancel()
         self._timer_at = at
         # A millisecond on top: rounding must not make the timer ring just before what it is for.
-        self._timer = asyncio.create_task(self._ring(at - now + 0.001))
+        self._timer = asyncio.create_task(self._ring(min(at - now, LONGEST_TIMER) + 0.001))
 
     async def _ring(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -393,6 +409,31 @@ def _sink_problem(err: ActivityError) -> tuple[str, bool]:
         in_doubt = bool(cause.details[0]) if cause.details else True
         return cause.message, in_doubt
     return str(cause or err), True
+
+
+def _read(wire: Any) -> Entry:
+    """`read_entry`, and what only a shard has to ask: whether the request can go on from here."""
+    if _is_deeper_than(MAX_DEPTH, wire):
+        raise InvalidRequest(f"a value is nested too deeply: at most {MAX_DEPTH} levels")
+    entry = read_entry(wire)
+    if entry.expires_at is not None and not 0 <= entry.expires_at <= LATEST_DEADLINE:
+        raise InvalidRequest("expires_at is a number of seconds since the epoch, until the year 9999")
+    # Reply addresses travel with the batch. Their allowance suits usual workflow ids; these may have 1,000 characters.
+    entry.size += max(0, measure(entry.replies) - ENVELOPE_BYTES * len(entry.replies))
+    return entry
+
+
+def _is_deeper_than(levels: int, value: Any) -> bool:
+    layer = [value]
+    for _ in range(levels):
+        below: list[Any] = []
+        for one in layer:
+            inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+            below.extend(v for v in inner if isinstance(v, dict | list))
+        if not below:
+            return False
+        layer = below
+    return True
 
 
 def _decode_submission(requests: RawValue) -> list[Any]:

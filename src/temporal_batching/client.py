@@ -48,7 +48,7 @@ from temporal_batching.starting import start_shard, update_with_start
 
 WriteResult: TypeAlias = Confirmation | WriteError
 
-PARCEL_BYTES = 500_000
+PARCEL_BYTES = 400_000
 """Bytes of one parcel: large enough to be few, small enough that one does not fill the buffer."""
 
 PARCELS_UNDER_WAY = 16

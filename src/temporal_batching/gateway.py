@@ -48,8 +48,8 @@ from temporal_batching.starting import update_with_start
 MAX_SUBMISSION_REQUESTS = 500
 """Requests in one update: more gain little and make the batcher's workflow task long."""
 
-MAX_SUBMISSION_BYTES = 1_000_000
-"""Bytes in one update: Temporal refuses a payload of 2 MiB. One larger request still travels alone."""
+MAX_SUBMISSION_BYTES = 450_000
+"""Bytes in one update: Temporal warns of payloads past 512 KiB. One larger request still travels alone."""
 
 SUBMISSION_TIMEOUT = timedelta(seconds=10)
 """The longest the gateway waits for an update's answer; then the attempt fails and Temporal tries again."""
