@@ -63,6 +63,11 @@ async def deliver(client: Client, answers: Sequence[Answer]) -> list[Answer]:
                     return []
                 activity.logger.warning("A confirmation was not delivered: %s; to be tried again", err.status.name)
                 return call.answers
+            except Exception:
+                # An address or a reason that cannot be encoded, a codec that fails. The batch is committed: one
+                # caller who cannot be told must not make its flush fail, which would be repeated without end.
+                activity.logger.exception("A confirmation could not be sent; to be tried again")
+                return call.answers
             return []
 
     failed = await asyncio.gather(*(one(call) for call in _by_call(answers)))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from support.callers import DOORS, Write
-from support.service import entry, running
 from temporalio.client import Client
 
 from temporal_batching import MemorySink
+from tests.support.callers import DOORS, Write
+from tests.support.service import entry, running
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -177,4 +177,21 @@ class Continuer:
         self._go_on = True
 
 
-CALLERS: list[type] = [Caller, OrderedCaller, FailingCaller, Resettable, Continuer]
+@workflow.defn
+class Listener:
+    """Keeps what the signal door answers, as it travels, and ends when it has heard enough."""
+
+    def __init__(self) -> None:
+        self._heard: list[dict[str, Any]] = []
+
+    @workflow.run
+    async def run(self, answers: int) -> list[dict[str, Any]]:
+        await workflow.wait_condition(lambda: len(self._heard) >= answers)
+        return self._heard
+
+    @workflow.signal(name="write_confirmation")
+    def hear(self, confirmations: list[dict[str, Any]]) -> None:
+        self._heard.extend(confirmations)
+
+
+CALLERS: list[type] = [Caller, OrderedCaller, FailingCaller, Resettable, Continuer, Listener]

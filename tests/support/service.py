@@ -17,9 +17,9 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 from temporalio.worker import Worker
 
-from support.callers import CALLERS, Caller, Job, Told, Write
 from temporal_batching import BatchClient, BatcherHandle, BatcherPlugin, BatcherStats, BatchPolicy, GatewayPlugin, Sink
 from temporal_batching.routing import batcher_workflow_id
+from tests.support.callers import CALLERS, Caller, Job, Told, Write
 
 LONGEST_CALLER = timedelta(seconds=90)
 """A caller that hangs fails its test instead of holding up all others."""
