@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
+from temporalio.exceptions import FailureError
 
 from temporal_batching.errors import BatchingError
 
@@ -75,8 +76,19 @@ async def _cancelled_by_signals(work: Coroutine[Any, Any, int | None]) -> int | 
         return 128 + received[0]
 
 
+class _Brief(logging.Formatter):
+    """A failure that was raised on purpose is told in its own words; a stack is for what nobody foresaw."""
+
+    def formatException(self, ei: Any) -> str:
+        return f"  {ei[1]}" if isinstance(ei[1], FailureError) else super().formatException(ei)
+
+
 def log_to_stderr(level: int = logging.INFO) -> None:
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Brief("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+    # It announces its own shutdown, which the command does already.
+    logging.getLogger("temporalio.worker").setLevel(logging.WARNING)
 
 
 def plural(count: int, noun: str) -> str:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
-from decimal import Decimal
-from typing import Any
 
 from temporal_batching.cli.console import CommandError
 from temporal_batching.settings import redact_url, without_secrets
@@ -85,9 +82,3 @@ def _prepare(engine: sa.Engine, create_tables: bool) -> None:
         connection.execute(sa.select(1))
         if create_tables:
             entries_table().create(connection, checkfirst=True)
-
-
-def entry_values(row: Any) -> tuple[str, str, Decimal, Decimal, str, dt.datetime, str | None]:
-    """A row of the demo's table in the form in which it can be compared: SQLite forgets the zone, which is UTC."""
-    booked = row.booked_at if row.booked_at.tzinfo else row.booked_at.replace(tzinfo=dt.UTC)
-    return row.payment_id, row.account, row.amount, row.fee, row.currency, booked.astimezone(dt.UTC), row.memo

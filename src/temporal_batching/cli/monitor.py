@@ -20,7 +20,7 @@ from temporal_batching.contract import BatcherStats, OutcomeKind
 from temporal_batching.errors import BatcherNotRunning
 from temporal_batching.settings import BatcherSettings
 
-STATS_SECONDS = 10.0
+STATS_SECONDS = 6.0
 _ADVICE = "Start one: `python batcher-service/worker.py`, or `temporal-batching worker`."
 
 
@@ -135,18 +135,16 @@ class _Watch:
     def _news(self, now: BatcherStats) -> list[str]:
         before = self._known.get(now.shard)
         if before is None:
-            return [f"found: run {now.run_id}"]
+            return [f"found: run {now.run_id[:8]}"]
         news = []
         if now.run_id != before.run_id:
             if now.continue_as_new > before.continue_as_new:
                 cycles = now.continue_as_new - before.continue_as_new
                 times = "" if cycles == 1 else f" {cycles} times"
-                news.append(
-                    f"continued as new{times}: run {before.run_id} -> {now.run_id} (cycle {now.continue_as_new}, "
-                    f"{now.pending} pending carried over or new)"
-                )
+                runs = f"run {before.run_id[:8]} -> {now.run_id[:8]}"
+                news.append(f"continued as new{times}: {runs} (cycle {now.continue_as_new}, {now.pending} pending)")
             else:
-                news.append(f"was started again: run {now.run_id}")
+                news.append(f"was started again: run {now.run_id[:8]}")
         if now.breaker != before.breaker:
             because = f": {now.sink_error}" if now.sink_error else ""
             news.append(f"sink {'unavailable' if now.breaker != 'closed' else 'available again'}{because}")

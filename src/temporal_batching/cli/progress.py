@@ -14,7 +14,7 @@ from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
-from temporalio.exceptions import ApplicationError, FailureError
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError
 from temporalio.service import RPCError
 
 from temporal_batching.cli.console import err, out, plural
@@ -204,11 +204,17 @@ async def has_workers(client: Client, task_queue: str) -> bool:
 
 
 def _type(cause: BaseException) -> str:
+    cause = _unwrapped(cause)
     return (cause.type if isinstance(cause, ApplicationError) else None) or type(cause).__name__
 
 
 def _message(cause: BaseException) -> str:
-    """The reason at the end of the chain: an activity's failure is wrapped in the failure of the call."""
-    while isinstance(cause, FailureError) and isinstance(cause.__cause__, FailureError):
-        cause = cause.__cause__
+    cause = _unwrapped(cause)
     return cause.message if isinstance(cause, FailureError) else str(cause)
+
+
+def _unwrapped(cause: BaseException) -> BaseException:
+    """A failed activity's own failure: what surrounds it only says that an activity failed."""
+    while isinstance(cause, ActivityError) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    return cause

@@ -1,0 +1,122 @@
+"""The real commands, in processes of their own, against a development server on a free port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from temporal_batching.embedded import FAST, free_port, temporal_server
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 90.0
+COMMAND = str(Path(sys.executable).parent / "temporal-batching")
+SERVICES = {
+    "batcher worker": "batcher-service/worker.py",
+    "batcher starter": "batcher-service/starter.py",
+    "main worker": "main-service/worker.py",
+    "main starter": "main-service/starter.py",
+}
+
+
+@dataclass
+class Process:
+    """A command that runs: its output so far, and a way to wait for more."""
+
+    raw: asyncio.subprocess.Process
+    lines: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._more = asyncio.Event()
+        self._reader = asyncio.create_task(self._read())
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    async def _read(self) -> None:
+        assert self.raw.stdout is not None
+        async for line in self.raw.stdout:
+            self.lines.append(line.decode().rstrip("\n"))
+            self._more.set()
+        self._more.set()
+
+    async def says(self, pattern: str) -> str:
+        """Waits for a line; fails with what was said instead."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    self._more.clear()
+                    for line in self.lines:
+                        if re.search(pattern, line):
+                            return line
+                    if self._reader.done():
+                        break
+                    await self._more.wait()
+        pytest.fail(f"no line like {pattern!r} in:\n{self.output}")
+
+    async def ends(self) -> int:
+        async with asyncio.timeout(PATIENCE):
+            code = await self.raw.wait()
+            await self._reader
+        return code
+
+    async def stopped_by(self, which: signal.Signals) -> int:
+        self.raw.send_signal(which)
+        return await self.ends()
+
+
+Start = Callable[..., Awaitable[Process]]
+
+
+@pytest.fixture(scope="session")
+async def temporal(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """A server that suggests to continue as new early, so that a small load brings many runs."""
+    suggest_early = ("--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=80")
+    async with temporal_server(
+        directory=tmp_path_factory.mktemp("temporal"),
+        port=free_port(),
+        ui_port=free_port(),
+        options=(*FAST, *suggest_early),
+    ) as server:
+        yield server.address
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts commands with an environment of their own, and ends them with the test."""
+    processes: list[Process] = []
+
+    async def start(*command: str, **variables: str) -> Process:
+        name, *options = command
+        program = [COMMAND] if name == "temporal-batching" else [sys.executable, SERVICES[name]]
+        foreign = ("BATCHING_", "TEMPORAL_", "MAIN_TASK_QUEUE")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        nobodys = tmp_path / "no-profile.toml"
+        nobodys.touch()
+        raw = await asyncio.create_subprocess_exec(
+            *program,
+            *options,
+            cwd=ROOT,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment | {"TEMPORAL_CONFIG_FILE": str(nobodys), "PYTHONUNBUFFERED": "1"} | variables,
+        )
+        processes.append(Process(raw))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        if process.raw.returncode is None:
+            process.raw.terminate()
+    for process in processes:
+        await process.ends()

@@ -1,0 +1,173 @@
+"""The two services as a person runs them."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from temporalio.client import Client
+
+from temporal_batching.embedded import free_port
+
+if TYPE_CHECKING:
+    from tests.acceptance.conftest import Start
+
+PAYMENTS = "examples/payments.csv"
+
+
+def _apart(name: str, temporal: str) -> dict[str, str]:
+    """A batcher and task queues of a test's own, for the server is shared."""
+    return {
+        "TEMPORAL_ADDRESS": temporal,
+        "BATCHING_NAME": name,
+        "BATCHING_TASK_QUEUE": f"batcher-{name}",
+        "MAIN_TASK_QUEUE": f"main-{name}",
+    }
+
+
+async def test_the_four_commands_with_their_defaults_book_ten_payments_in_one_batch(
+    start: Start, temporal: str
+) -> None:
+    """The batcher prints its batch, the starter its results; Temporal knows every workflow; a signal ends in order."""
+    where = {"TEMPORAL_ADDRESS": temporal}
+    batcher = await start("batcher worker", **where)
+    main = await start("main worker", **where)
+    await batcher.says("Batcher 'main' .* sink console")
+    monitor = await start("batcher starter", **where)
+    await monitor.says("main-0 state=idle pending=0")
+    starter = await start("main starter", "--workflows", "10", **where)
+    assert await starter.ends() == 0, starter.output
+    assert starter.lines[-1] == "10 payments: 10 written in 1 batch, largest 10."
+    assert len(re.findall(r"\twritten\tmain-0/1\t10\t", starter.output)) == 10
+    await batcher.says(r"batch main-0/1 .*trigger=linger.* 10 requests, 10 records")
+    await monitor.says("main-0 state=gathering pending=[1-9].* written=0")
+    await monitor.says("written=10")
+    client = await Client.connect(temporal)
+    booked = [
+        w async for w in client.list_workflows("WorkflowType = 'PaymentWorkflow' AND TaskQueue = 'main-workflow-queue'")
+    ]
+    assert len(booked) == 10
+    assert await monitor.stopped_by(signal.SIGINT) == 0
+    assert await main.stopped_by(signal.SIGTERM) == 0
+    assert await batcher.stopped_by(signal.SIGINT) == 0
+    assert batcher.lines[-1] == "Stopped."
+    assert "Traceback" not in batcher.output + main.output + starter.output + monitor.output
+
+
+@pytest.mark.parametrize("door", [("--via", "activity"), ("--via", "signal"), ("--gateway", "batcher")])
+async def test_a_file_that_is_booked_twice_is_booked_once(
+    door: tuple[str, str], start: Start, temporal: str, tmp_path: Path
+) -> None:
+    where = _apart(f"twice-{door[1]}", temporal)
+    database = tmp_path / "payments.db"
+    sink = {"BATCHING_SINK": f"sqlite:///{database}", "BATCHING_LINGER": "200ms"}
+    await start("batcher worker", "--create-tables", **where, **sink)
+    await start("main worker", **where)
+    command = ("main starter", "--input", PAYMENTS, "--workflows", "30", *door)
+    for outcome in ("written", "duplicate"):
+        starter = await start(*command, **where)
+        assert await starter.ends() == 0, starter.output
+        assert starter.lines[-1].startswith(f"30 payments: 30 {outcome} in ")
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("SELECT count(*), count(DISTINCT payment_id) FROM entries").fetchone() == (30, 30)
+
+
+async def test_the_monitor_follows_a_batcher_through_every_continue_as_new(start: Start, temporal: str) -> None:
+    where = _apart("follow", temporal)
+    await start("batcher worker", "--linger", "50ms", **where)
+    await start("main worker", **where)
+    monitor = await start("batcher starter", "--interval", "100ms", **where)
+    await monitor.says("follow-0 found: run")
+    starter = await start("main starter", "--workflows", "150", **where)
+    assert await starter.ends() == 0, starter.output
+    await monitor.says(r"follow-0 continued as new.* run \w{8} -> \w{8} \(cycle \d+")
+    await monitor.says("state=idle .*written=150 ")
+
+
+async def test_operators_commands_reach_the_batcher(start: Start, temporal: str) -> None:
+    where = _apart("operated", temporal)
+    worker = await start("batcher worker", "--shards", "2", **where)
+    await worker.says("2 shards")
+    said = {
+        "start": "runs: 2 shards",
+        "pause": "is paused",
+        "stats": "operated-1 state=paused",
+        "resume": "runs",
+        "flush": "has written what was pending",
+        "drain": "is drained",
+    }
+    for command, answer in said.items():
+        process = await start("temporal-batching", command, "--shards", "2", **where)
+        await process.says(answer)
+        assert await process.ends() == 0
+    process = await start("temporal-batching", "configure", "--linger", "3s", "--shards", "2", **where)
+    assert await process.ends() == 0
+    process = await start("temporal-batching", "stats", "--json", "--shards", "2", **where)
+    await process.says('"linger": 3.0')
+
+
+async def test_without_a_batcher_payments_fail_and_say_why(start: Start, temporal: str) -> None:
+    where = _apart("absent", temporal)
+    await start("main worker", **where)
+    starter = await start("main starter", "--workflows", "2", "--timeout", "2s", **where)
+    assert await starter.ends() == 1
+    assert "WriteNot" in starter.lines[-1]
+    assert "Traceback" not in starter.output
+
+
+@pytest.mark.parametrize("command", ["batcher worker", "batcher starter", "main worker", "main starter"])
+async def test_without_temporal_a_command_ends_with_one_line(command: str, start: Start) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    process = await start(command, TEMPORAL_ADDRESS=address, TEMPORAL_API_KEY="s3cret-key")
+    assert await process.ends() == 1
+    assert [address in line for line in process.lines] == [True]
+    assert "s3cret" not in process.output
+
+
+async def test_without_its_database_a_worker_ends_with_one_line(start: Start, temporal: str) -> None:
+    sink = f"postgresql://ann:s3cret@127.0.0.1:{free_port()}/ledger"
+    process = await start("batcher worker", TEMPORAL_ADDRESS=temporal, BATCHING_SINK=sink)
+    assert await process.ends() == 1
+    assert ["127.0.0.1" in line for line in process.lines] == [True]
+    assert "s3cret" not in process.output
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaints"),
+    [
+        (
+            "bad.csv",
+            "payment_id,account,amount,currency,booked_at,memo\n"
+            "p-1,a,1.00,EUR,2026-03-02T06:00:00+00:00,fine\n"
+            "p-2,a,1.005,EUR,2026-03-02T06:00:00+00:00,\n"
+            "p-1,a,1.00,EUR,2026-03-02T06:00:00+00:00,\n"
+            "p-3,a,1.00\n",
+            ["line 3: amount '1.005'", "line 4: payment_id 'p-1': line 2 has it", "line 5: 3 fields"],
+        ),
+        (
+            "bad.jsonl",
+            '{"payment_id": "j-1", "account": "a", "amount": 1.10, "currency": "EUR", "booked_at": "2026-03-02"}\n'
+            "{\n"
+            '{"payment": 1}\n',
+            ["line 1: booked_at '2026-03-02'", "line 2: not JSON", "line 3: unknown field 'payment'"],
+        ),
+        ("head.csv", "payment_id,amount\np-1,1\n", ["line 1: the header lacks account, currency, booked_at"]),
+        ("empty.csv", "payment_id,account,amount,currency,booked_at\n", ["holds no payments"]),
+    ],
+)
+async def test_a_bad_input_file_is_told_line_by_line_before_anything_starts(
+    name: str, text: str, complaints: list[str], start: Start, tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    file.write_text(text)
+    process = await start("main starter", "--input", str(file), TEMPORAL_ADDRESS="127.0.0.1:1")
+    assert await process.ends() == 1
+    assert len(process.lines) == len(complaints)
+    for line, complaint in zip(process.lines, complaints, strict=True):
+        assert str(file) in line
+        assert complaint in line
