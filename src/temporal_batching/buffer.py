@@ -23,11 +23,8 @@ from typing import Any
 
 from temporal_batching.contract import JsonObject, OutcomeKind, RejectCode, Trigger
 from temporal_batching.errors import InvalidRequest
-from temporal_batching.intake import ENVELOPE_BYTES, Entry
+from temporal_batching.intake import ENVELOPE_BYTES, MAX_NAME, MAX_REPLIES, Entry, measure, same_content
 from temporal_batching.policy import BatchPolicy
-
-MAX_REPLIES = 32
-"""Callers that may wait for one request id at the same time."""
 
 MAX_REMEMBERED_WITHDRAWALS = 1_000
 """Withdrawals of requests that have not arrived: a cancelled caller's submission may still be on its way."""
@@ -91,13 +88,14 @@ class Buffer:
         self._pending_records = 0
         self._pending_bytes = 0
         self._held_bytes = 0  # of batches in flight and set back
-        self._held_entries: dict[str, Entry] = {}
+        self._held_entries: dict[str, list[Entry]] = {}  # one id may be set back with one batch, in flight with another
         self._deadlines: list[tuple[float, str]] = []  # a heap; whoever left `_pending` is skipped when it surfaces
         self._in_flight: dict[str, PendingBatch] = {}
         self._set_back: list[PendingBatch] = []
         self._outbox: list[JsonObject] = []
         self._outbox_in_delivery = 0
-        self._withdrawn: dict[str, None] = {}
+        self._answered: set[tuple[str | None, ...]] = set()  # activities whose answer is in the outbox
+        self._withdrawn: dict[tuple[str, str | None], None] = {}  # request id and caller, oldest first
         self._flush_before = 0.0  # what arrived no later than this is due by an explicit flush
         self._batch_number = 0
         self._failures = 0
@@ -112,15 +110,19 @@ class Buffer:
             InvalidRequest: It never fits a batch, or its id belongs to other records that are still here.
             BufferFull: There is no room now.
         """
-        self._check_size(entry)
-        if entry.id in self._withdrawn:
-            self._answer(entry, OutcomeKind.REJECTED, RejectCode.WITHDRAWN, "withdrawn by its caller")
+        # First whether it is here already: nothing that changed meanwhile, a newer limit or another caller with the
+        # same id, may refuse the repetition of what is about to be written.
+        if self._is_held_for(entry):
+            return Accepted.ATTACHED
+        if self._is_answered(entry):
             return Accepted.ANSWERED
         known = self._pending.get(entry.id)
         if known is not None:
             return self._attach(known, entry)
-        if self._is_in_flight_for(entry):
-            return Accepted.ATTACHED
+        self._check_size(entry)
+        if self._is_withdrawn(entry):
+            self._answer(entry, OutcomeKind.REJECTED, RejectCode.WITHDRAWN, "withdrawn by its caller")
+            return Accepted.ANSWERED
         if entry.expires_at is None:
             entry.expires_at = now + self.policy.confirmation_timeout.total_seconds()
         elif entry.expires_at <= now:
@@ -149,23 +151,41 @@ class Buffer:
             )
 
     def _attach(self, known: Entry, entry: Entry) -> Accepted:
-        if known.body != entry.body:
+        if not same_content(known.body, entry.body):
             raise InvalidRequest(f"request id {entry.id!r} is already pending with other records", RejectCode.ID_REUSED)
         new = [reply for reply in entry.replies if reply not in known.replies]
         if len(known.replies) + len(new) > MAX_REPLIES:
             raise BufferFull(f"{len(known.replies)} callers wait for this request id already")
         known.replies.extend(new)
-        known.size += ENVELOPE_BYTES * len(new)
-        self._pending_bytes += ENVELOPE_BYTES * len(new)
+        growth = sum(max(ENVELOPE_BYTES, measure(reply)) for reply in new)
+        known.size += growth
+        self._pending_bytes += growth
         return Accepted.ATTACHED
 
-    def _is_in_flight_for(self, entry: Entry) -> bool:
+    def _is_held_for(self, entry: Entry) -> bool:
         """Whether a batch already under way will answer this very caller: a retry of its submission.
 
         Any other caller with an id that is in flight becomes a request of its own; the ledger sorts them out.
         """
-        other = self._held_entries.get(entry.id)
-        return other is not None and other.body == entry.body and all(reply in other.replies for reply in entry.replies)
+        return any(
+            all(reply in other.replies for reply in entry.replies) and same_content(other.body, entry.body)
+            for other in self._held_entries.get(entry.id, ())
+        )
+
+    def _is_answered(self, entry: Entry) -> bool:
+        """Whether the answer for this very activity waits in the outbox: a second one could contradict it.
+
+        Only for activities, each of which asks once: a workflow may have had its answer, and have asked again.
+        """
+        return bool(entry.replies) and all(_activity(reply) in self._answered for reply in entry.replies)
+
+    def _is_withdrawn(self, entry: Entry) -> bool:
+        """Whether all who wait for it took it back before it came. Another caller's withdrawal does not count."""
+        if not self._withdrawn:
+            return False
+        return (entry.id, None) in self._withdrawn or (
+            bool(entry.replies) and all((entry.id, r.get("workflow_id")) in self._withdrawn for r in entry.replies)
+        )
 
     def refuse(self, entry: Entry, code: RejectCode, reason: str) -> None:
         """Answers a request that was not accepted, for a door that cannot turn its caller back."""
@@ -187,9 +207,10 @@ class Buffer:
         if entry is None:
             if request_id in self._held_entries:
                 return False
-            while len(self._withdrawn) >= MAX_REMEMBERED_WITHDRAWALS:
-                del self._withdrawn[next(iter(self._withdrawn))]
-            self._withdrawn[request_id] = None
+            if len(request_id) <= MAX_NAME:  # a longer one cannot come
+                while len(self._withdrawn) >= MAX_REMEMBERED_WITHDRAWALS:
+                    del self._withdrawn[next(iter(self._withdrawn))]
+                self._withdrawn[request_id, workflow_id] = None
             return True
         others = [reply for reply in entry.replies if reply.get("workflow_id") != workflow_id]
         if workflow_id is not None and others:
@@ -296,7 +317,8 @@ class Buffer:
         self.outcomes.update(outcomes)
         self.batches_by_trigger[batch.trigger] += 1
         self.largest_batch = max(self.largest_batch, batch.records)
-        self._outbox.extend({**answer, "attempts": 1} for answer in undelivered)
+        for answer in undelivered:
+            self._tell({**answer, "attempts": 1})
 
     def fail(self, batch_id: str, now: float, error: str, *, in_doubt: bool) -> None:
         """The sink was unavailable: the batch goes back to the head and the breaker opens, or stays open longer."""
@@ -327,7 +349,11 @@ class Buffer:
         again = [{**part[i], "attempts": part[i].get("attempts", 0) + 1} for i in failed]
         kept = [answer for answer in again if answer["attempts"] < MAX_DELIVERIES]
         self.undelivered += len(again) - len(kept)
-        self._outbox = rest + kept
+        for answer in part:
+            self._answered.difference_update(map(_activity, answer["reply_to"]))
+        self._outbox = rest
+        for answer in kept:
+            self._tell(answer)
         self._outbox_in_delivery = 0
 
     def _answer(
@@ -336,7 +362,11 @@ class Buffer:
         self.outcomes[outcome] += entry.requests
         if entry.replies:
             confirmation = {"request_id": entry.id, "outcome": outcome, "code": code, "reason": reason}
-            self._outbox.append({"reply_to": entry.replies, "confirmation": confirmation})
+            self._tell({"reply_to": entry.replies, "confirmation": confirmation})
+
+    def _tell(self, answer: JsonObject) -> None:
+        self._outbox.append(answer)
+        self._answered.update(_activity(reply) for reply in answer["reply_to"] if "activity_id" in reply)
 
     # What the workflow and the monitor want to know
 
@@ -414,7 +444,8 @@ class Buffer:
     @property
     def carry_bytes(self) -> int:
         """About what `carry` will weigh."""
-        return self.pending_bytes + 2 * ENVELOPE_BYTES * len(self._outbox) + 64 * len(self._withdrawn)
+        told = measure(self._outbox) if self._outbox else 0
+        return self.pending_bytes + told + (measure(list(self._withdrawn)) if self._withdrawn else 0)
 
     # Over continue-as-new
 
@@ -468,8 +499,9 @@ class Buffer:
             )
             buffer._set_back.append(batch)
             buffer._hold(entries)
-        buffer._outbox = list(state["outbox"])
-        buffer._withdrawn = dict.fromkeys(state["withdrawn"])
+        for answer in state["outbox"]:
+            buffer._tell(answer)
+        buffer._withdrawn = dict.fromkeys((request_id, caller) for request_id, caller in state["withdrawn"])
         buffer._flush_before = state["flush_before"]
         buffer._batch_number = state["batch_number"]
         buffer._failures = state["failures"]
@@ -511,13 +543,15 @@ class Buffer:
 
     def _hold(self, entries: list[Entry]) -> None:
         for entry in entries:
-            self._held_entries[entry.id] = entry
+            self._held_entries.setdefault(entry.id, []).append(entry)
             self._held_bytes += entry.size
 
     def _let_go(self, entry: Entry) -> None:
         self._held_bytes -= entry.size
-        # The same id may be held twice: set back with one batch, in flight with a later one.
-        if self._held_entries.get(entry.id) is entry:
+        same_id = [other for other in self._held_entries[entry.id] if other is not entry]
+        if same_id:
+            self._held_entries[entry.id] = same_id
+        else:
             del self._held_entries[entry.id]
 
     def _held(self) -> list[PendingBatch]:
@@ -534,6 +568,10 @@ class Buffer:
                 return expires_at
             heapq.heappop(self._deadlines)
         return None
+
+
+def _activity(reply: JsonObject) -> tuple[str | None, ...]:
+    return reply.get("workflow_id"), reply.get("run_id"), reply.get("activity_id")
 
 
 def _pack(entry: Entry) -> JsonObject:

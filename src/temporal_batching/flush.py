@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -44,59 +45,78 @@ class Flusher:
             ApplicationError: Of type ``SinkUnavailable``, with ``in_doubt`` as its detail; the batcher tries again.
         """
         started = time.monotonic()
-        requests = [read_requests(entry, entry.get("expires_at")) for entry in flush.entries]
         async with _heartbeats():
-            outcomes = await self._settle(flush, [request for parcel in requests for request in parcel])
-            settled_at = datetime.now(UTC)
-            answers = _answers(flush, requests, outcomes, settled_at)
-            undelivered = await deliver(activity.client(), answers)
-        counts = Counter(outcome.kind.value for outcome in outcomes)
-        _measure(flush, requests, counts, time.monotonic() - started)
-        return FlushResult(dict(counts), [answer.to_wire() for answer in undelivered])
+            settled = await settle(self._sink, flush)
+            undelivered = await deliver(activity.client(), settled.answers)
+        _measure(flush, settled, time.monotonic() - started)
+        return FlushResult(dict(settled.counts), [answer.to_wire() for answer in undelivered])
 
-    async def _settle(self, flush: FlushInput, requests: Sequence[WriteRequest]) -> list[Outcome]:
-        """An outcome for each request: those past their deadline are not written, whatever the sink would do."""
-        now = time.time()
-        late = [r.expires_at is not None and r.expires_at <= now for r in requests]
-        alive = [request for request, is_late in zip(requests, late, strict=True) if not is_late]
-        dead = [request for request, is_late in zip(requests, late, strict=True) if is_late]
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of a batch: requests by outcome, records in it, and who is to be told."""
+
+    counts: Counter[str]
+    records: int
+    answers: list[Answer]
+
+
+async def settle(sink: Sink, flush: FlushInput, *, clock: Callable[[], float] = time.time) -> Settled:
+    """Writes a batch through the sink. Needs no Temporal, so that a simulation can run what an activity runs.
+
+    Raises:
+        ApplicationError: Of type ``SinkUnavailable``, with ``in_doubt`` as its detail.
+    """
+    parcels = [read_requests(entry, entry.get("expires_at")) for entry in flush.entries]
+    requests = [request for parcel in parcels for request in parcel]
+    try:
+        outcomes = await _outcomes(sink, flush, requests, clock())
+    except SinkUnavailable as err:
+        raise ApplicationError(str(err), err.in_doubt, type=ErrorType.SINK_UNAVAILABLE, non_retryable=True) from None
+    return Settled(
+        counts=Counter(outcome.kind.value for outcome in outcomes),
+        records=sum(len(request.records) for request in requests),
+        answers=_answers(flush, parcels, outcomes, datetime.fromtimestamp(clock(), UTC)),
+    )
+
+
+async def _outcomes(sink: Sink, flush: FlushInput, requests: Sequence[WriteRequest], now: float) -> list[Outcome]:
+    """An outcome for each request: those past their deadline are not written, whatever the sink would do."""
+    late = [r.expires_at is not None and r.expires_at <= now for r in requests]
+    alive = [request for request, is_late in zip(requests, late, strict=True) if not is_late]
+    dead = [request for request, is_late in zip(requests, late, strict=True) if is_late]
+    written = iter(await _write(sink, flush, alive))
+    # An attempt that may have committed has the last word: the sink finds out, and shuts the door behind it.
+    expired = iter(await sink.settle(_batch(flush, dead)) if flush.in_doubt and dead else map(_expired, dead))
+    return [next(expired) if is_late else next(written) for is_late in late]
+
+
+async def _write(sink: Sink, flush: FlushInput, requests: Sequence[WriteRequest]) -> Sequence[Outcome]:
+    """Writes through the sink; if the sink itself breaks on a request, halves the batch until it is found.
+
+    Our own sinks isolate a bad request and answer for it. This is for a sink that raises instead.
+    """
+    if not requests:
+        return []
+    try:
+        outcomes = await sink.write(_batch(flush, requests))
+    except SinkUnavailable:
+        raise
+    except Exception as err:
+        if len(requests) == 1:
+            activity.logger.warning("The sink failed on a request with %s", type(err).__name__)
+            return [Outcome.rejected(RejectCode.DATABASE, f"the sink failed: {type(err).__name__}: {err}")]
+        half = len(requests) // 2
         try:
-            written = iter(await self._write(flush, alive))
-            # An attempt that may have committed has the last word: the sink finds out, and shuts the door behind it.
-            expired = iter(
-                await self._sink.settle(_batch(flush, dead)) if flush.in_doubt and dead else map(_expired, dead)
-            )
-        except SinkUnavailable as err:
-            raise ApplicationError(
-                str(err), err.in_doubt, type=ErrorType.SINK_UNAVAILABLE, non_retryable=True
-            ) from None
-        return [next(expired) if is_late else next(written) for is_late in late]
-
-    async def _write(self, flush: FlushInput, requests: Sequence[WriteRequest]) -> Sequence[Outcome]:
-        """Writes through the sink; if the sink itself breaks on a request, halves the batch until it is found.
-
-        Our own sinks isolate a bad request and answer for it. This is for a sink that raises instead.
-        """
-        if not requests:
-            return []
-        try:
-            outcomes = await self._sink.write(_batch(flush, requests))
-        except SinkUnavailable:
-            raise
-        except Exception as err:
-            if len(requests) == 1:
-                activity.logger.warning("The sink failed on a request with %s", type(err).__name__)
-                return [Outcome.rejected(RejectCode.DATABASE, f"the sink failed: {type(err).__name__}: {err}")]
-            half = len(requests) // 2
-            return [*await self._write(flush, requests[:half]), *await self._write(flush, requests[half:])]
-        if len(outcomes) != len(requests):
-            raise ApplicationError(
-                f"{type(self._sink).__name__}.write answered {len(outcomes)} outcomes for {len(requests)} requests",
-                True,
-                type=ErrorType.SINK_UNAVAILABLE,
-                non_retryable=True,
-            )
-        return outcomes
+            return [*await _write(sink, flush, requests[:half]), *await _write(sink, flush, requests[half:])]
+        except SinkUnavailable as unavailable:
+            # Whatever it knows of its last part, another may be committed already.
+            raise SinkUnavailable(str(unavailable), in_doubt=True) from None
+    if len(outcomes) != len(requests):
+        raise SinkUnavailable(
+            f"{type(sink).__name__}.write answered {len(outcomes)} outcomes for {len(requests)} requests"
+        )
+    return outcomes
 
 
 def _batch(flush: FlushInput, requests: Sequence[WriteRequest]) -> Batch:
@@ -162,18 +182,15 @@ async def _heartbeats() -> AsyncIterator[None]:
         task.cancel()
 
 
-def _measure(
-    flush: FlushInput, requests: Sequence[Sequence[WriteRequest]], outcomes: Counter[str], seconds: float
-) -> None:
+def _measure(flush: FlushInput, settled: Settled, seconds: float) -> None:
     """Publishes what monitoring wants, through the SDK's meter (Prometheus or OpenTelemetry by its runtime)."""
     attributes: dict[str, Any] = {"batcher": flush.batcher, "shard": str(flush.shard)}
     meter = activity.metric_meter().with_additional_attributes(attributes)
     meter.create_counter("batching_batches", "Batches settled, by what started them").add(1, {"trigger": flush.trigger})
-    settled = meter.create_counter("batching_requests", "Requests settled, by outcome")
-    for outcome, count in outcomes.items():
-        settled.add(count, {"outcome": outcome})
-    records = sum(len(request.records) for parcel in requests for request in parcel)
-    meter.create_histogram("batching_batch_records", "Records in a batch").record(records)
+    requests = meter.create_counter("batching_requests", "Requests settled, by outcome")
+    for outcome, count in settled.counts.items():
+        requests.add(count, {"outcome": outcome})
+    meter.create_histogram("batching_batch_records", "Records in a batch").record(settled.records)
     meter.create_histogram_float("batching_flush_seconds", "Writing a batch and telling its callers", "s").record(
         seconds
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
@@ -25,6 +26,9 @@ MAX_NAME = 255
 
 ENVELOPE_BYTES = 200
 """Allowance for what travels around the records: field names, reply address, batch id."""
+
+MAX_REPLIES = 32
+"""Callers that may wait for one request id at the same time."""
 
 _REPLY_FIELDS = ("workflow_id", "run_id", "activity_id")
 
@@ -89,7 +93,12 @@ def encode_request(request: WriteRequest) -> JsonObject:
     Raises:
         InvalidRequest: With what is wrong and what is allowed.
     """
-    records = [_encode_record(record) for record in request.records]
+    if not isinstance(request.records, Sequence):
+        raise InvalidRequest(f"records is a list of Record, not {type(request.records).__name__}")
+    try:
+        records = [_encode_record(record) for record in request.records]
+    except RecursionError:
+        raise InvalidRequest("a value is nested too deeply") from None
     return {"request_id": request.request_id, "key": request.key, "records": records}
 
 
@@ -130,6 +139,8 @@ def read_entry(wire: Any) -> Entry:
     expires_at = wire.get("expires_at")
     if expires_at is not None and (isinstance(expires_at, bool) or not isinstance(expires_at, int | float)):
         raise InvalidRequest(f"expires_at is a number of seconds since the epoch, not {_json_type(expires_at)}")
+    if expires_at is not None and not math.isfinite(expires_at):  # no order holds for NaN: it would spoil the deadlines
+        raise InvalidRequest("expires_at is a number of seconds since the epoch, not NaN or infinite")
     body: JsonObject
     if "requests" in wire:
         parcel = _sequence(wire["requests"], "requests")
@@ -156,7 +167,7 @@ def read_replies(wire: Any) -> list[JsonObject]:
     """
     if wire is None:
         return []
-    replies = []
+    replies: list[JsonObject] = []
     for one in wire if isinstance(wire, list) else [wire]:
         if not isinstance(one, Mapping):
             raise InvalidRequest(f"reply_to is an object with workflow_id, not {_json_type(one)}")
@@ -166,8 +177,24 @@ def read_replies(wire: Any) -> list[JsonObject]:
                 reply[name] = _text(one[name], f"reply_to.{name}", most=1000)
         if "workflow_id" not in reply and "activity_id" not in reply:
             raise InvalidRequest("reply_to needs workflow_id (for a signal) or activity_id (to complete an activity)")
-        replies.append(reply)
+        if reply not in replies:
+            replies.append(reply)
+    if len(replies) > MAX_REPLIES:
+        raise InvalidRequest(f"reply_to has {len(replies)} addresses: at most {MAX_REPLIES} may wait for one request")
     return replies
+
+
+def same_content(one: JsonObject, other: JsonObject) -> bool:
+    """Whether two bodies with one id ask for the same writes: same records, as the ledger's digest sees them.
+
+    The key does not matter, nor the order of columns; but 1, 1.0 and true do, which Python holds for equal.
+    """
+    return one is other or _content(one) == _content(other)
+
+
+def _content(body: JsonObject) -> str:
+    content = [[r["request_id"], r["records"]] for r in body["requests"]] if "requests" in body else body["records"]
+    return json.dumps(content, sort_keys=True)
 
 
 def measure(body: Any) -> int:
