@@ -13,6 +13,8 @@ from temporalio.client import Client
 
 from temporal_batching.embedded import FAST, temporal_server
 
+pytest_plugins = ["tests.databases"]
+
 CONTINUE_SOON = ("--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=50")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal
@@ -126,6 +127,8 @@ class BatchWriter:
             read_entry(wire)  # a write that no batch can take fails here, and costs the batcher nothing
         except InvalidRequest as err:
             raise rejected_at_the_door(request_id, err) from None
+        except RecursionError:
+            raise rejected_at_the_door(request_id, InvalidRequest("a value is nested too deeply")) from None
         if self._via == "signal":
             return await self._write_by_signal(wire, timeout)
         return await self._write_by_activity(wire, timeout)
@@ -158,13 +161,14 @@ class BatchWriter:
 
     async def _withdraw_by_activity(self, wire: JsonObject) -> None:
         """Takes the request back for a cancelled caller: what is still pending must not be written any more."""
-        await workflow.execute_activity(
-            ACTIVITY_WITHDRAW,
-            {name: wire[name] for name in ("batcher", "request_id", "key")},
-            task_queue=self._task_queue,
-            schedule_to_close_timeout=timedelta(seconds=30),
-            start_to_close_timeout=timedelta(seconds=10),
-        )
+        with contextlib.suppress(ActivityError):  # the caller ends as cancelled, whether the batcher heard or not
+            await workflow.execute_activity(
+                ACTIVITY_WITHDRAW,
+                {name: wire[name] for name in ("batcher", "request_id", "key")},
+                task_queue=self._task_queue,
+                schedule_to_close_timeout=timedelta(seconds=30),
+                start_to_close_timeout=timedelta(seconds=10),
+            )
 
     # The signal door
 
@@ -180,7 +184,7 @@ class BatchWriter:
                     await _signal_with_retries(batcher, wire)
                     confirmation = await arrival
             except asyncio.CancelledError:
-                await asyncio.shield(batcher.signal(SIGNAL_WITHDRAW, args=[request_id, workflow.info().workflow_id]))
+                await asyncio.shield(_withdraw_by_signal(batcher, request_id))
                 raise
             except TimeoutError:
                 raise WriteNotConfirmed(
@@ -201,15 +205,22 @@ async def _signal_with_retries(batcher: workflow.ExternalWorkflowHandle[Any], wi
         try:
             await batcher.signal(SIGNAL_ADD, wire)
         except ApplicationError as err:
-            if attempt == SIGNAL_ATTEMPTS:
+            pause = 2 ** (attempt - 1)
+            # Given up before the deadline rather than at it: here it is certain that nothing was handed over.
+            if attempt == SIGNAL_ATTEMPTS or workflow.time() + pause >= wire["expires_at"]:
                 raise WriteNotSubmitted(
-                    f"write {wire['request_id']}: the batcher {batcher.id} took no signal in {attempt} attempts: "
-                    f"{err.message}",
+                    f"write {wire['request_id']}: the batcher {batcher.id} took no signal in {attempt} "
+                    f"attempt{'s' if attempt > 1 else ''}: {err.message}",
                     request_id=wire["request_id"],
                 ) from err
-            await asyncio.sleep(2 ** (attempt - 1))
+            await asyncio.sleep(pause)
         else:
             return
+
+
+async def _withdraw_by_signal(batcher: workflow.ExternalWorkflowHandle[Any], request_id: str) -> None:
+    with contextlib.suppress(ApplicationError):  # no batcher, nothing to take back
+        await batcher.signal(SIGNAL_WITHDRAW, args=[request_id, workflow.info().workflow_id])
 
 
 def _summary(wire: JsonObject) -> str:

