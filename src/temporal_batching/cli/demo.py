@@ -11,10 +11,11 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -22,10 +23,9 @@ from rich.table import Table
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from temporal_batching.cli.audit import SHOWN, Audit, audit
+from temporal_batching import BatcherHandle
 from temporal_batching.cli.connect import connect
 from temporal_batching.cli.console import EXIT_FAILED, CommandError, err, out, plural, run
-from temporal_batching.cli.database import prepare_database
 from temporal_batching.cli.monitor import NoAnswer, read_stats
 from temporal_batching.cli.options import POLICY, Target, with_settings
 from temporal_batching.cli.payments import example_payments, write_csv
@@ -34,10 +34,15 @@ from temporal_batching.embedded import child_process, postgres_server, stop, tai
 from temporal_batching.routing import batcher_workflow_id
 from temporal_batching.settings import CONSOLE, ENV_PREFIX, BatcherSettings, SettingsError, load, redact_url
 
+if TYPE_CHECKING:
+    # SQLAlchemy is loaded by those who use it: the other commands start a third faster without.
+    from temporal_batching.cli.audit import Audit
+
+SHOWN = 10
 MAIN_TASK_QUEUE = "main-workflow-queue"
 READY_SECONDS = 30.0
-LINGER = "5s"
-"""Long enough for full batches on a busy two-core machine, short enough to watch."""
+LINGER = "20s"
+"""The default, so that batches fill whatever the machine; the demo flushes what is left once everything has come."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,8 @@ async def _database(sink: str, directory: Path) -> AsyncIterator[str]:
         url = load({"sink": sink}).sink_url()
         if url == CONSOLE:
             raise SettingsError("--sink 'console': sqlite, postgresql or a database URL, for the demo audits the rows")
+        from temporal_batching.cli.database import prepare_database
+
         await prepare_database(url, create_tables=True)
         yield url
 
@@ -221,6 +228,8 @@ class _Stage:
         seconds = time.monotonic() - began
         told = _read_results(results)
         stats = await read_stats(self.client, self.settings)
+        from temporal_batching.cli.audit import audit
+
         found = await asyncio.to_thread(audit, self.settings.sink_url(), payments, told)
         return await self._report(told, stats, found, seconds), found
 
@@ -246,9 +255,23 @@ class _Stage:
                 try:
                     await asyncio.wait_for(process.wait(), 0.5)
                 except TimeoutError:
-                    continue
+                    await self._flush_the_rest()
         finally:
             await asyncio.shield(stop(process))
+
+    async def _flush_the_rest(self) -> None:
+        """Once every payment's write is with the batcher no batch gets fuller: nobody needs to wait for the linger."""
+        try:
+            stats = await read_stats(self.client, self.settings)
+        except NoAnswer:
+            return  # busy; the linger ends without us
+        waiting = sum(shard.pending + shard.in_flight for shard in stats)
+        settled = sum(sum(shard.outcomes.values()) for shard in stats)
+        if waiting and waiting + settled == self.plan.workflows:
+            name, queue = self.settings.name, self.settings.task_queue
+            handle = BatcherHandle(self.client, name, shards=self.settings.shards, task_queue=queue)
+            with suppress(TimeoutError):
+                await handle.flush(timeout=timedelta(seconds=5))
 
     def _queue(self) -> dict[str, str]:
         return {"MAIN_TASK_QUEUE": self.main_queue}
