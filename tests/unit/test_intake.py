@@ -184,13 +184,12 @@ near_requests = st.fixed_dictionaries(
 def test_whatever_json_comes_it_is_read_or_refused(wire: Any) -> None:
     try:
         entry = read_entry(wire)
-    except InvalidRequest as err:
-        assert str(err)
-    else:
-        assert entry.id
-        assert entry.records >= entry.requests >= 1
-        again = read_entry(json.loads(json.dumps(entry.to_wire())))
-        assert (again.body, again.replies, again.expires_at) == (entry.body, entry.replies, entry.expires_at)
+    except InvalidRequest:
+        return
+    assert entry.id
+    assert entry.records >= entry.requests >= 1
+    again = read_entry(json.loads(json.dumps(entry.to_wire())))
+    assert (again.body, again.replies, again.expires_at) == (entry.body, entry.replies, entry.expires_at)
 
 
 class Colour(Enum):

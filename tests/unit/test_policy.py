@@ -46,7 +46,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
 def test_a_whole_limit_takes_its_bounds(name: str) -> None:
     for value in WHOLE[name]:
         other: dict[str, Any] = {"max_pending_bytes": 64 * 1_048_576} if name == "max_batch_bytes" else {}
-        assert getattr(BatchPolicy(**other, **{name: value}), name) == value
+        assert getattr(BatchPolicy(**{**other, name: value}), name) == value
 
 
 @pytest.mark.parametrize("name", WHOLE)
