@@ -1,0 +1,166 @@
+"""What users import is complete and light, and the library's modules depend on each other in one direction."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import temporal_batching
+
+PACKAGE = Path(temporal_batching.__file__).parent
+MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+# From the bottom to the top: a module imports from its own floor or from those below it.
+FLOORS = [
+    {"contract"},
+    {"errors", "policy", "routing"},
+    {"intake", "buffer", "sinks"},
+    {"confirm", "failures", "flush", "gateway", "batcher", "inbox", "starting"},
+    {"client", "plugin", "writer"},
+    {"embedded", "settings", "testing"},
+    {"cli"},
+]
+
+
+def statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node but those under `if TYPE_CHECKING:`, which no program runs."""
+    for child in ast.iter_child_nodes(tree):
+        if not (isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"):
+            yield child
+            yield from statements(child)
+
+
+def imported(path: Path) -> set[str]:
+    """This library's modules that a file imports, when it is loaded or later."""
+    found: set[str] = set()
+    for node in statements(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} imports relatively, which this test does not follow"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            if name.startswith("temporal_batching."):
+                short = name.removeprefix("temporal_batching.")
+                parent = short.rpartition(".")[0]
+                # `from package import name` means a module of the package, or something in its `__init__`.
+                meant = (short, f"{short}.__init__", parent, f"{parent}.__init__")
+                found.add(next(module for module in meant if module in MODULES))
+    return found
+
+
+GRAPH = {name: imported(path) - {name} for name, path in MODULES.items()}
+
+
+def floor(module: str) -> int | None:
+    return next((n for n, floor in enumerate(FLOORS) if module.split(".")[0] in floor), None)
+
+
+def test_every_public_name_is_there() -> None:
+    for name in temporal_batching.__all__:
+        assert getattr(temporal_batching, name) is not None
+    assert temporal_batching.__all__ == sorted(set(temporal_batching.__all__))
+
+
+def test_what_can_be_imported_is_what_is_promised() -> None:
+    assert set(temporal_batching._HOME_OF) == set(temporal_batching.__all__)
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    (typed,) = [n for n in tree.body if isinstance(n, ast.If) and getattr(n.test, "id", "") == "TYPE_CHECKING"]
+    for_type_checkers = {a.name for n in typed.body if isinstance(n, ast.ImportFrom) for a in n.names}
+    assert for_type_checkers == set(temporal_batching.__all__)
+
+
+@pytest.mark.parametrize("name", sorted(temporal_batching.__all__))
+def test_a_public_name_lives_where_its_class_says(name: str) -> None:
+    value = getattr(temporal_batching, name)
+    if isinstance(value, type):
+        assert getattr(import_module(value.__module__), name) is value
+
+
+def test_there_is_nothing_else() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        _ = temporal_batching.Nothing
+
+
+def test_the_package_is_typed() -> None:
+    assert (PACKAGE / "py.typed").exists()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import temporal_batching",
+        "from temporal_batching import BatchWriter, Record, WriteRejected",
+        "from temporal_batching import *\nimport temporal_batching.flush",
+        "from temporal_batching import BatcherPlugin, BatchClient, MemorySink, ConsoleSink",
+    ],
+)
+def test_nobody_loads_what_the_own_use_does_not_need(program: str) -> None:
+    # A star import takes SqlSink too, so it may load SQLAlchemy; still no driver and nothing of the command line.
+    heavy = {"psycopg", "typer", "rich", "pydantic_settings"} | ({"sqlalchemy"} if "*" not in program else set())
+    report = f"{program}\nimport sys\nprint(*sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == ""
+
+
+def test_a_workflow_that_writes_loads_neither_the_client_nor_the_workers_side() -> None:
+    report = (
+        "from temporal_batching import BatchWriter\nimport sys\nprint(*[m for m in sys.modules if 'batching.' in m])"
+    )
+    done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True, timeout=60)
+    loaded = {name.removeprefix("temporal_batching.") for name in done.stdout.split()}
+    assert "writer" in loaded
+    assert not loaded & {"batcher", "buffer", "client", "flush", "gateway", "plugin", "sinks"}
+
+
+def test_every_module_has_its_floor() -> None:
+    assert [m for m in MODULES if floor(m) is None and m != "__init__"] == []
+
+
+def test_imports_point_one_way() -> None:
+    upwards = [
+        f"{module} imports {target}"
+        for module, targets in GRAPH.items()
+        for target in targets
+        if target != "__init__" and module != "__init__" and (floor(module) or 0) < (floor(target) or 0)
+    ]
+    assert upwards == []
+
+
+def test_imports_make_no_circle() -> None:
+    tuple(TopologicalSorter(GRAPH).static_order())  # raises CycleError with the circle
+
+
+def test_the_contract_imports_nothing_of_ours() -> None:
+    assert GRAPH["contract"] == set()
+
+
+def test_the_two_sides_meet_only_in_the_contract() -> None:
+    """The caller's side and the shard's side can be released apart: neither knows the other's inside."""
+    callers = {"writer", "client", "failures", "inbox"}
+    shard = {"batcher", "buffer", "flush", "confirm"}
+    for module in callers:
+        assert not GRAPH[module] & shard, module
+    for module in shard:
+        assert not GRAPH[module] & callers, module
+
+
+def test_only_the_sql_sink_knows_a_database() -> None:
+    drivers = {"sqlalchemy", "psycopg", "sqlite3"}
+    for name, path in MODULES.items():
+        roots = set()
+        for node in statements(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                roots |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                roots.add((node.module or "").split(".")[0])
+        if not name.startswith(("sinks.sql", "cli.", "embedded")):
+            assert not roots & drivers, name
