@@ -15,13 +15,16 @@ from temporal_batching.embedded import FAST, temporal_server
 
 pytest_plugins = ["tests.databases"]
 
+PRECISE = ("--dynamic-config-value", 'history.timerProcessorMaxTimeShift="20ms"')
+"""The server fires timers up to a second late, which is nothing to a user and a lot to a test."""
+
 CONTINUE_SOON = ("--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=50")
 
 
 @asynccontextmanager
 async def server(directory: Path, *options: str) -> AsyncIterator[Client]:
     os.environ.setdefault("GOGC", "400")  # the development server's garbage collector: less often, for speed
-    async with temporal_server(directory=directory, port=0, ui_port=0, options=[*FAST, *options]) as running:
+    async with temporal_server(directory=directory, port=0, ui_port=0, options=[*FAST, *PRECISE, *options]) as running:
         yield await Client.connect(running.address)
 
 

@@ -107,20 +107,6 @@ class Caller:
 
 
 @workflow.defn
-class OrderedCaller:
-    """Makes its writes one after the other started in order, each without waiting for the one before."""
-
-    @workflow.run
-    async def run(self, job: Job) -> list[Told]:
-        writer = writer_for(job)
-        tasks = []
-        for write in job.writes:
-            tasks.append(asyncio.create_task(write_one(writer, write)))
-            await asyncio.sleep(0)
-        return [await task for task in tasks]
-
-
-@workflow.defn
 class FailingCaller:
     """Makes one write and lets its error end the workflow, as most callers do."""
 
@@ -194,4 +180,4 @@ class Listener:
         self._heard.extend(confirmations)
 
 
-CALLERS: list[type] = [Caller, OrderedCaller, FailingCaller, Resettable, Continuer, Listener]
+CALLERS: list[type] = [Caller, FailingCaller, Resettable, Continuer, Listener]

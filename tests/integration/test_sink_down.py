@@ -1,0 +1,173 @@
+"""A sink that is unavailable costs time and nothing else; a deadline is kept all the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from temporalio.client import Client
+
+from temporal_batching import BatchPolicy, MemorySink, Outcome, Sink
+from temporal_batching.errors import SinkUnavailable
+from temporal_batching.sinks.base import Batch
+from tests.support.callers import DOORS
+from tests.support.service import QUICK, entry, running
+from tests.support.waiting import assert_eventually
+
+DOWN = 1_000_000
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_batch_set_back_is_tried_again_until_the_sink_is_there(client: Client, door: str) -> None:
+    sink = MemorySink()
+    sink.fail_next(3)
+    async with running(client, sink) as service:
+        told = await service.call(door, [entry(n) for n in range(5)])
+        stats = await service.stats()
+    assert [one.outcome for one in told] == ["written"] * 5
+    assert (stats.breaker, stats.sink_error, stats.pending) == ("closed", None, 0)
+    assert stats.flush_failures >= 3
+    assert sorted(row["n"] for row in sink.rows["entries"]) == [0, 1, 2, 3, 4]
+
+
+async def test_the_breaker_opens_and_requests_keep_coming_in(client: Client) -> None:
+    sink = MemorySink()
+    sink.fail_next(DOWN, error=SinkUnavailable("no database today", in_doubt=False))
+    async with running(client, sink) as service:
+        first = await service.start("activity", [entry(1)])
+
+        async def opened() -> None:
+            stats = await service.stats()
+            assert (stats.breaker, stats.sink_error) == ("open", "no database today")
+
+        await assert_eventually(opened)
+        second = await service.start("signal", [entry(2)])
+
+        async def both_wait() -> None:
+            assert (await service.stats()).pending == 2
+
+        await assert_eventually(both_wait)
+        sink._failures.clear()
+        assert [(await caller.result())[0].outcome for caller in (first, second)] == ["written", "written"]
+    assert [row["n"] for row in sink.rows["entries"]] == [1, 2]
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_commit_whose_answer_was_lost_is_not_repeated(client: Client, door: str) -> None:
+    sink = MemorySink()
+    sink.fail_next(2, committed=True)
+    async with running(client, sink) as service:
+        (told,) = await service.call(door, [entry(1)])
+    assert told.outcome == "written"
+    assert sink.rows["entries"] == [{"n": 1}]
+
+
+async def test_past_its_deadline_while_paused_a_request_expires_and_is_never_written(client: Client) -> None:
+    sink = MemorySink()
+    async with running(client, sink) as service:
+        await service.handle.pause()
+        callers = await asyncio.gather(*(service.start(door, [entry(1)], timeout=4.0) for door in DOORS))
+        late = [(await caller.result())[0] for caller in callers]
+        await service.handle.resume()
+        (later,) = await service.call("activity", [entry(2)])
+        stats = await service.stats()
+    assert [(told.error, told.outcome) for told in late] == [("WriteExpired", "expired")] * 3
+    assert later.outcome == "written"
+    assert sink.rows["entries"] == [{"n": 2}]
+    assert stats.outcomes == {"expired": 3, "written": 1}
+
+
+async def test_past_its_deadline_while_the_sink_is_down_a_request_expires(client: Client) -> None:
+    sink = MemorySink()
+    sink.fail_next(DOWN, error=SinkUnavailable("down", in_doubt=False))
+    async with running(client, sink) as service:
+        callers = await asyncio.gather(*(service.start(door, [entry(1)], timeout=4.0) for door in DOORS))
+        late = [(await caller.result())[0] for caller in callers]
+        sink._failures.clear()
+    assert [told.error for told in late] == ["WriteExpired"] * 3
+    assert not sink.rows
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_an_attempt_that_committed_has_the_last_word_over_the_deadline(client: Client, door: str) -> None:
+    """Nobody is told `expired` of a request that is in the database."""
+
+    class LosesAnswers(MemorySink):
+        up = False
+
+        async def write(self, batch: Batch) -> Sequence[Outcome]:
+            outcomes = await super().write(batch)
+            if not self.up:
+                raise SinkUnavailable("the answer was lost", in_doubt=True)
+            return outcomes
+
+        async def settle(self, batch: Batch) -> Sequence[Outcome]:
+            if not self.up:
+                raise SinkUnavailable("still down", in_doubt=True)
+            return await super().settle(batch)
+
+    sink = LosesAnswers()
+    policy = BatchPolicy(linger=QUICK.linger, retry_initial=QUICK.retry_initial, retry_max=QUICK.retry_initial)
+    async with running(client, sink, policy) as service:
+        caller = await service.start(door, [entry(1)], timeout=2.0)
+        (told,) = await caller.result()
+        assert told.error == "WriteNotConfirmed", told
+        sink.up = True
+
+        async def settled() -> None:
+            assert (await service.stats()).outcomes == {"written": 1}
+
+        await assert_eventually(settled)
+    assert sink.rows["entries"] == [{"n": 1}]
+
+
+async def test_a_sink_that_breaks_on_one_request_rejects_that_one(client: Client) -> None:
+    class Fragile(MemorySink):
+        async def write(self, batch: Batch) -> Sequence[Outcome]:
+            if any(record.values["n"] == 3 for request in batch for record in request.records):
+                raise ZeroDivisionError("three")
+            return await super().write(batch)
+
+    sink = Fragile()
+    async with running(client, sink) as service:
+        told = await service.call("activity", [entry(n) for n in range(6)])
+    assert [one.outcome for one in told] == ["written"] * 3 + ["rejected"] + ["written"] * 2
+    assert told[3].code == "database"
+    assert "ZeroDivisionError" in told[3].reason
+
+
+async def test_a_sink_that_miscounts_is_unavailable_rather_than_believed(client: Client) -> None:
+    class Miscounts(Sink):
+        calls = 0
+
+        async def write(self, batch: Batch) -> Sequence[Outcome]:
+            self.calls += 1
+            return [Outcome.written()] * (len(batch) + (self.calls == 1))
+
+    async with running(client, Miscounts()) as service:
+        (told,) = await service.call("activity", [entry(1)])
+        stats = await service.stats()
+    assert told.outcome == "written"
+    assert stats.flush_failures == 1
+
+
+async def test_a_flush_that_hangs_is_given_up_and_tried_again(client: Client) -> None:
+    class Hangs(MemorySink):
+        calls = 0
+
+        async def write(self, batch: Batch) -> Sequence[Outcome]:
+            self.calls += 1
+            if self.calls == 1:
+                await asyncio.Event().wait()
+            return await super().write(batch)
+
+    policy = BatchPolicy(linger=QUICK.linger, retry_initial=QUICK.retry_initial, flush_timeout=timedelta(seconds=1))
+    sink = Hangs()
+    options: dict[str, Any] = {"graceful_shutdown_timeout": timedelta(seconds=0)}
+    async with running(client, sink, policy, worker_options=options) as service:
+        (told,) = await service.call("activity", [entry(1)])
+    assert told.outcome == "written"
+    assert sink.rows["entries"] == [{"n": 1}]
