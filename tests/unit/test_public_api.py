@@ -53,7 +53,7 @@ def imported(path: Path) -> set[str]:
                 parent = short.rpartition(".")[0]
                 # `from package import name` means a module of the package, or something in its `__init__`.
                 meant = (short, f"{short}.__init__", parent, f"{parent}.__init__")
-                found.add(next(module for module in meant if module in MODULES))
+                found.add(next((module for module in meant if module in MODULES), "__init__"))
     return found
 
 
