@@ -1,0 +1,166 @@
+"""A caller that is cancelled withdraws its write; a caller that dies disturbs nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
+import pytest
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.exceptions import CancelledError
+
+from temporal_batching import BatchPolicy, MemorySink, Outcome
+from temporal_batching.sinks.base import Batch
+from tests.support.callers import DOORS, Carry, Continuer, Write
+from tests.support.service import QUICK, Service, entry, running
+from tests.support.waiting import assert_eventually
+
+LONG = BatchPolicy(linger=timedelta(minutes=10))
+
+
+async def pending(service: Service, number: int) -> None:
+    async def check() -> None:
+        assert (await service.stats()).pending == number
+
+    await assert_eventually(check)
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_cancelled_while_pending_is_never_written(client: Client, door: str) -> None:
+    sink = MemorySink()
+    async with running(client, sink, LONG) as service:
+        caller = await service.start(door, [entry(1)])
+        await pending(service, 1)
+        neighbour = await service.start(door, [entry(2)])
+        await pending(service, 2)
+        await caller.cancel()
+        with pytest.raises(WorkflowFailureError) as failure:
+            await caller.result()
+        assert isinstance(failure.value.cause, CancelledError)
+        await pending(service, 1)
+        await service.handle.flush()
+        assert (await neighbour.result())[0].outcome == "written"
+        assert (await service.stats()).outcomes == {"rejected": 1, "written": 1}
+    assert sink.rows["entries"] == [{"n": 2}]
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_cancelled_in_flight_the_outcome_stands(client: Client, door: str) -> None:
+    started, gate = asyncio.Event(), asyncio.Event()
+
+    class Gated(MemorySink):
+        async def write(self, batch: Batch) -> Sequence[Outcome]:
+            started.set()
+            await gate.wait()
+            return await super().write(batch)
+
+    sink = Gated()
+    async with running(client, sink) as service:
+        caller = await service.start(door, [entry(1)])
+        await started.wait()
+        await caller.cancel()
+        with pytest.raises(WorkflowFailureError):
+            await caller.result()
+        gate.set()
+
+        async def settled() -> None:
+            assert (await service.stats()).outcomes == {"written": 1}
+
+        await assert_eventually(settled)
+    assert sink.rows["entries"] == [{"n": 1}]
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_an_id_that_was_withdrawn_too_late_is_a_duplicate_for_the_next_caller(client: Client, door: str) -> None:
+    """A cancellation that comes after the commit must not make a written id look withdrawn."""
+    sink = MemorySink()
+    async with running(client, sink) as service:
+        write = Write([["entries", {"n": 1}]], request_id=f"{service.name}-1")
+        assert (await service.call(door, [write]))[0].outcome == "written"
+        await service.shard().signal("withdraw_write_request", args=[write.request_id, "somebody-else"])
+        (again,) = await service.call(door, [write])
+        assert (again.outcome, again.error) == ("duplicate", None)
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_one_of_two_callers_with_the_same_id_may_leave(client: Client, door: str) -> None:
+    sink = MemorySink()
+    async with running(client, sink, LONG) as service:
+        write = Write([["entries", {"n": 1}]], request_id=f"{service.name}-1")
+        leaves = await service.start(door, [write])
+        await pending(service, 1)
+        stays = await service.start(door, [write])
+        other = await service.start(door, [entry(2)])
+        await pending(service, 2)
+
+        async def attached() -> None:  # two addresses for one request
+            assert (await service.stats()).pending_bytes > 3 * 200
+
+        await assert_eventually(attached)
+        await leaves.cancel()
+        with pytest.raises(WorkflowFailureError):
+            await leaves.result()
+        await service.handle.flush()
+        assert (await stays.result())[0].outcome in ("written", "duplicate")
+        assert (await other.result())[0].outcome == "written"
+    assert sorted(row["n"] for row in sink.rows["entries"]) == [1, 2]
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_terminated_callers_do_not_disturb(client: Client, door: str) -> None:
+    sink = MemorySink()
+    async with running(client, sink, LONG) as service:
+        callers = [await service.start(door, [entry(n)]) for n in range(6)]
+        await pending(service, 6)
+        for caller in callers[:3]:
+            await caller.terminate()
+        await service.handle.flush()
+        for caller in callers[3:]:
+            assert (await caller.result())[0].outcome == "written"
+        stats = await service.stats()
+    assert stats.outcomes == {"written": 6}
+    assert (stats.undelivered, stats.flush_failures) == (0, 0)
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_caller_that_continues_as_new_before_its_confirmation_still_hears(client: Client, door: str) -> None:
+    sink = MemorySink()
+    async with running(client, sink, LONG) as service:
+        write = Write([["entries", {"n": 1}]], request_id=f"{service.name}-1")
+        caller = await service.run(Continuer.run, Carry(service.job(door, [write])))
+        await pending(service, 1)
+        await caller.signal(Continuer.go_on)
+
+        async def asked_again() -> None:
+            description = await client.get_workflow_handle(caller.id).describe()
+            assert description.run_id != caller.first_execution_run_id
+
+        await assert_eventually(asked_again)
+
+        async def flushed() -> None:
+            await service.handle.flush()
+            assert (await client.get_workflow_handle(caller.id).describe()).status != 1
+
+        await assert_eventually(flushed)
+        (told,) = await caller.result()
+    assert told.outcome in ("written", "duplicate")
+    assert sink.rows["entries"] == [{"n": 1}]
+
+
+async def test_a_withdrawal_that_overtakes_its_request_is_remembered(client: Client) -> None:
+    sink = MemorySink()
+    async with running(client, sink, QUICK) as service:
+        request = {
+            "request_id": "r",
+            "records": [{"table": "entries", "values": {"n": 1}}],
+            "reply_to": {"workflow_id": "w"},
+        }
+        await service.shard().signal("withdraw_write_request", args=["r", "w"])
+        await service.shard().signal("add_write_request", request)
+
+        async def refused() -> None:
+            assert (await service.stats()).outcomes == {"rejected": 1}
+
+        await assert_eventually(refused)
+    assert not sink.rows
