@@ -18,7 +18,9 @@ from tests.databases import TestDatabase
 ENTRIES = "CREATE TABLE entries (id integer PRIMARY KEY, account text NOT NULL, amount integer CHECK (amount > 0))"
 
 
-def entry(number: int, *, request_id: str | None = None, expires_at: float | None = None, **values: Any) -> WriteRequest:
+def entry(
+    number: int, *, request_id: str | None = None, expires_at: float | None = None, **values: Any
+) -> WriteRequest:
     record = Record("entries", {"id": number, "account": "a", "amount": 1, **values})
     return WriteRequest(request_id or f"r{number}", [record], expires_at=expires_at)
 

@@ -130,6 +130,7 @@ class SqlSink(Sink):
         self._executor: ThreadPoolExecutor | None = None
         self._opening = threading.Lock()
         self._checked = False
+        self._opened = False
 
     def ledger_ddl(self) -> str:
         """The statement that creates the ledger, for a migration where the sink's role must not create tables."""
@@ -204,10 +205,16 @@ class SqlSink(Sink):
             with self._answering():
                 self._with_connection(check)
                 self._catalogue.check()
-            self._checked = True
+            self._checked = self._opened = True
 
     def _flush(self, batch: Batch, *, settle: bool) -> list[Outcome]:
-        self._check()
+        try:
+            self._check()
+        except SinkConfigurationError as err:
+            if not self._opened:
+                raise
+            # It did fit when the sink was opened: what waits in the batcher waits for whoever changes it back.
+            raise SinkUnavailable(str(err), in_doubt=False) from None
         outcomes: dict[int, Outcome] = {}
         self._flush_part(batch, list(range(len(batch))), outcomes, settle=settle)
         written: set[str] = set()

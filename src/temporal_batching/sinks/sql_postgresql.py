@@ -206,8 +206,8 @@ class PostgresqlTransaction(Transaction):
                     sent.append(send(sql, columns))
                 claim = self._send_claim(send, stamp, entries, new=not savepoint)
         except DatabaseFailure as failure:
-            if savepoint:
-                self._waiting = [("ROLLBACK TO SAVEPOINT attempt", None), ("RELEASE SAVEPOINT attempt", None)]
+            if savepoint and not failure.connection_lost:
+                self._undo()
             rows_inserted = len(sent) == len(inserts) and all(cursor.pgresult is not None for cursor in sent)
             if rows_inserted and failure.verdict in (Verdict.REQUEST, Verdict.SCHEMA):
                 if not savepoint and failure.code is RejectCode.CONSTRAINT:
@@ -221,8 +221,19 @@ class PostgresqlTransaction(Transaction):
             self._rows += sum(len(insert.rows) for insert in inserts)
             return True
         if savepoint:
-            self._waiting = [("ROLLBACK TO SAVEPOINT attempt", None), ("RELEASE SAVEPOINT attempt", None)]
+            self._undo()
         return False
+
+    def _undo(self) -> None:
+        """Back to the savepoint, in a trip of its own.
+
+        What the driver meant to prepare in a pipeline that failed was never prepared; it forgets so when it reads the
+        answer to a rollback, which is too late for what is sent in the same pipeline.
+        """
+        self._database.counters.round_trips += 1
+        with self._judged():
+            self._connection.execute("ROLLBACK TO SAVEPOINT attempt")
+        self._waiting = [("RELEASE SAVEPOINT attempt", None)]
 
     def _send_claim(
         self, send: Callable[..., psycopg.Cursor[Any]], stamp: Stamp, entries: Sequence[Entry], *, new: bool = False
@@ -246,10 +257,7 @@ class PostgresqlTransaction(Transaction):
     def commit(self) -> None:
         if self._connection.info.transaction_status is TransactionStatus.IDLE:
             return
-        # What waits at this point only ends a savepoint, and a commit does so too; unless it undoes something.
-        if any(sql.startswith("ROLLBACK") for sql, _ in self._waiting):
-            with self._trip():
-                pass
+        # What waits at this point only ends a savepoint, and a commit does so too.
         self._database.counters.round_trips += 1
         with self._judged():
             tag = self._connection.execute("COMMIT").statusmessage
