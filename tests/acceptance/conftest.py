@@ -117,6 +117,6 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     yield start
     for process in processes:
         if process.raw.returncode is None:
-            process.raw.terminate()
+            process.raw.kill()
     for process in processes:
         await process.ends()

@@ -43,7 +43,7 @@ async def test_the_four_commands_with_their_defaults_book_ten_payments_in_one_ba
     starter = await start("main starter", "--workflows", "10", **where)
     assert await starter.ends() == 0, starter.output
     assert starter.lines[-1] == "10 payments: 10 written in 1 batch, largest 10."
-    assert len(re.findall(r"\twritten\tmain-0/1\t10\t", starter.output)) == 10
+    assert len(re.findall(r"  written  +main-0/1  +10  ", starter.output)) == 10
     await batcher.says(r"batch main-0/1 .*trigger=linger.* 10 requests, 10 records")
     await monitor.says("main-0 state=gathering pending=[1-9].* written=0")
     await monitor.says("written=10")
@@ -59,18 +59,17 @@ async def test_the_four_commands_with_their_defaults_book_ten_payments_in_one_ba
     assert "Traceback" not in batcher.output + main.output + starter.output + monitor.output
 
 
-@pytest.mark.parametrize("door", [("--via", "activity"), ("--via", "signal"), ("--gateway", "batcher")])
-async def test_a_file_that_is_booked_twice_is_booked_once(
-    door: tuple[str, str], start: Start, temporal: str, tmp_path: Path
+async def test_a_payment_that_comes_again_by_whatever_door_is_booked_once(
+    start: Start, temporal: str, tmp_path: Path
 ) -> None:
-    where = _apart(f"twice-{door[1]}", temporal)
+    where = _apart("doors", temporal)
     database = tmp_path / "payments.db"
     sink = {"BATCHING_SINK": f"sqlite:///{database}", "BATCHING_LINGER": "200ms"}
     await start("batcher worker", "--create-tables", **where, **sink)
     await start("main worker", **where)
-    command = ("main starter", "--input", PAYMENTS, "--workflows", "30", *door)
-    for outcome in ("written", "duplicate"):
-        starter = await start(*command, **where)
+    doors = (("--via", "activity"), ("--via", "signal"), ("--gateway", "batcher"))
+    for door, outcome in zip(doors, ("written", "duplicate", "duplicate"), strict=True):
+        starter = await start("main starter", "--input", PAYMENTS, "--workflows", "30", *door, **where)
         assert await starter.ends() == 0, starter.output
         assert starter.lines[-1].startswith(f"30 payments: 30 {outcome} in ")
     with closing(sqlite3.connect(database)) as connection:
@@ -93,14 +92,7 @@ async def test_operators_commands_reach_the_batcher(start: Start, temporal: str)
     where = _apart("operated", temporal)
     worker = await start("batcher worker", "--shards", "2", **where)
     await worker.says("2 shards")
-    said = {
-        "start": "runs: 2 shards",
-        "pause": "is paused",
-        "stats": "operated-1 state=paused",
-        "resume": "runs",
-        "flush": "has written what was pending",
-        "drain": "is drained",
-    }
+    said = {"pause": "is paused", "stats": "operated-1 state=paused", "drain": "is drained", "resume": "runs"}
     for command, answer in said.items():
         process = await start("temporal-batching", command, "--shards", "2", **where)
         await process.says(answer)

@@ -192,3 +192,8 @@ def test_no_password_survives_redaction_however_badly_it_is_escaped(password: st
     if "?" not in password:
         assert redact_url(url) == "postgresql://localhost/db"
     assert f"pre{password}post" not in without_secrets(f"cannot connect with pre{password}post to {url}", url)
+
+
+def test_the_example_file_states_the_defaults() -> None:
+    example = Path(__file__).resolve().parents[2] / "examples" / "batching.toml"
+    assert load(config=example) == load()

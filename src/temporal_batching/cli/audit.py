@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from temporal_batching.cli.database import entries_table, sync_engine
 
 LEDGER = "batching_ledger"
-SHOWN = 10
 
 
 @dataclass

@@ -17,7 +17,6 @@ from temporalio.worker import Worker
 from temporal_batching import BatcherPlugin
 from temporal_batching.cli.connect import connect
 from temporal_batching.cli.console import CommandError, log_to_stderr, out, plural
-from temporal_batching.cli.database import prepare_database
 from temporal_batching.cli.options import Target
 from temporal_batching.settings import CONSOLE, BatcherSettings
 from temporal_batching.sinks.base import Sink
@@ -63,6 +62,8 @@ async def open_sink(settings: BatcherSettings, *, create_tables: bool = False) -
         from temporal_batching.sinks.console import ConsoleSink
 
         return ConsoleSink()
+    from temporal_batching.cli.database import prepare_database
+
     await prepare_database(settings.sink_url(), create_tables=create_tables)
     from temporal_batching.sinks.sql import SqlSink
 
