@@ -31,6 +31,7 @@ from temporal_batching.cli.options import POLICY, Target, with_settings
 from temporal_batching.cli.payments import example_payments, write_csv
 from temporal_batching.contract import DEFAULT_TASK_QUEUE, BatcherStats
 from temporal_batching.embedded import child_process, postgres_server, stop, tail, temporal_server
+from temporal_batching.errors import BatchingError
 from temporal_batching.routing import batcher_workflow_id
 from temporal_batching.settings import CONSOLE, ENV_PREFIX, BatcherSettings, SettingsError, load, redact_url
 
@@ -270,7 +271,8 @@ class _Stage:
         if waiting and waiting + settled == self.plan.workflows:
             name, queue = self.settings.name, self.settings.task_queue
             handle = BatcherHandle(self.client, name, shards=self.settings.shards, task_queue=queue)
-            with suppress(TimeoutError):
+            # Only to save time: if it fails, the linger does the same a little later.
+            with suppress(TimeoutError, RPCError, BatchingError):
                 await handle.flush(timeout=timedelta(seconds=5))
 
     def _queue(self) -> dict[str, str]:
