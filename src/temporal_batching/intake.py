@@ -139,7 +139,9 @@ def read_entry(wire: Any) -> Entry:
     expires_at = wire.get("expires_at")
     if expires_at is not None and (isinstance(expires_at, bool) or not isinstance(expires_at, int | float)):
         raise InvalidRequest(f"expires_at is a number of seconds since the epoch, not {_json_type(expires_at)}")
-    if expires_at is not None and not math.isfinite(expires_at):  # no order holds for NaN: it would spoil the deadlines
+    if (
+        expires_at is not None and not -math.inf < expires_at < math.inf
+    ):  # no order holds for NaN: it would spoil the deadlines
         raise InvalidRequest("expires_at is a number of seconds since the epoch, not NaN or infinite")
     body: JsonObject
     if "requests" in wire:

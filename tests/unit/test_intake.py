@@ -120,6 +120,7 @@ BAD: list[tuple[Any, str]] = [
     (request(expires_at="soon"), "expires_at is a number of seconds since the epoch, not a string"),
     (request(expires_at=True), "expires_at is a number of seconds since the epoch, not a boolean"),
     (request(expires_at=float("nan")), "expires_at is a number of seconds since the epoch, not NaN or infinite"),
+    (request(expires_at=-float("inf")), "expires_at is a number of seconds since the epoch, not NaN or infinite"),
     (request(expires_at=float("inf")), "expires_at is a number of seconds since the epoch, not NaN or infinite"),
     (request(reply_to="w"), "reply_to is an object with workflow_id, not a string"),
     (request(reply_to=[None]), "reply_to is an object with workflow_id, not missing or null"),
