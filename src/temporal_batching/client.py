@@ -126,6 +126,7 @@ class BatchClient:
         """Writes many independent requests, in parcels of up to a batch each: far cheaper than one by one.
 
         One request's fate does not touch another's, so nothing is raised for them: every request gets its own result.
+        Requests of one key are applied in their order here; parcels that share a key therefore go one after the other.
 
         Args:
             requests: Each commits by itself. A bare `Record` becomes a request with a fresh id.
@@ -146,14 +147,20 @@ class BatchClient:
                 results[position] = rejected_at_the_door(request.request_id, err)
         slots = asyncio.Semaphore(PARCELS_UNDER_WAY)
 
-        async def one(parcel: list[tuple[int, Entry]]) -> None:
+        async def one(parcel: list[tuple[int, Entry]], before: set[asyncio.Task[None]]) -> None:
+            if before:
+                await asyncio.wait(before)
             async with slots:
                 for (position, _), result in zip(parcel, await self._write_parcel(parcel, timeout), strict=True):
                     results[position] = result
 
+        latest: dict[str, asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
             for parcel in self._parcels(entries, await self._batch_limit()):
-                group.create_task(one(parcel))
+                # Parcels under way at the same time may overtake each other: those that share a key go one by one.
+                keys = {entry.body["key"] for _, entry in parcel} - {""}
+                task = group.create_task(one(parcel, {latest[key] for key in keys if key in latest}))
+                latest.update(dict.fromkeys(keys, task))
         return [result for result in results if result is not None]
 
     def _parcels(self, entries: list[tuple[int, Entry]], limit: BatchPolicy) -> list[list[tuple[int, Entry]]]:
