@@ -7,6 +7,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
 RUN := .venv/bin
 DEMO ?=
 TESTS ?=
+SEEDS ?= 20000
 SERVICES := main-service batcher-service
 
 .DEFAULT_GOAL := help
@@ -29,7 +30,7 @@ demo: setup ## Temporal, a database, both services, 500 payments and an audit; D
 	$(RUN)/temporal-batching demo $(DEMO)
 
 test: setup ## the tests that take minutes at most; TESTS="tests/unit -k settings"
-	$(RUN)/pytest -m "not soak and not faults" $(TESTS)
+	$(RUN)/pytest -n 2 -m "not soak and not faults" $(TESTS)
 
 lint: setup ## ruff and mypy
 	$(RUN)/ruff check .
@@ -47,8 +48,8 @@ bench: setup ## measure
 faults: setup ## kill and restart real processes under load
 	$(RUN)/pytest -m faults $(TESTS)
 
-simulate: setup ## many random schedules of the batcher's state machine
-	HYPOTHESIS_PROFILE=simulate $(RUN)/pytest tests/simulation $(TESTS)
+simulate: setup ## many random schedules of the batcher's state machine; SEEDS=20000
+	$(RUN)/python -m tests.simulation --seeds $(SEEDS)
 
 soak: setup ## a long load through many runs of the batcher
 	$(RUN)/pytest -m soak $(TESTS)
