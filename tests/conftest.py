@@ -15,16 +15,22 @@ from temporal_batching.embedded import FAST, temporal_server
 
 pytest_plugins = ["tests.databases"]
 
-PRECISE = ("--dynamic-config-value", 'history.timerProcessorMaxTimeShift="20ms"')
-"""The server fires timers up to a second late, which is nothing to a user and a lot to a test."""
+PROMPT = (
+    *("--dynamic-config-value", 'history.timerProcessorMaxTimeShift="20ms"'),
+    *("--dynamic-config-value", 'history.workflowIdReuseMinimalInterval="50ms"'),
+)
+"""The server fires timers up to a second late, and starts no more than one run of a workflow in a second: nothing to a
+user, much to a test."""
 
 CONTINUE_SOON = ("--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=50")
+
+CONTINUE_AT_ONCE = ("--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=1")
 
 
 @asynccontextmanager
 async def server(directory: Path, *options: str) -> AsyncIterator[Client]:
     os.environ.setdefault("GOGC", "400")  # the development server's garbage collector: less often, for speed
-    async with temporal_server(directory=directory, port=0, ui_port=0, options=[*FAST, *PRECISE, *options]) as running:
+    async with temporal_server(directory=directory, port=0, ui_port=0, options=[*FAST, *PROMPT, *options]) as running:
         yield await Client.connect(running.address)
 
 
@@ -39,4 +45,11 @@ async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Clie
 async def continuing_client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
     """A client of a development server that suggests to continue as new after 50 events."""
     async with server(tmp_path_factory.mktemp("temporal-continuing"), *CONTINUE_SOON) as connected:
+        yield connected
+
+
+@pytest_asyncio.fixture(scope="session")
+async def tiny_client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
+    """A client of a development server that suggests to continue as new in every run's first workflow task."""
+    async with server(tmp_path_factory.mktemp("temporal-tiny"), *CONTINUE_AT_ONCE) as connected:
         yield connected

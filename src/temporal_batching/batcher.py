@@ -88,6 +88,7 @@ class BatcherWorkflow:
         self._malformed: int = state.get("malformed", 0)
         self._operator_policy: bool = state.get("operator_policy", False)
         self._settled_before = self._buffer.settled
+        self._failures_before = self._buffer.flush_failures
         self._signals = 0
         self._updates = 0
         self._policy_known = bool(state) or start.policy is not None
@@ -385,7 +386,13 @@ class BatcherWorkflow:
 
     def _continue_as_new(self) -> None:
         buffer = self._buffer
-        progress = buffer.settled > self._settled_before or buffer.idle
+        progress = (
+            buffer.settled > self._settled_before
+            # A probe of a sink that is down is progress too: its pauses bound how often runs end. A run that stayed
+            # instead would take one batch after the other into its history, until the server ends it.
+            or buffer.flush_failures > self._failures_before
+            or (buffer.idle and self._signals + self._updates > 0)
+        )
         idle_cycles = 0 if progress else self._idle_cycles + 1
         if idle_cycles >= MAX_IDLE_CYCLES:
             workflow.logger.warning(

@@ -44,7 +44,7 @@ from temporal_batching.failures import rejected_at_the_door, write_error
 from temporal_batching.intake import Entry, encode_request, read_entry
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.routing import batcher_workflow_id, check_name, check_shards, shard_of
-from temporal_batching.starting import start_shard, update_with_start
+from temporal_batching.starting import once_ready, start_shard, update_with_start
 
 WriteResult: TypeAlias = Confirmation | WriteError
 
@@ -277,7 +277,12 @@ class BatcherHandle:
         control = Control(policy=policy.to_wire(), announced=True)
         for shard in range(self._shards):
             start = self._starting(shard, policy)
-            await update_with_start(self._client, UPDATE_CONTROL, control, start=start, task_queue=self._task_queue)
+            await self._announce_one(start, control)
+
+    async def _announce_one(self, start: BatcherStart, control: Control) -> None:
+        await once_ready(
+            lambda: update_with_start(self._client, UPDATE_CONTROL, control, start=start, task_queue=self._task_queue)
+        )
 
     async def stats(self) -> list[BatcherStats]:
         """Every shard at this moment, in order.
@@ -342,7 +347,8 @@ class BatcherHandle:
     async def _control_one(self, shard: int, control: Control) -> None:
         workflow_id = batcher_workflow_id(self._name, shard)
         try:
-            await self._client.get_workflow_handle(workflow_id).execute_update(UPDATE_CONTROL, control)
+            handle = self._client.get_workflow_handle(workflow_id)
+            await once_ready(lambda: handle.execute_update(UPDATE_CONTROL, control))
         except WorkflowUpdateFailedError as err:
             cause = err.cause
             if isinstance(cause, ApplicationError) and cause.type == ErrorType.INVALID_POLICY:

@@ -43,7 +43,7 @@ from temporal_batching.errors import ErrorType, InvalidRequest
 from temporal_batching.intake import Entry, deadline_after, read_entry
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.routing import batcher_workflow_id, check_name, check_shards, shard_of
-from temporal_batching.starting import update_with_start
+from temporal_batching.starting import once_ready, update_with_start
 
 MAX_SUBMISSION_REQUESTS = 500
 """Requests in one update: more gain little and make the batcher's workflow task long."""
@@ -234,7 +234,7 @@ class _Lane:
     async def _send(self, wires: list[JsonObject]) -> SubmitResult:
         try:
             async with asyncio.timeout(SUBMISSION_TIMEOUT.total_seconds()):
-                return await self._update(wires)
+                return await once_ready(lambda: self._update(wires))
         except WorkflowUpdateFailedError as err:
             cause = err.cause
             if isinstance(cause, ApplicationError) and cause.type == ErrorType.BATCHER_BUSY:

@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from temporalio.client import Client, WithStartWorkflowOperation
 from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.service import RPCError, RPCStatusCode
 
 from temporal_batching.contract import WORKFLOW_BATCHER, BatcherStart
 from temporal_batching.routing import batcher_workflow_id
 
 T = TypeVar("T")
+
+
+_NOT_READY_PAUSES = (0.02, 0.1, 0.5)
+
+
+async def once_ready(update: Callable[[], Awaitable[T]]) -> T:
+    """Sends an update again that met a failing workflow task, as a shard's is that ends its run under fire.
+
+    The server then says FAILED_PRECONDITION, the update has not arrived, and a moment later it will.
+    """
+    for pause in _NOT_READY_PAUSES:
+        try:
+            return await update()
+        except RPCError as err:
+            if err.status != RPCStatusCode.FAILED_PRECONDITION:
+                raise
+        await asyncio.sleep(pause)
+    return await update()
 
 
 async def start_shard(client: Client, start: BatcherStart, *, task_queue: str) -> None:

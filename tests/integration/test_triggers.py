@@ -147,7 +147,7 @@ async def test_each_key_has_its_shard(client: Client, door: str) -> None:
     keys = [f"key-{n}" for n in range(12)]
     async with running(client, sink, shards=3) as service:
         writes = [Write([["entries", {"n": n}]], key=key) for n, key in enumerate(keys)]
-        unkeyed = [Write([["entries", {"n": -1}]], request_id=f"{service.name}-{n}") for n in range(6)]
+        unkeyed = [Write([["entries", {"n": -1}]], request_id=f"unkeyed-{n}") for n in range(6)]
         told = await service.call(door, [*writes, *unkeyed])
         stats = await service.handle.stats()
     assert [one.shard for one in told[:12]] == [shard_of(key, 3) for key in keys]

@@ -1,0 +1,262 @@
+"""A shard continues as new while messages stream in: nothing is lost, nothing is written twice, all is carried over."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.client import Client, WorkflowExecutionStatus
+
+from temporal_batching import BatchPolicy, MemorySink
+from temporal_batching.errors import SinkUnavailable
+from temporal_batching.routing import batcher_workflow_id
+from temporal_batching.starting import once_ready
+from tests.support.callers import DOORS, Listener, Write
+from tests.support.service import QUICK, Service, count, entry, running
+from tests.support.waiting import assert_eventually
+
+LONG = BatchPolicy(linger=timedelta(minutes=10))
+
+
+async def runs(service: Service, shard: int = 0) -> list[list[HistoryEvent]]:
+    """The history of every run of a shard, the oldest first."""
+    found: list[list[HistoryEvent]] = []
+    run_id: str | None = (await service.shard(shard).describe()).run_id
+    while run_id:
+        events = await service.events(shard, run_id=run_id)
+        found.insert(0, events)
+        run_id = events[0].workflow_execution_started_event_attributes.continued_execution_run_id
+    return found
+
+
+def request(number: int, **fields: Any) -> dict[str, Any]:
+    return {"request_id": f"r-{number}", "records": [{"table": "entries", "values": {"n": number}}], **fields}
+
+
+async def stream(service: Service, way: str, numbers: range, *, many: int = 1) -> None:
+    """Sends requests one message after the other."""
+    for start in range(numbers.start, numbers.stop, many):
+        part = [request(n) for n in range(start, min(start + many, numbers.stop))]
+        if way == "signal":
+            await service.shard().signal("add_write_request", part)
+        else:
+            result = await once_ready(lambda part=part: service.shard().execute_update("submit", part))  # type: ignore[misc]
+            assert not result["refused"], result
+
+
+async def test_messages_stream_in_at_both_doors_while_it_continues_as_new(continuing_client: Client) -> None:
+    sink = MemorySink()
+    policy = BatchPolicy(linger=timedelta(milliseconds=20), max_batch_size=25)
+    async with running(continuing_client, sink, policy) as service:
+        await asyncio.gather(
+            *(stream(service, "signal", range(start, start + 150)) for start in range(0, 600, 150)),
+            *(stream(service, "update", range(start, start + 60), many=3) for start in range(1_000, 1_240, 60)),
+        )
+        callers = await asyncio.gather(*(service.call(door, [entry(2_000)] * 25) for door in DOORS))
+
+        async def settled() -> None:
+            assert (await service.stats()).outcomes == {"written": 915}
+
+        await assert_eventually(settled, within=30)
+        stats = await service.stats()
+        histories = await runs(service)
+    assert {one.outcome for part in callers for one in part} == {"written"}
+    assert Counter(row["n"] for row in sink.rows["entries"]) == {
+        **dict.fromkeys([*range(600), *range(1_000, 1_240)], 1),
+        2_000: 75,
+    }
+    assert stats.continue_as_new == len(histories) - 1
+    assert stats.continue_as_new >= 5
+    failed = [task_failures(events) for events in histories]
+    assert set().union(*failed) <= {WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND}
+    assert max(sum(f.values()) for f in failed) <= 3, "a run must not fight long for its end"
+    assert max(len(events) for events in histories) < 600, "a run goes on though it should end"
+
+
+def task_failures(events: list[HistoryEvent]) -> Counter[Any]:
+    return Counter(
+        event.workflow_task_failed_event_attributes.cause
+        for event in events
+        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED
+    )
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_what_is_pending_is_carried_over_and_its_caller_hears(continuing_client: Client, door: str) -> None:
+    sink = MemorySink()
+    async with running(continuing_client, sink, LONG) as service:
+        await service.handle.configure(BatchPolicy(linger=timedelta(minutes=10), max_batch_size=77))
+        await service.handle.pause()
+        caller = await service.start(door, [entry(n) for n in range(5)], timeout=60.0)
+
+        async def pending() -> None:
+            assert (await service.stats()).pending == 5
+
+        await assert_eventually(pending)
+        before = await service.stats()
+        await stir(service, until=before.continue_as_new + 2)
+        stats = await service.stats()
+        assert (stats.pending, stats.dedup_ids, stats.paused) == (5, 5, True)
+        assert stats.policy["max_batch_size"] == 77
+        assert stats.malformed > before.malformed
+        await service.stop_batcher()
+        await service.start_batcher(policy=BatchPolicy(max_batch_size=66))
+        assert (await service.stats()).policy["max_batch_size"] == 77, "the operator's word was forgotten"
+        await service.handle.resume()
+        await service.handle.flush()
+        assert {one.outcome for one in await caller.result()} == {"written"}
+    assert sorted(row["n"] for row in sink.rows["entries"]) == [0, 1, 2, 3, 4]
+
+
+async def stir(service: Service, *, until: int) -> None:
+    """Makes history without writing anything, until the shard has continued as new so often."""
+    async with asyncio.timeout(20):
+        while (await service.stats()).continue_as_new < until:
+            await service.shard().signal("stir")
+
+
+async def test_a_batch_that_was_set_back_keeps_its_id_and_what_it_knows(continuing_client: Client) -> None:
+    """It may have committed: under another id its rows would be called duplicates of somebody else's."""
+    sink = MemorySink()
+    sink.fail_next(1, committed=True)
+    sink.fail_next(1_000, error=SinkUnavailable("down"))
+    async with running(continuing_client, sink) as service:
+        caller = await service.start("activity", [entry(1)], timeout=60.0)
+
+        async def set_back() -> None:
+            assert (await service.stats()).breaker == "open"
+
+        await assert_eventually(set_back)
+        await stir(service, until=2)
+        stats = await service.stats()
+        assert (stats.breaker, stats.sink_error, stats.pending) == ("open", "down", 1)
+        assert stats.flush_failures >= 2
+        sink._failures.clear()
+        (told,) = await caller.result()
+        again = await service.call("activity", [Write([["entries", {"n": 1}]], request_id=told.request_id)])
+    assert told.outcome == "written"
+    assert told.batch_id == sink.batches[0].id
+    assert again[0].outcome == "duplicate"
+    assert sink.rows["entries"] == [{"n": 1}]
+
+
+async def test_answers_not_delivered_yet_are_carried_over(continuing_client: Client) -> None:
+    """Hundreds of requests expire at once, in a run that is about to end; each caller is told."""
+    async with running(continuing_client, MemorySink(), LONG) as service:
+        await service.handle.pause()
+        listeners = [await service.run(Listener.run, 50) for _ in range(6)]
+        deadline = time.time() + 2.0
+        for number, listener in enumerate(listeners):
+            numbers = range(50 * number, 50 * (number + 1))
+            to = {"workflow_id": listener.id}
+            part = [request(n, reply_to=to, expires_at=deadline) for n in numbers]
+            await service.shard().signal("add_write_request", part)
+        while time.time() < deadline + 0.5:
+            await service.shard().signal("stir")
+        heard = [answer for listener in listeners for answer in await listener.result()]
+        stats = await service.stats()
+    assert Counter(answer["outcome"] for answer in heard) == {"expired": 300}
+    assert len({answer["request_id"] for answer in heard}) == 300
+    assert stats.outcomes == {"expired": 300}
+    assert stats.continue_as_new > 1
+
+
+async def test_an_idle_batcher_adds_no_history(client: Client) -> None:
+    async with running(client, MemorySink(), BatchPolicy(linger=timedelta(milliseconds=300))) as service:
+        await service.call("activity", [entry(1)])
+        await service.call("signal", [entry(2)])
+
+        async def quiet() -> None:
+            first = len(await service.events())
+            await asyncio.sleep(1.0)  # what must not happen has no condition to wait for
+            assert len(await service.events()) == first
+
+        await assert_eventually(quiet)
+        events = await service.events()
+        started = count(events, EventType.EVENT_TYPE_TIMER_STARTED)
+        ended = count(events, EventType.EVENT_TYPE_TIMER_FIRED) + count(events, EventType.EVENT_TYPE_TIMER_CANCELED)
+        assert started == ended, "a timer runs though nothing is pending"
+        assert len(events) < 50
+
+
+async def test_what_waits_does_not_spin(client: Client) -> None:
+    """One timer for what waits, however many messages come in; none is set again and again."""
+    async with running(client, MemorySink(), LONG) as service:
+        for n in range(20):
+            await service.shard().signal("add_write_request", request(n))
+        await service.handle.pause()
+        await service.handle.resume()
+        await service.handle.pause()
+        await asyncio.sleep(1.0)  # what must not happen has no condition to wait for
+        events = await service.events()
+    assert count(events, EventType.EVENT_TYPE_TIMER_STARTED) <= 2
+    assert len(events) < 20 * 4 + 40
+
+
+@pytest.mark.parametrize("door", ["activity", "signal"])
+async def test_runs_that_settle_nothing_end_in_one_that_stays_and_flushes(tiny_client: Client, door: str) -> None:
+    """Where every run is told to end before it can do anything, the eleventh writes first."""
+    sink = MemorySink()
+    async with running(tiny_client, sink, LONG) as service:
+        (told,) = await service.call(door, [entry(1)], timeout=60.0)
+        assert told.outcome == "written"
+
+        async def settled() -> None:
+            stats = await service.stats()
+            assert stats.outcomes == {"written": 1}
+
+        await assert_eventually(settled)
+        stats = await service.stats()
+        assert stats.continue_as_new >= 10
+        await quiet(service)
+        assert (await service.shard().describe()).status == WorkflowExecutionStatus.RUNNING
+
+
+async def test_a_runaway_that_is_paused_stays_and_says_so(tiny_client: Client) -> None:
+    async with running(tiny_client, MemorySink(), LONG) as service:
+        await service.handle.pause()
+        caller = await service.start("signal", [entry(1)], timeout=60.0)
+
+        async def stopped() -> None:
+            stats = await service.stats()
+            assert (stats.idle_cycles, stats.pending, stats.suggested) == (10, 1, True)
+
+        await assert_eventually(stopped)
+        await quiet(service)
+        await service.handle.resume()
+        assert (await caller.result())[0].outcome == "written"
+
+
+async def quiet(service: Service) -> None:
+    async def check() -> None:
+        handle = service.client.get_workflow_handle(batcher_workflow_id(service.name, 0))
+        first = await handle.describe()
+        await asyncio.sleep(0.7)  # what must not happen has no condition to wait for
+        then = await handle.describe()
+        assert (first.run_id, first.history_length) == (then.run_id, then.history_length)
+
+    await assert_eventually(check)
+
+
+async def test_a_sink_that_is_down_does_not_make_a_shard_cycle(continuing_client: Client) -> None:
+    """Each probe makes history, so runs end; the probes' pauses bound how often."""
+    sink = MemorySink()
+    sink.fail_next(1_000_000, error=SinkUnavailable("down", in_doubt=False))
+    policy = BatchPolicy(linger=QUICK.linger, retry_initial=timedelta(milliseconds=10), retry_max=timedelta(seconds=1))
+    async with running(continuing_client, sink, policy) as service:
+        caller = await service.start("activity", [entry(1)], timeout=60.0)
+
+        async def cycled() -> None:
+            assert (await service.stats()).continue_as_new >= 2
+
+        await assert_eventually(cycled, within=30)
+        stats = await service.stats()
+        assert stats.flush_failures >= 3 * stats.continue_as_new
+        sink._failures.clear()
+        assert (await caller.result())[0].outcome == "written"

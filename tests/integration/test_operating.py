@@ -1,0 +1,200 @@
+"""`BatcherHandle` and `BatchClient`: what an operator and a program may rely on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+from temporalio.client import Client
+
+from temporal_batching import (
+    BatchClient,
+    BatcherHandle,
+    BatcherNotRunning,
+    BatchPolicy,
+    Confirmation,
+    MemorySink,
+    Record,
+    WriteError,
+    WriteExpired,
+    WriteRejected,
+    WriteRequest,
+)
+from tests.support.callers import DOORS
+from tests.support.service import QUICK, entry, running
+from tests.support.waiting import assert_eventually
+
+LONG = BatchPolicy(linger=timedelta(minutes=10))
+
+
+async def test_what_does_not_run_is_said_to_not_run(client: Client) -> None:
+    handle = BatcherHandle(client, "nobody")
+    for call in (handle.stats, handle.flush, handle.pause, handle.resume, handle.drain):
+        with pytest.raises(BatcherNotRunning, match="batcher-nobody-0"):
+            await call()
+    with pytest.raises(BatcherNotRunning):
+        await handle.configure(BatchPolicy())
+
+
+async def test_paused_it_accepts_and_resumed_it_writes(client: Client) -> None:
+    sink = MemorySink()
+    async with running(client, sink, shards=2) as service:
+        await service.handle.pause()
+        callers = [await service.start(door, [entry(n)]) for n, door in enumerate(DOORS)]
+
+        async def pending() -> None:
+            assert sum(stats.pending for stats in await service.handle.stats()) == 3
+
+        await assert_eventually(pending)
+        assert all(stats.paused for stats in await service.handle.stats())
+        with pytest.raises(TimeoutError):
+            await service.handle.flush(timeout=timedelta(milliseconds=300))
+        assert not sink.batches
+        await service.handle.resume()
+        assert [(await caller.result())[0].outcome for caller in callers] == ["written"] * 3
+
+
+async def test_drained_it_is_empty_and_takes_nothing_until_it_resumes(client: Client) -> None:
+    sink = MemorySink()
+    async with running(client, sink, LONG) as service:
+        caller = await service.start("activity", [entry(n) for n in range(5)])
+
+        async def pending() -> None:
+            assert (await service.stats()).pending == 5
+
+        await assert_eventually(pending)
+        await service.handle.drain()
+        stats = await service.stats()
+        assert (stats.pending, stats.in_flight, stats.dedup_ids, stats.draining) == (0, 0, 0, True)
+        assert {one.outcome for one in await caller.result()} == {"written"}
+        waits = await service.start("activity", [entry(6)])
+        (refused,) = await service.call("signal", [entry(7)])
+        assert (refused.error, refused.code) == ("WriteRejected", "overloaded")
+        await service.handle.resume()
+
+        async def taken() -> None:
+            assert (await service.stats()).pending == 1
+
+        await assert_eventually(taken)
+        await service.handle.flush()
+        assert (await waits.result())[0].outcome == "written"
+    assert {"n": 7} not in sink.rows["entries"]
+
+
+async def test_an_operators_policy_survives_workers_and_an_announced_one_does_not(client: Client) -> None:
+    async with running(client, MemorySink(), QUICK) as service:
+
+        async def size(expected: int) -> None:
+            async def check() -> None:
+                assert (await service.stats()).policy["max_batch_size"] == expected
+
+            await assert_eventually(check)
+
+        await size(100)
+        await service.stop_batcher()
+        await service.start_batcher(policy=BatchPolicy(max_batch_size=50))
+        await size(50)
+        await service.handle.configure(BatchPolicy(max_batch_size=7))
+        await size(7)
+        await service.stop_batcher()
+        await service.start_batcher(policy=BatchPolicy(max_batch_size=60))
+        await size(7)
+        # An announcement that finds the operator's policy leaves no other trace either.
+        assert (await service.stats()).policy == BatchPolicy(max_batch_size=7).to_wire()
+
+
+async def test_a_policy_change_takes_hold_of_what_waits(client: Client) -> None:
+    sink = MemorySink()
+    async with running(client, sink, LONG) as service:
+        caller = await service.start("activity", [entry(n) for n in range(20)])
+
+        async def pending() -> None:
+            assert (await service.stats()).pending == 20
+
+        await assert_eventually(pending)
+        await service.handle.configure(BatchPolicy(linger=timedelta(minutes=10), max_batch_size=10))
+        assert {one.outcome for one in await caller.result()} == {"written"}
+    assert [len(batch) for batch in sink.batches] == [10, 10]
+
+
+async def test_a_gateway_starts_a_shard_that_does_not_run_and_the_worker_says_the_policy(client: Client) -> None:
+    policy = BatchPolicy(linger=timedelta(milliseconds=100), max_batch_size=17)
+    options = {"start_shards": False}
+    async with running(client, MemorySink(), policy, plugin_options=options) as service:
+        told = await service.call("local", [entry(n) for n in range(5)])
+        stats = await service.stats()
+    assert {one.outcome for one in told} == {"written"}
+    assert stats.policy == policy.to_wire()
+
+
+async def test_writers_race_to_start_a_batcher(client: Client) -> None:
+    policy = BatchPolicy(linger=timedelta(milliseconds=100))
+    async with running(client, MemorySink(), policy, shards=3, plugin_options={"start_shards": False}) as service:
+        told = await asyncio.gather(*(service.call(door, [entry(1)] * 6) for door in ("activity", "local") * 3))
+    assert {one.outcome for part in told for one in part} == {"written"}
+
+
+async def test_a_program_writes_one_row_and_hears_of_it(client: Client) -> None:
+    sink = MemorySink(reject=lambda request: "no" if request.records[0].table == "bad" else None)
+    async with running(client, sink) as service:
+        confirmation = await service.writer.write("entries", {"n": 1})
+        assert (confirmation.outcome, confirmation.batch_size) == ("written", 1)
+        assert confirmation.settled_at is not None
+        again = await service.writer.write("entries", {"n": 1}, request_id=confirmation.request_id)
+        assert again.outcome == "duplicate"
+        with pytest.raises(WriteRejected) as rejected:
+            await service.writer.write_all([Record("entries", {"n": 2}), Record("bad", {"n": 2})][::-1])
+        assert rejected.value.confirmation is not None
+        assert (rejected.value.confirmation.code, rejected.value.confirmation.reason) == ("constraint", "no")
+        with pytest.raises(WriteRejected, match="NaN"):
+            await service.writer.write("entries", {"n": float("nan")})
+        await service.handle.pause()
+        with pytest.raises(WriteExpired):
+            await service.writer.write("entries", {"n": 3}, timeout=timedelta(seconds=4))
+    assert sink.rows["entries"] == [{"n": 1}]
+
+
+def _key(number: int) -> str:
+    return f"key-{number % 7}"
+
+
+async def test_two_thousand_requests_each_have_their_own_result_in_order(client: Client) -> None:
+    sink = MemorySink(reject=lambda request: "odd" if request.records[0].values.get("n", 0) % 10 == 3 else None)
+    async with running(client, sink, shards=2) as service:
+        requests: list[WriteRequest | Record] = [
+            WriteRequest(f"{service.name}-{n}", [Record("entries", {"n": n})], key=_key(n)) for n in range(2_000)
+        ]
+        requests[5] = Record("", {"n": 5})
+        requests[6] = Record("entries", {"n": float("inf")})
+        requests[7] = Record("entries", {"n": object()})
+        requests[8] = Record("entries", {"n": 8})
+        results = await service.writer.write_many(requests)
+        again = await service.writer.write_many(requests[100:200])
+    assert len(results) == 2_000
+    for n, result in enumerate(results):
+        if n in (5, 6, 7):
+            assert isinstance(result, WriteRejected), (n, result)
+            continue
+        assert isinstance(result, Confirmation), (n, result)
+        assert n == 8 or result.request_id == f"{service.name}-{n}"
+        assert result.outcome == ("rejected" if n % 10 == 3 else "written"), (n, result)
+    assert Counter(_outcome(result) for result in again) == {"duplicate": 90, "rejected": 10}
+    assert sorted(row["n"] for row in sink.rows["entries"]) == [
+        n for n in range(2_000) if n % 10 != 3 and n not in (5, 6, 7)
+    ]
+    for key in range(7):
+        rows = [row["n"] for row in sink.rows["entries"] if row["n"] % 7 == key and row["n"] != 8]
+        assert rows == sorted(rows), "parcels of one key overtook each other"
+    assert len(sink.batches) < 60
+
+
+def _outcome(result: Confirmation | WriteError) -> str:
+    return result.outcome if isinstance(result, Confirmation) else type(result).__name__
+
+
+async def test_many_requests_that_cannot_be_handed_over_each_say_so(client: Client) -> None:
+    writer = BatchClient(client, "nobody-there", task_queue="nobody-there")
+    results = await writer.write_many([Record("entries", {"n": n}) for n in range(5)], timeout=timedelta(seconds=1))
+    assert [_outcome(result) for result in results] == ["WriteNotSubmitted"] * 5
