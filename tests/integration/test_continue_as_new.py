@@ -55,20 +55,20 @@ async def test_messages_stream_in_at_both_doors_while_it_continues_as_new(contin
     policy = BatchPolicy(linger=timedelta(milliseconds=20), max_batch_size=25)
     async with running(continuing_client, sink, policy) as service:
         await asyncio.gather(
-            *(stream(service, "signal", range(start, start + 150)) for start in range(0, 600, 150)),
-            *(stream(service, "update", range(start, start + 60), many=3) for start in range(1_000, 1_240, 60)),
+            *(stream(service, "signal", range(start, start + 75)) for start in range(0, 300, 75)),
+            *(stream(service, "update", range(start, start + 45), many=3) for start in range(1_000, 1_180, 45)),
         )
         callers = await asyncio.gather(*(service.call(door, [entry(2_000)] * 25) for door in DOORS))
 
         async def settled() -> None:
-            assert (await service.stats()).outcomes == {"written": 915}
+            assert (await service.stats()).outcomes == {"written": 555}
 
         await assert_eventually(settled, within=30)
         stats = await service.stats()
         histories = await runs(service)
     assert {one.outcome for part in callers for one in part} == {"written"}
     assert Counter(row["n"] for row in sink.rows["entries"]) == {
-        **dict.fromkeys([*range(600), *range(1_000, 1_240)], 1),
+        **dict.fromkeys([*range(300), *range(1_000, 1_180)], 1),
         2_000: 75,
     }
     assert stats.continue_as_new == len(histories) - 1
@@ -248,7 +248,9 @@ async def test_a_sink_that_is_down_does_not_make_a_shard_cycle(continuing_client
     """Each probe makes history, so runs end; the probes' pauses bound how often."""
     sink = MemorySink()
     sink.fail_next(1_000_000, error=SinkUnavailable("down", in_doubt=False))
-    policy = BatchPolicy(linger=QUICK.linger, retry_initial=timedelta(milliseconds=10), retry_max=timedelta(seconds=1))
+    policy = BatchPolicy(
+        linger=QUICK.linger, retry_initial=timedelta(milliseconds=10), retry_max=timedelta(milliseconds=300)
+    )
     async with running(continuing_client, sink, policy) as service:
         caller = await service.start("activity", [entry(1)], timeout=60.0)
 

@@ -1,0 +1,86 @@
+"""With an encrypting codec a write goes through both doors, and no history shows its values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from hashlib import shake_256
+
+import pytest
+from temporalio.api.common.v1 import Payload
+from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes, PayloadCodec
+
+from temporal_batching import MemorySink, Record
+from tests.support.callers import DOORS
+from tests.support.service import entry, running
+
+SECRET = "the-plain-text-of-a-value"
+
+
+class Encrypting(PayloadCodec):
+    """Hides what it is given; how well does not matter here."""
+
+    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        return [
+            Payload(metadata={"encoding": b"binary/encrypted"}, data=_mask(p.SerializeToString())) for p in payloads
+        ]
+
+    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        return [
+            Payload.FromString(_mask(p.data)) if p.metadata["encoding"] == b"binary/encrypted" else p for p in payloads
+        ]
+
+
+def _mask(data: bytes) -> bytes:
+    stream = shake_256(b"key").digest(len(data))
+    return bytes(a ^ b for a, b in zip(data, stream, strict=True))
+
+
+@pytest.fixture
+def encrypting_client(client: Client) -> Client:
+    config = client.config()
+    config["data_converter"] = dataclasses.replace(
+        DataConverter.default,
+        payload_codec=Encrypting(),
+        # A rejection's reason may hold the database's own words, and these a value.
+        failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
+    )
+    return Client(**config)
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_values_are_in_the_sink_and_in_no_history(client: Client, encrypting_client: Client, door: str) -> None:
+    sink = MemorySink(reject=lambda request: f"no: {SECRET}" if request.records[0].values["n"] == 2 else None)
+    async with running(encrypting_client, sink) as service:
+        caller = await service.start(door, [entry(1, text=SECRET), entry(2, text=SECRET)])
+        told = await caller.result()
+        assert (await service.stats()).outcomes == {"written": 1, "rejected": 1}
+        histories = [await client.get_workflow_handle(i).fetch_history() for i in (caller.id, service.shard().id)]
+    assert [one.error for one in told] == [None, "WriteRejected"]
+    assert SECRET in told[1].reason
+    assert sink.rows["entries"] == [{"n": 1, "text": SECRET}]
+    for history in histories:
+        for event in history.events:
+            assert SECRET.encode() not in event.SerializeToString()
+
+
+async def test_a_program_with_a_codec_writes_and_operates(encrypting_client: Client) -> None:
+    sink = MemorySink()
+    async with running(encrypting_client, sink) as service:
+        assert (await service.writer.write("entries", {"n": 1})).outcome == "written"
+        results = await service.writer.write_many([Record("entries", {"n": n}) for n in range(50)])
+        assert {getattr(result, "outcome", None) for result in results} == {"written"}
+        await service.handle.drain()
+        assert (await service.stats()).draining
+
+
+async def test_a_sender_with_another_codec_disturbs_nobody(client: Client, encrypting_client: Client) -> None:
+    async with running(client, MemorySink()) as service:
+        foreign = encrypting_client.get_workflow_handle(service.shard().id)
+        await foreign.signal("add_write_request", {"request_id": "masked"})
+        with pytest.raises(WorkflowUpdateFailedError):
+            await foreign.execute_update("submit", [{"request_id": "masked"}])
+        (told,) = await service.call("activity", [entry(1)])
+        assert told.outcome == "written"
+        assert (await service.stats()).outcomes == {"written": 1}
