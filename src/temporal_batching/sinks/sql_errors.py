@@ -48,6 +48,12 @@ class DatabaseFailure(Exception):
         self.connection_lost = connection_lost
         self.committing = False
 
+    def of_ledger(self) -> DatabaseFailure:
+        """The same from a statement on the ledger alone, for which no request can be blamed."""
+        if self.verdict not in (Verdict.REQUEST, Verdict.SCHEMA):
+            return self
+        return DatabaseFailure(Verdict.UNAVAILABLE, f"the ledger: {self.reason}", connection_lost=self.connection_lost)
+
     def of_request(self, *, schema_is_fresh: bool) -> bool:
         """Whether some request is at fault."""
         return self.verdict is Verdict.REQUEST or (self.verdict is Verdict.SCHEMA and schema_is_fresh)

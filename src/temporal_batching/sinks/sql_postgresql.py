@@ -117,7 +117,7 @@ class PostgresqlDatabase(Database):
         unique = [frozenset(primary)] if primary else []
         for index in inspector.get_indexes(table_name, schema=schema):
             names = index["column_names"]
-            if index["unique"] and None not in names and not index["dialect_options"].get("postgresql_where"):
+            if index["unique"] and None not in names and index["dialect_options"].get("postgresql_where") is None:
                 included = set(index["dialect_options"].get("postgresql_include") or ())
                 unique.append(frozenset(n for n in names if n is not None and n not in included))
         check_rule(name, columns, rule, unique)
@@ -223,7 +223,7 @@ class PostgresqlTransaction(Transaction):
                 if not savepoint and failure.code is RejectCode.CONSTRAINT:
                     return False
                 # No request is at fault when the ledger itself refuses.
-                raise DatabaseFailure(Verdict.UNAVAILABLE, f"the ledger: {failure.reason}") from None
+                raise failure.of_ledger() from None
             raise
         if claim.rowcount == len(entries):
             if savepoint:
@@ -245,11 +245,11 @@ class PostgresqlTransaction(Transaction):
 
     def claim(self, stamp: Stamp, entries: Sequence[Entry]) -> None:
         if entries:
-            with self._trip() as send:
+            with _about_ledger(), self._trip() as send:
                 self._send_claim(send, stamp, entries)
 
     def lookup(self, request_ids: Sequence[str]) -> dict[str, LedgerEntry]:
-        with self._trip() as send:
+        with _about_ledger(), self._trip() as send:
             cursor = send(self._database.lookup_sql, (_id_array(request_ids),))
         return {entry.request_id: entry for entry in map(read_entry, cursor)}
 
@@ -280,6 +280,14 @@ class PostgresqlTransaction(Transaction):
         except psycopg.Error:
             # The server rolls back when the connection ends; a connection in any other state must not be kept.
             connection.close()
+
+
+@contextmanager
+def _about_ledger() -> Iterator[None]:
+    try:
+        yield
+    except DatabaseFailure as failure:
+        raise failure.of_ledger() from None
 
 
 def _id_array(request_ids: Iterable[str]) -> str:

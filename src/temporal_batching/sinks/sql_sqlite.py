@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -61,14 +61,18 @@ class SqliteDatabase(Database):
     def _switch_to_wal(self, connection: sa.Connection) -> None:
         """Readers then never wait for the writer. Two processes that switch at once get BUSY without any waiting."""
         end = time.monotonic() + self._lock_timeout
-        while connection.exec_driver_sql("PRAGMA journal_mode").scalar() not in ("wal", "memory", "off"):
+        while True:
             try:
-                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-                return
+                if connection.exec_driver_sql("PRAGMA journal_mode = WAL").scalar() in ("wal", "memory", "off"):
+                    return
             except sa.exc.OperationalError as err:
-                if judge_sqlite_error(err).verdict is not Verdict.UNAVAILABLE or time.monotonic() > end:
+                code = getattr(err.orig, "sqlite_errorcode", 0) & 0xFF
+                if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() > end:
                     raise
-                time.sleep(0.01)
+            if time.monotonic() > end:
+                # It still is what it was: another connection has the file open for writing all the time.
+                return
+            time.sleep(0.01)
 
     def transaction(self, connection: sa.Connection) -> SqliteTransaction:
         return SqliteTransaction(connection, self)
@@ -102,7 +106,7 @@ class SqliteDatabase(Database):
         unique += [frozenset(u["column_names"]) for u in inspector.get_unique_constraints(where.name)]
         for index in inspector.get_indexes(where.name):
             names = index["column_names"]
-            if index["unique"] and None not in names and not index["dialect_options"].get("sqlite_where"):
+            if index["unique"] and None not in names and index["dialect_options"].get("sqlite_where") is None:
                 unique.append(frozenset(n for n in names if n is not None))
         check_rule(name, columns, rule, unique)
         return BoundTable(name, table, columns, rule)
@@ -142,7 +146,7 @@ class SqliteTransaction(Transaction):
                     self._enter(stamp, entries)
                     for insert in inserts:
                         self._insert(insert)
-            except sa.exc.DBAPIError:
+            except (sa.exc.DBAPIError, DatabaseFailure):
                 if savepoint:
                     # Some errors (a full disk) have ended the transaction, and the savepoint with it.
                     with suppress(sa.exc.DBAPIError):
@@ -160,6 +164,13 @@ class SqliteTransaction(Transaction):
             self._begin()
             self._enter(stamp, self._claimable(stamp, entries))
 
+    @contextmanager
+    def _about_ledger(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.DBAPIError as err:
+            raise judge_sqlite_error(err).of_ledger() from None
+
     def _claimable(self, stamp: Stamp, entries: Sequence[Entry]) -> list[Entry]:
         known = self._lookup([entry.request_id for entry in entries])
         return [e for e in entries if judge(known.get(e.request_id), e.digest, stamp.batch_id) is None]
@@ -175,7 +186,8 @@ class SqliteTransaction(Transaction):
             index_elements=["request_id"], set_={name: insert.excluded[name] for name in others}
         )
         common = {"batch_id": stamp.batch_id, "status": stamp.status.value, "committed_at": stamp.at}
-        self._execute(taken_over, [{"request_id": e.request_id, "digest": e.digest, **common} for e in entries])
+        with self._about_ledger():
+            self._execute(taken_over, [{"request_id": e.request_id, "digest": e.digest, **common} for e in entries])
 
     def _insert(self, insert: Insert) -> None:
         table = insert.table
@@ -200,9 +212,9 @@ class SqliteTransaction(Transaction):
         found: dict[str, LedgerEntry] = {}
         for start in range(0, len(request_ids), CHUNK):
             some = list(request_ids[start : start + CHUNK])
-            for row in self._execute(sa.select(ledger).where(ledger.c.request_id.in_(some))):
-                entry = read_entry(row)
-                found[entry.request_id] = entry
+            with self._about_ledger():
+                rows = self._execute(sa.select(ledger).where(ledger.c.request_id.in_(some))).all()
+            found.update((entry.request_id, entry) for entry in map(read_entry, rows))
         return found
 
     def commit(self) -> None:
@@ -238,7 +250,7 @@ def _statement(table: BoundTable, columns: Sequence[str]) -> sa.Executable:
 
 
 @contextmanager
-def _judged() -> Any:
+def _judged() -> Iterator[None]:
     try:
         yield
     except sa.exc.DBAPIError as err:

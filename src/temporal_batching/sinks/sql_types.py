@@ -180,6 +180,13 @@ def _sqlite_decimal(value: Any) -> int | float:
     return float(number)
 
 
+def _sqlite_json(value: Any) -> str:
+    # A document that is nothing but a number is a number to SQLite, and a large one would become a double.
+    if isinstance(value, int) and not INT64[0] <= value <= INT64[1]:
+        raise BadValue(f"JSON, or as its only value a whole number from {INT64[0]} to {INT64[1]}")
+    return values.json_text(value)
+
+
 def _any_scalar(value: Any) -> Any:
     if isinstance(value, str):
         return values.text(value)
@@ -223,7 +230,7 @@ _SQLITE: list[tuple[Iterable[str], Reader]] = [
     (_parts("DATE"), _iso(values.calendar_date)),
     (_parts("TIME"), lambda value: _clock(value).isoformat("microseconds")),
     (_parts("UUID", "GUID"), values.uuid),
-    (_parts("JSON"), values.json_text),
+    (_parts("JSON"), _sqlite_json),
     (_parts("BOOL"), lambda value: int(values.boolean(value))),
     (_parts("DECIMAL", "NUMERIC", "MONEY"), _sqlite_decimal),
     (_parts("INT", "SERIAL"), _int64),

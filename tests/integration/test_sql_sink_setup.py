@@ -1,0 +1,306 @@
+"""Opening a `SqlSink`: what does not fit is said clearly, and what fits needs few privileges."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.pool import StaticPool
+
+from temporal_batching.contract import OutcomeKind, Record, RejectCode, WriteRequest
+from temporal_batching.errors import SinkConfigurationError, SinkUnavailable
+from temporal_batching.sinks.base import Batch
+from temporal_batching.sinks.sql import SqlSink, TableRule
+from tests.databases import TestDatabase
+
+ENTRIES = "CREATE TABLE entries (id integer PRIMARY KEY, account text)"
+
+
+def entry(number: int, table: str = "entries", **values: Any) -> WriteRequest:
+    return WriteRequest(f"{table}{number}", [Record(table, {"id": number, **values})])
+
+
+async def written(sink: SqlSink, *requests: WriteRequest) -> list[str]:
+    return [outcome.kind.value for outcome in await sink.write(Batch(requests, id="main-0/1"))]
+
+
+async def test_the_ledger_is_created_once_though_workers_start_together(database: TestDatabase) -> None:
+    database.execute(ENTRIES)
+    sinks = [database.sink() for _ in range(4)]
+    await asyncio.gather(*(sink.open() for sink in sinks))
+    assert await written(sinks[0], entry(1)) == ["written"]
+
+
+async def test_a_sink_may_be_opened_twice_and_closed_and_used_again(database: TestDatabase) -> None:
+    database.execute(ENTRIES)
+    sink = database.sink()
+    await sink.open()
+    await sink.open()
+    assert await written(sink, entry(1)) == ["written"]
+    await sink.close()
+    await sink.close()
+    assert await written(sink, entry(1)) == ["written"]
+    await sink.close()
+
+
+async def test_a_missing_ledger_that_must_not_be_created_says_how_to(database: TestDatabase) -> None:
+    database.execute(ENTRIES)
+    sink = database.sink(create_ledger=False)
+    with pytest.raises(SinkConfigurationError, match="CREATE TABLE"):
+        await sink.open()
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql(sink.ledger_ddl())
+    await sink.open()
+    assert await written(sink, entry(1)) == ["written"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "complaint"),
+    [
+        ("request_id text PRIMARY KEY", "no column digest"),
+        (
+            "request_id text, digest text NOT NULL, batch_id text NOT NULL, status text NOT NULL,"
+            " committed_at timestamp NOT NULL",
+            "primary key",
+        ),
+        (
+            "request_id text PRIMARY KEY, digest text NOT NULL, batch_id text NOT NULL, status text NOT NULL,"
+            " committed_at timestamp NOT NULL, tenant text NOT NULL",
+            "requires tenant",
+        ),
+    ],
+)
+async def test_a_table_that_is_no_ledger_is_not_taken_for_one(
+    database: TestDatabase, columns: str, complaint: str
+) -> None:
+    database.execute(f"CREATE TABLE batching_ledger ({columns})")
+    with pytest.raises(SinkConfigurationError, match=complaint):
+        await database.sink().open()
+
+
+async def test_a_ledger_that_vanishes_is_an_outage_not_a_rejection(database: TestDatabase) -> None:
+    database.execute(ENTRIES)
+    sink = database.sink(create_ledger=False)
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql(sink.ledger_ddl())
+    await sink.open()
+    database.execute("ALTER TABLE batching_ledger RENAME TO moved")
+    for _ in range(2):
+        with pytest.raises(SinkUnavailable) as caught:
+            await written(sink, entry(1))
+        assert not caught.value.in_doubt
+    database.execute("ALTER TABLE moved RENAME TO batching_ledger")
+    assert await written(sink, entry(1)) == ["written"]
+
+
+async def test_tables_and_rules_are_held_against_the_database(database: TestDatabase) -> None:
+    database.execute(
+        "CREATE TABLE t (id integer PRIMARY KEY, a integer, b integer, c integer, UNIQUE (a, b));;"
+        "CREATE UNIQUE INDEX partly ON t (c) WHERE c > 0"
+    )
+    for tables, complaint in (
+        (["nowhere"], "no table nowhere in the database; there is.*t"),
+        ({"t": TableRule(conflict="ignore", key=["nope"])}, "no column 'nope'; it has id, a, b, c"),
+        ({"t": TableRule(conflict="update", key=["id"], update=["nope"])}, "no column 'nope'"),
+        ({"t": TableRule(conflict="update", key=["a"])}, "no unique index over exactly"),
+        ({"t": TableRule(conflict="update", key=["c"])}, "no unique index over exactly"),
+    ):
+        with pytest.raises(SinkConfigurationError, match=complaint):
+            await database.sink(tables=tables).open()
+    for key in (["id"], ["a", "b"], ["b", "a"]):
+        await database.sink(tables={"t": TableRule(conflict="update", key=key)}).open()
+
+
+async def test_only_the_named_tables_may_be_written(database: TestDatabase) -> None:
+    database.execute(f"{ENTRIES};;CREATE TABLE secrets (id integer)")
+    sink = database.sink(tables=["entries"])
+    outcomes = await sink.write(Batch([entry(1), entry(1, "secrets")], id="main-0/1"))
+    assert [o.kind.value for o in outcomes] == ["written", "rejected"]
+    assert outcomes[1].code is RejectCode.UNKNOWN_TABLE
+    assert str(outcomes[1].reason).endswith("there is entries")
+
+
+async def test_a_migrated_schema_is_picked_up(database: TestDatabase) -> None:
+    database.execute(ENTRIES)
+    sink = database.sink(look_again=timedelta(0))
+    assert await written(sink, entry(1, note="x"), entry(1, "notes")) == ["rejected", "rejected"]
+    database.execute("ALTER TABLE entries ADD COLUMN note text;;CREATE TABLE notes (id integer)")
+    assert await written(sink, entry(1, note="x"), entry(1, "notes")) == ["written", "written"]
+
+
+async def test_a_schema_is_not_looked_at_for_every_misfit(database: TestDatabase) -> None:
+    database.execute(ENTRIES)
+    sink = database.sink(look_again=timedelta(hours=1))
+    assert await written(sink, entry(1, note="x")) == ["rejected"]
+    database.execute("ALTER TABLE entries ADD COLUMN note text")
+    assert await written(sink, entry(1, note="x")) == ["rejected"]
+
+
+async def test_a_column_or_table_that_was_dropped_rejects_who_still_sends_it(database: TestDatabase) -> None:
+    database.execute(f"{ENTRIES};;CREATE TABLE gone (id integer)")
+    sink = database.sink(look_again=timedelta(hours=1))
+    assert await written(sink, entry(1, account="a"), entry(1, "gone")) == ["written"] * 2
+    database.execute("ALTER TABLE entries DROP COLUMN account;;DROP TABLE gone")
+    outcomes = await sink.write(Batch([entry(2), entry(3, account="a"), entry(4, "gone")], id="main-0/2"))
+    assert [o.code for o in outcomes] == [None, RejectCode.UNKNOWN_COLUMN, RejectCode.UNKNOWN_TABLE]
+
+
+async def test_a_column_that_became_another_type_is_bound_anew(postgresql: TestDatabase) -> None:
+    postgresql.execute(ENTRIES)
+    sink = postgresql.sink(look_again=timedelta(hours=1))
+    assert await written(sink, entry(1, account="7")) == ["written"]
+    postgresql.execute("ALTER TABLE entries ALTER account TYPE integer USING account::integer")
+    assert await written(sink, entry(2, account="8")) == ["written"]
+    assert postgresql.rows("SELECT account FROM entries ORDER BY id") == [(7,), (8,)]
+
+
+async def test_an_engine_of_ones_own_is_used_and_left_as_it_was(database: TestDatabase) -> None:
+    database.execute(ENTRIES)
+    sink = database.sink(url=database.engine)
+    assert await written(sink, entry(1), entry(1, account="x")) == ["written", "rejected"]
+    await sink.close()
+    with database.engine.connect() as connection:
+        connection.execute(sa.text("INSERT INTO entries VALUES (2, 'x')"))
+        connection.rollback()
+    assert database.rows("SELECT id FROM entries") == [(1,)]
+    if database.dialect == "postgresql":
+        assert database.scalar("SHOW statement_timeout") == "0"
+
+
+async def test_a_database_in_memory_works() -> None:
+    sink = SqlSink("sqlite://")
+    with sink._engine.begin() as connection:
+        connection.exec_driver_sql(ENTRIES)
+    assert await written(sink, entry(1), entry(1, account="x"), entry(2)) == ["written", "rejected", "written"]
+    await sink.close()
+    engine = sa.create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    with engine.begin() as connection:
+        connection.exec_driver_sql(ENTRIES)
+    sink = SqlSink(engine)
+    assert await written(sink, entry(1)) == ["written"]
+    await sink.close()
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM entries").scalar() == 1
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "url", ["", "nonsense", "mysql://ann:s3cr3t@h/d", "postgresql+asyncpg://ann:s3cr3t@h/d", "sqlite+aiosqlite:///x",
+            "postgresql://ann:s3cr3t@h:port/d", "://s3cr3t", None, 5]
+)  # fmt: skip
+def test_a_url_that_is_not_understood_says_what_is(url: Any) -> None:
+    with pytest.raises(SinkConfigurationError, match="supported") as caught:
+        SqlSink(url)
+    assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_every_way_to_say_postgresql_means_psycopg_3(scheme: str) -> None:
+    sink = SqlSink(f"{scheme}://ann@127.0.0.1/d")
+    assert (sink._engine.dialect.name, sink._engine.dialect.driver) == ("postgresql", "psycopg")
+    sink._engine.dispose()
+
+
+def test_options_out_of_range_are_refused() -> None:
+    for options in (
+        {"max_connections": 0},
+        {"tables": "entries"},
+        {"statement_timeout": timedelta(0)},
+        {"lock_timeout": timedelta(seconds=-1)},
+    ):
+        with pytest.raises(SinkConfigurationError, match=next(iter(options))):
+            SqlSink("sqlite://", **options)
+    for rule in ({"conflict": "merge"}, {"conflict": "update"}, {"key": ["id"]}, {"conflict": "ignore", "key": "id"}):
+        with pytest.raises(SinkConfigurationError):
+            TableRule(**rule)
+    with pytest.raises(SinkConfigurationError, match="StaticPool"):
+        SqlSink(sa.create_engine("sqlite://"))
+
+
+@pytest.mark.parametrize(
+    ("missing", "url", "extra"),
+    [("psycopg", "postgresql://h/d", "temporal-batching[postgresql]"), ("sqlalchemy", "", "temporal-batching[sql]")],
+)
+def test_what_is_not_installed_is_named_with_its_extra(missing: str, url: str, extra: str) -> None:
+    program = f"""
+import sys
+sys.modules[{missing!r}] = None
+import temporal_batching.sinks as sinks
+sinks.MemorySink(), sinks.ConsoleSink()
+try:
+    sinks.SqlSink({url!r})
+except Exception as err:
+    print(err)
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert extra in said.stdout
+
+
+def test_no_driver_is_imported_before_it_is_used() -> None:
+    program = """
+import sys, temporal_batching.sinks
+assert not {"sqlalchemy", "psycopg"} & set(sys.modules)
+temporal_batching.sinks.SqlSink("sqlite://")
+assert "psycopg" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+async def test_tables_of_other_schemas_are_written_by_their_full_name(postgresql: TestDatabase) -> None:
+    postgresql.execute(
+        f"CREATE SCHEMA sales;;CREATE TABLE sales.entries (id integer PRIMARY KEY, account text);;{ENTRIES};;"
+        "CREATE SCHEMA audit"
+    )
+    sink = postgresql.sink(ledger_table="audit.ledger")
+    requests = [entry(1), entry(2, "sales.entries"), entry(3, "public.entries"), entry(4, "audit.ledger")]
+    assert await written(sink, *requests) == ["written", "written", "written", "rejected"]
+    assert postgresql.rows("SELECT id FROM sales.entries") == [(2,)]
+    assert postgresql.rows("SELECT id FROM public.entries ORDER BY id") == [(1,), (3,)]
+    assert postgresql.scalar("SELECT count(*) FROM audit.ledger") == 3
+    ruled = postgresql.sink(
+        ledger_table="audit.ledger", tables={"sales.entries": TableRule(conflict="update", key=["id"])}
+    )
+    await ruled.open()
+    assert await written(ruled, entry(5, "sales.entries"), entry(5)) == ["written", "rejected"]
+
+
+async def test_few_privileges_are_enough(postgresql: TestDatabase) -> None:
+    postgresql.execute(ENTRIES)
+    postgresql.execute(
+        "CREATE TABLE readable (id integer PRIMARY KEY);;CREATE TABLE balances (id integer PRIMARY KEY, n integer)"
+    )
+    owner = postgresql.sink()
+    with postgresql.engine.begin() as connection:
+        connection.exec_driver_sql(owner.ledger_ddl())
+    role = f"writer_{postgresql.engine.url.database}"
+    postgresql.execute(
+        f"CREATE ROLE {role} LOGIN;;REVOKE CREATE ON SCHEMA public FROM PUBLIC;;"
+        f"GRANT SELECT, INSERT ON batching_ledger TO {role};;GRANT INSERT ON entries TO {role};;"
+        f"GRANT INSERT, SELECT, UPDATE ON balances TO {role};;GRANT SELECT ON readable TO {role}"
+    )
+    try:
+        url = postgresql.engine.url.set(username=role)
+        sink = postgresql.sink(url=url)
+        with pytest.raises(SinkConfigurationError, match="lacks UPDATE on the ledger"):
+            await sink.open()
+        postgresql.execute(f"GRANT UPDATE ON batching_ledger TO {role}")
+        sink = postgresql.sink(url=url, tables={"entries": TableRule(), "readable": TableRule(),
+                                                "balances": TableRule(conflict="update", key=["id"])})  # fmt: skip
+        await sink.open()
+        first = Batch([entry(1), entry(1, "readable"), entry(1, "balances", n=1)], id="main-0/1")
+        outcomes = await sink.write(first)
+        assert [o.kind for o in outcomes] == [OutcomeKind.WRITTEN, OutcomeKind.REJECTED, OutcomeKind.WRITTEN]
+        assert outcomes[1].code is RejectCode.DATABASE
+        assert "permission denied" in str(outcomes[1].reason)
+        assert [o.kind.value for o in await sink.settle(Batch([entry(9), entry(1)], id="main-0/1"))] == [
+            "expired",
+            "written",
+        ]
+        assert await sink.write(Batch([entry(9)], id="main-0/2"))
+    finally:
+        postgresql.execute(f"DROP OWNED BY {role};;DROP ROLE {role}")
