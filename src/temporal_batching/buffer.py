@@ -61,7 +61,7 @@ class PendingBatch:
     records: int
     size: int
     in_doubt: bool = False
-    """An earlier attempt may have committed: nobody is told `expired` before the sink was asked."""
+    """What is in it may have been committed before: nobody is told `expired` before the sink was asked."""
 
     @property
     def requests(self) -> int:
@@ -87,6 +87,7 @@ class Buffer:
         self._pending_requests = 0
         self._pending_records = 0
         self._pending_bytes = 0
+        self._pending_again = 0
         self._held_bytes = 0  # of batches in flight and set back
         self._held_entries: dict[str, list[Entry]] = {}  # one id may be set back with one batch, in flight with another
         self._deadlines: list[tuple[float, str]] = []  # a heap; whoever left `_pending` is skipped when it surfaces
@@ -119,13 +120,14 @@ class Buffer:
         known = self._pending.get(entry.id)
         if known is not None:
             return self._attach(known, entry)
-        self._check_size(entry)
+        if not entry.again:  # under an earlier, higher limit it may have been written: the ledger has to say
+            self._check_size(entry)
         if self._is_withdrawn(entry):
             self._answer(entry, OutcomeKind.REJECTED, RejectCode.WITHDRAWN, "withdrawn by its caller")
             return Accepted.ANSWERED
         if entry.expires_at is None:
             entry.expires_at = now + self.policy.confirmation_timeout.total_seconds()
-        elif entry.expires_at <= now:
+        elif entry.expires_at <= now and not entry.again:
             self._answer(entry, OutcomeKind.EXPIRED)
             return Accepted.ANSWERED
         if self.draining:
@@ -156,6 +158,10 @@ class Buffer:
         new = [reply for reply in entry.replies if reply not in known.replies]
         if len(known.replies) + len(new) > MAX_REPLIES:
             raise BufferFull(f"{len(known.replies)} callers wait for this request id already")
+        if new and entry.again and not known.again:
+            # From now on only the sink may say that it expired; its deadline in the heap is skipped.
+            known.again = True
+            self._pending_again += 1
         known.replies.extend(new)
         growth = sum(max(ENVELOPE_BYTES, measure(reply)) for reply in new)
         known.size += growth
@@ -231,7 +237,7 @@ class Buffer:
         while self._deadlines and self._deadlines[0][0] <= now:
             expires_at, request_id = heapq.heappop(self._deadlines)
             entry = self._pending.get(request_id)
-            if entry is not None and entry.expires_at == expires_at:
+            if entry is not None and entry.expires_at == expires_at and not entry.again:
                 self._remove(entry)
                 self._answer(entry, OutcomeKind.EXPIRED)
         for batch in [b for b in self._set_back if not b.in_doubt]:
@@ -273,6 +279,8 @@ class Buffer:
             yield 0.0, Trigger.COUNT
         if self._pending_bytes >= self.policy.max_batch_bytes:
             yield 0.0, Trigger.BYTES
+        if self._pending_again:  # has waited before, and may be past its deadline
+            yield 0.0, Trigger.DEADLINE
         arrived_at = self._oldest().arrived_at
         if arrived_at <= self._flush_before:
             yield 0.0, Trigger.MANUAL
@@ -299,7 +307,9 @@ class Buffer:
             self._remove(entry)
         self._hold(entries)
         self._batch_number += 1
-        return PendingBatch(f"{self._name}/{self._batch_number}", self._batch_number, trigger, entries, records, size)
+        batch_id = f"{self._name}/{self._batch_number}"
+        in_doubt = any(entry.again for entry in entries)
+        return PendingBatch(batch_id, self._batch_number, trigger, entries, records, size, in_doubt)
 
     def settle(self, batch_id: str, outcomes: Mapping[str, int], undelivered: list[JsonObject]) -> None:
         """The sink has answered for every request of the batch, and its callers were told.
@@ -522,7 +532,8 @@ class Buffer:
         self._pending_requests += entry.requests
         self._pending_records += entry.records
         self._pending_bytes += entry.size
-        if entry.expires_at is not None:
+        self._pending_again += entry.again
+        if entry.expires_at is not None and not entry.again:
             heapq.heappush(self._deadlines, (entry.expires_at, entry.id))
 
     def _remove(self, entry: Entry) -> None:
@@ -530,9 +541,11 @@ class Buffer:
         self._pending_requests -= entry.requests
         self._pending_records -= entry.records
         self._pending_bytes -= entry.size
+        self._pending_again -= entry.again
         if len(self._deadlines) > 2 * len(self._pending) + 64:
             # Most of the heap has left the buffer: rebuild it, or a shard whose requests never expire keeps them all.
-            self._deadlines = [(e.expires_at, e.id) for e in self._pending.values() if e.expires_at is not None]
+            waiting = [e for e in self._pending.values() if not e.again]
+            self._deadlines = [(e.expires_at, e.id) for e in waiting if e.expires_at is not None]
             heapq.heapify(self._deadlines)
 
     def _shrink(self, batch: PendingBatch, entry: Entry) -> None:
@@ -564,7 +577,7 @@ class Buffer:
         while self._deadlines:
             expires_at, request_id = self._deadlines[0]
             entry = self._pending.get(request_id)
-            if entry is not None and entry.expires_at == expires_at:
+            if entry is not None and entry.expires_at == expires_at and not entry.again:
                 return expires_at
             heapq.heappop(self._deadlines)
         return None
@@ -588,4 +601,5 @@ def _unpack(packed: JsonObject) -> Entry:
     requests, records = body.pop("counts")
     size, arrived_at = body.pop("size"), body.pop("arrived_at")
     expires_at, replies = body.pop("expires_at"), body.pop("reply_to")
-    return Entry(body["request_id"], body, requests, records, size, expires_at, replies, arrived_at)
+    again = body.pop("again", False)
+    return Entry(body["request_id"], body, requests, records, size, expires_at, replies, arrived_at, again)

@@ -70,7 +70,7 @@ async def settle(sink: Sink, flush: FlushInput, *, clock: Callable[[], float] = 
     parcels = [read_requests(entry, entry.get("expires_at")) for entry in flush.entries]
     requests = [request for parcel in parcels for request in parcel]
     try:
-        outcomes = await _outcomes(sink, flush, requests, clock())
+        outcomes = await _outcomes(sink, flush, requests, clock)
     except SinkUnavailable as err:
         raise ApplicationError(str(err), err.in_doubt, type=ErrorType.SINK_UNAVAILABLE, non_retryable=True) from None
     return Settled(
@@ -80,15 +80,66 @@ async def settle(sink: Sink, flush: FlushInput, *, clock: Callable[[], float] = 
     )
 
 
-async def _outcomes(sink: Sink, flush: FlushInput, requests: Sequence[WriteRequest], now: float) -> list[Outcome]:
+async def _outcomes(
+    sink: Sink, flush: FlushInput, requests: Sequence[WriteRequest], clock: Callable[[], float]
+) -> list[Outcome]:
     """An outcome for each request: those past their deadline are not written, whatever the sink would do."""
-    late = [r.expires_at is not None and r.expires_at <= now for r in requests]
+    now = clock()
+    late = [_is_late(request, now) for request in requests]
     alive = [request for request, is_late in zip(requests, late, strict=True) if not is_late]
     dead = [request for request, is_late in zip(requests, late, strict=True) if is_late]
-    written = iter(await _write(sink, flush, alive))
-    # An attempt that may have committed has the last word: the sink finds out, and shuts the door behind it.
-    expired = iter(await sink.settle(_batch(flush, dead)) if flush.in_doubt and dead else map(_expired, dead))
-    return [next(expired) if is_late else next(written) for is_late in late]
+    written = await _write(sink, flush, alive)
+    try:
+        # Once told, neither `expired` nor `rejected` may turn out otherwise: not by an attempt that is still under way,
+        # nor by the next one, should this one be lost after its callers were told. So the sink shuts the door first.
+        alive_outcomes = iter(await _shut_out_rejected(sink, flush, alive, written, clock))
+        dead_outcomes = iter(await sink.settle(_batch(flush, dead)) if dead else [])
+    except SinkUnavailable as err:
+        raise SinkUnavailable(str(err), in_doubt=bool(alive)) from None
+    return _written_once(requests, [next(dead_outcomes if is_late else alive_outcomes) for is_late in late])
+
+
+def _is_late(request: WriteRequest, now: float) -> bool:
+    return request.expires_at is not None and request.expires_at <= now
+
+
+_FINAL = {RejectCode.INVALID, RejectCode.ID_REUSED}
+"""Rejections that every later attempt would repeat; any other depends on what else the database holds."""
+
+
+async def _shut_out_rejected(
+    sink: Sink,
+    flush: FlushInput,
+    requests: Sequence[WriteRequest],
+    outcomes: Sequence[Outcome],
+    clock: Callable[[], float],
+) -> list[Outcome]:
+    """Makes rejections final, and finds those that an earlier attempt at this batch has made so."""
+    final = list(outcomes)
+    rejected: list[int] = []
+    for position, (request, outcome) in enumerate(zip(requests, outcomes, strict=True)):
+        if outcome.kind is OutcomeKind.REJECTED and outcome.code not in _FINAL:
+            rejected.append(position)
+        elif outcome.kind is OutcomeKind.EXPIRED and not _is_late(request, clock()):
+            final[position] = Outcome.rejected(RejectCode.DATABASE, "refused in an earlier attempt at its batch")
+    if rejected:
+        known = await sink.settle(_batch(flush, [requests[position] for position in rejected]))
+        for position, outcome in zip(rejected, known, strict=True):
+            if outcome.kind in (OutcomeKind.WRITTEN, OutcomeKind.DUPLICATE):  # an earlier attempt got through
+                final[position] = outcome
+    return final
+
+
+def _written_once(requests: Sequence[WriteRequest], outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """An id twice in a batch: written, and then a duplicate. A sink that is asked in parts cannot see that."""
+    written: set[str] = set()
+    once = []
+    for request, outcome in zip(requests, outcomes, strict=True):
+        repeated = outcome.kind is OutcomeKind.WRITTEN and request.request_id in written
+        once.append(Outcome.duplicate() if repeated else outcome)
+        if outcome.kind is OutcomeKind.WRITTEN:
+            written.add(request.request_id)
+    return once
 
 
 async def _write(sink: Sink, flush: FlushInput, requests: Sequence[WriteRequest]) -> Sequence[Outcome]:
@@ -121,10 +172,6 @@ async def _write(sink: Sink, flush: FlushInput, requests: Sequence[WriteRequest]
 
 def _batch(flush: FlushInput, requests: Sequence[WriteRequest]) -> Batch:
     return Batch(requests, id=flush.batch_id, shard=flush.shard, trigger=Trigger(flush.trigger))
-
-
-def _expired(_: WriteRequest) -> Outcome:
-    return Outcome.expired()
 
 
 def _answers(

@@ -46,6 +46,8 @@ class Entry:
         expires_at: Seconds since the epoch, or None.
         replies: Where the outcome goes; the first is the caller whose records these are.
         arrived_at: Seconds since the epoch; set when the buffer accepts it.
+        again: An earlier submission may have been accepted, and settled, without its caller hearing of it. So only the
+            sink can say that it is not written.
     """
 
     id: str
@@ -56,9 +58,11 @@ class Entry:
     expires_at: float | None = None
     replies: list[JsonObject] = field(default_factory=list)
     arrived_at: float = 0.0
+    again: bool = False
 
     def to_wire(self) -> JsonObject:
-        return {**self.body, "expires_at": self.expires_at, "reply_to": self.replies}
+        wire = {**self.body, "expires_at": self.expires_at, "reply_to": self.replies}
+        return {**wire, "again": True} if self.again else wire
 
 
 def jsonable(value: Any) -> Any:
@@ -158,7 +162,8 @@ def read_entry(wire: Any) -> Entry:
         raise InvalidRequest(
             f"the request has {size:,} bytes: at most {MAX_REQUEST_BYTES:,} fit a batch", RejectCode.TOO_LARGE
         )
-    return Entry(request_id, body, count, records, size, expires_at, replies)
+    again = wire.get("again") is True
+    return Entry(request_id, body, count, records, size, expires_at, replies, again=again)
 
 
 def read_replies(wire: Any) -> list[JsonObject]:

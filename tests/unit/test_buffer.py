@@ -39,12 +39,20 @@ def caller(name: str) -> JsonObject:
     return {"workflow_id": name, "run_id": "run", "activity_id": "1"}
 
 
-def entry(request_id: str, *callers: str, n: Any = 1, records: int = 1, expires_at: float | None = None) -> Entry:
+def entry(
+    request_id: str,
+    *callers: str,
+    n: Any = 1,
+    records: int = 1,
+    expires_at: float | None = None,
+    again: bool = False,
+) -> Entry:
     wire = {
         "request_id": request_id,
         "records": [{"table": "t", "values": {"n": n}}] * records,
         "expires_at": expires_at,
         "reply_to": [caller(name) for name in callers or [f"w-{request_id}"]],
+        "again": again,
     }
     return read_entry(wire)
 
@@ -378,6 +386,49 @@ def test_in_a_batch_that_certainly_was_not_written_deadlines_are_kept() -> None:
     assert told(buf) == [("a", "expired", None, ["w-a"])]
     again = take(buf, NOW + 61)
     assert (ids(again), again.records, again.size) == (["b"], 1, again.entries[0].size)
+
+
+# Submissions that may have been written before
+
+
+def test_of_what_comes_again_only_the_sink_may_say_that_it_expired() -> None:
+    # It may have been written and its confirmation lost; the buffer used to answer `expired` at the deadline.
+    buf = buffer(linger=60)
+    assert buf.accept(entry("late", expires_at=NOW, again=True), NOW) is Accepted.NEW
+    buf.accept(entry("b", expires_at=NOW + 1, again=True), NOW)
+    buf.expire(NOW + 5)
+    assert (buf.outbox, buf.pending) == (0, 2)
+    assert buf.wake_at() == 0.0, "who waited before waits for no company"
+    batch = take(buf, NOW + 5)
+    assert (batch.trigger, batch.in_doubt, ids(batch)) == (Trigger.DEADLINE, True, ["late", "b"])
+    buf.fail(batch.id, NOW + 5, "down", in_doubt=False)
+    restored = Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
+    restored.expire(NOW + 60)
+    assert (restored.outbox, restored.pending) == (0, 2)
+
+
+def test_what_comes_again_is_still_so_in_the_next_run() -> None:
+    buf = buffer(linger=60)
+    buf.accept(entry("a", expires_at=NOW + 1, again=True), NOW)
+    restored = Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
+    restored.expire(NOW + 5)
+    assert take(restored, NOW + 5).in_doubt
+
+
+def test_what_comes_again_is_not_refused_for_a_limit_that_was_lowered_since() -> None:
+    buf = buffer(max_batch_size=2)
+    assert buf.accept(entry("a", records=5, again=True), NOW) is Accepted.NEW
+
+
+def test_another_caller_that_comes_again_makes_the_request_it_joins_one_for_the_sink_to_judge() -> None:
+    buf = buffer(linger=60)
+    buf.accept(entry("a", "v", expires_at=NOW + 1), NOW)
+    buf.accept(entry("a", "v", expires_at=NOW + 1, again=True), NOW)  # its own, which waits: nothing to doubt
+    assert buf.wake_at() != 0.0
+    buf.accept(entry("a", "w", again=True), NOW)
+    buf.expire(NOW + 5)
+    assert (buf.outbox, take(buf, NOW + 5).in_doubt) == (0, True)
+    assert buf.wake_at() is None
 
 
 # Withdrawals

@@ -40,10 +40,12 @@ def address(caller: str) -> JsonObject:
     return {"workflow_id": caller} if caller.startswith("s") else {"workflow_id": caller, "activity_id": "1"}
 
 
-def make_entry(name: str, caller: str, *, n: int, records: int, size: int, key: str, expires_at: float | None) -> Entry:
+def make_entry(
+    name: str, caller: str, *, n: int, records: int, size: int, key: str, expires_at: float | None, again: bool
+) -> Entry:
     values = {"n": n, "text": "x" * size}
     wire = {"request_id": name, "key": key, "records": [{"table": "t", "values": values}] * records}
-    return read_entry({**wire, "expires_at": expires_at, "reply_to": address(caller)})
+    return read_entry({**wire, "expires_at": expires_at, "reply_to": address(caller), "again": again})
 
 
 def make_parcel(name: str, caller: str, *, requests: int, n: int, expires_at: float | None) -> Entry:
@@ -64,6 +66,7 @@ class Ticket:
     arrived: float
     deadline: float
     callers: list[str]
+    again: bool = False
     told: list[str] = field(default_factory=list)
 
 
@@ -115,19 +118,20 @@ class BufferMachine(RuleBasedStateMachine):
         records=st.sampled_from([1, 1, 1, 2, 4]),
         size=st.sampled_from([1, 1, 500, 2_000, 5_000]),
         lifetime=st.sampled_from([None, None, 0.0, 1.0, 10.0, 300.0]),
-        again=st.booleans(),
+        known=st.booleans(),
+        again=st.sampled_from([False, False, False, True]),
     )
     def arrives(
-        self, name: str, caller: str, n: int, records: int, size: int, lifetime: float | None, again: bool
+        self, name: str, caller: str, n: int, records: int, size: int, lifetime: float | None, known: bool, again: bool
     ) -> None:
         held = [t for f in self.held() for t in f.tickets if t.name == name] + (
             [self.pending[name]] if name in self.pending else []
         )
-        if again and held and isinstance(held[0].content, tuple):
+        if known and held and isinstance(held[0].content, tuple):
             n, records, size = held[0].content
         key = name if name < "d" else "shared"
         expires_at = None if lifetime is None else self.now + lifetime
-        entry = make_entry(name, caller, n=n, records=records, size=size, key=key, expires_at=expires_at)
+        entry = make_entry(name, caller, n=n, records=records, size=size, key=key, expires_at=expires_at, again=again)
         self.accepts(entry, caller, key, (n, records, size))
 
     @rule(name=st.sampled_from(["p", "q"]), caller=st.sampled_from(["v", "w"]), requests=st.integers(1, 4))
@@ -142,9 +146,9 @@ class BufferMachine(RuleBasedStateMachine):
             t for f in self.held() for t in f.tickets if t.name == name and t.content == content and caller in t.callers
         ]
         told_already = not caller.startswith("s") and caller in [c for _, c in self.outbox]
-        too_large = entry.records > policy.max_batch_size or entry.size > policy.max_batch_bytes
+        too_large = not entry.again and (entry.records > policy.max_batch_size or entry.size > policy.max_batch_bytes)
         gone = (name, None) in self.withdrawn or (name, caller) in self.withdrawn
-        late = entry.expires_at is not None and entry.expires_at <= now
+        late = entry.expires_at is not None and entry.expires_at <= now and not entry.again
         full = (
             self.buffer.draining
             or self.buffer.pending + entry.requests > policy.max_pending
@@ -163,6 +167,7 @@ class BufferMachine(RuleBasedStateMachine):
             assert self.buffer.accept(entry, now) is Accepted.ATTACHED
             if caller not in waiting.callers:
                 waiting.callers.append(caller)
+                waiting.again |= entry.again
         elif too_large:
             with pytest.raises(InvalidRequest, match="fit a batch") as refusal:
                 self.buffer.accept(entry, now)
@@ -180,7 +185,9 @@ class BufferMachine(RuleBasedStateMachine):
             self.numbers += 1
             deadline = entry.expires_at
             assert deadline is not None
-            ticket = Ticket(self.numbers, name, key, content, entry.requests, entry.records, now, deadline, [caller])
+            ticket = Ticket(
+                self.numbers, name, key, content, entry.requests, entry.records, now, deadline, [caller], entry.again
+            )
             self.pending[name] = ticket
             self.tickets.append(ticket)
 
@@ -242,7 +249,10 @@ class BufferMachine(RuleBasedStateMachine):
 
     @rule()
     def deadlines_are_looked_at(self) -> None:
-        waiting = [*self.pending.values(), *(t for f in self.back if not f.in_doubt for t in f.tickets)]
+        waiting = [
+            *(t for t in self.pending.values() if not t.again),
+            *(t for f in self.back if not f.in_doubt for t in f.tickets),
+        ]
         late = [t for t in waiting if t.deadline <= self.now]
         self.buffer.expire(self.now)
         self.expect_told([(t.name, t.callers, "expired", None) for t in late])
@@ -279,7 +289,8 @@ class BufferMachine(RuleBasedStateMachine):
             self.batches += 1
             assert batch.id == f"main-0/{self.batches}"
             taken = list(self.pending.values())[: len(batch.entries)]
-            flight = Flight(batch, taken)
+            flight = Flight(batch, taken, in_doubt=any(t.again for t in taken))
+            assert batch.in_doubt is flight.in_doubt
             for ticket in taken:
                 del self.pending[ticket.name]
             if len(batch.entries) > 1:
@@ -305,7 +316,10 @@ class BufferMachine(RuleBasedStateMachine):
             due.add(Trigger.MANUAL)
         if tickets[0].arrived + self.policy.linger.total_seconds() <= self.now:
             due.add(Trigger.LINGER)
-        if min(t.deadline for t in tickets) - self.policy.deadline_margin.total_seconds() <= self.now:
+        deadline = min((t.deadline for t in tickets if not t.again), default=None)
+        if any(t.again for t in tickets):
+            due.add(Trigger.DEADLINE)
+        if deadline is not None and deadline - self.policy.deadline_margin.total_seconds() <= self.now:
             due.add(Trigger.DEADLINE)
         return due
 

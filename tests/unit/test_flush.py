@@ -119,15 +119,10 @@ async def outcomes(sink: Sink, flush: FlushInput) -> list[tuple[str, str]]:
 
 async def test_every_caller_is_told_its_own_outcome() -> None:
     def write(batch: Batch) -> Sequence[Outcome]:
-        return [
-            Outcome.written(),
-            Outcome.duplicate(),
-            Outcome.rejected(RejectCode.CONSTRAINT, "odd"),
-            Outcome.expired(),
-        ]
+        return [Outcome.written(), Outcome.duplicate(), Outcome.rejected(RejectCode.CONSTRAINT, "odd")]
 
     calls = Calls()
-    result = await run(FakeSink(write), flush_of(wire("a"), wire("b"), wire("c"), wire("d")), calls)
+    result = await run(FakeSink(write), flush_of(wire("a"), wire("b"), wire("c"), wire("d", expires_at=1.0)), calls)
     assert result == FlushResult({"written": 1, "duplicate": 1, "rejected": 1, "expired": 1}, [])
     assert {name: body["outcome"] for name, body in calls.completed.items()} == {"w-a": "written", "w-b": "duplicate"}
     assert {name: error.type for name, error in calls.failed.items()} == {
@@ -204,23 +199,17 @@ async def test_what_is_past_its_deadline_never_reaches_the_sinks_write() -> None
     late, soon = time.time() - 1, time.time() + 600
     flush = flush_of(wire("late", expires_at=late), wire("a", expires_at=soon), wire("b"))
     assert await outcomes(sink, flush) == [("late", "expired"), ("a", "written"), ("b", "written")]
-    assert (sink.written, sink.settled) == ([["a", "b"]], [])
+    assert (sink.written, sink.settled) == ([["a", "b"]], [["late"]])
 
 
-async def test_a_batch_that_is_all_late_does_not_ask_the_sink_at_all() -> None:
-    sink = FakeSink(all_written)
-    assert await outcomes(sink, flush_of(wire("a", expires_at=1.0))) == [("a", "expired")]
-    assert (sink.written, sink.settled) == ([], [])
-
-
-async def test_in_doubt_the_sink_has_the_last_word_on_what_is_late() -> None:
+async def test_the_sink_has_the_last_word_on_what_is_late() -> None:
     sink = FakeSink(all_written)
     flush = flush_of(wire("late-committed", expires_at=1.0), wire("a"), wire("late", expires_at=1.0), in_doubt=True)
     assert await outcomes(sink, flush) == [("late-committed", "written"), ("a", "written"), ("late", "expired")]
     assert (sink.written, sink.settled) == ([["a"]], [["late-committed", "late"]])
 
 
-async def test_in_doubt_an_attempt_still_under_way_cannot_write_what_was_told_expired() -> None:
+async def test_an_attempt_still_under_way_cannot_write_what_was_told_expired() -> None:
     now = 1_000.0
     sink = MemorySink(clock=lambda: now)
     late = wire("a", expires_at=900.0)
@@ -228,6 +217,64 @@ async def test_in_doubt_an_attempt_still_under_way_cannot_write_what_was_told_ex
     zombie = Batch([WriteRequest("a", [], expires_at=9_999.0)], id="main-3/7")
     assert [outcome.kind for outcome in await sink.write(zombie)] == ["expired"]
     assert sink.rows == {}
+
+
+async def test_what_the_sink_itself_found_late_is_expired() -> None:
+    times = iter([100.0, 300.0, 300.0])
+    sink = FakeSink(lambda batch: [Outcome.expired() for _ in batch])
+    result = await settle(sink, flush_of(wire("a", expires_at=200.0)), clock=lambda: next(times))
+    assert [str(answer.body["outcome"]) for answer in result.answers] == ["expired"]
+
+
+# A rejection is final
+
+RETRYABLE_CODES = sorted(set(RejectCode) - {RejectCode.INVALID, RejectCode.ID_REUSED})
+
+
+@pytest.mark.parametrize("code", RETRYABLE_CODES)
+async def test_before_a_rejection_is_told_the_sink_shuts_the_request_out(code: RejectCode) -> None:
+    sink = FakeSink(
+        lambda batch: [Outcome.rejected(code, "no") if "bad" in r.request_id else Outcome.written() for r in batch]
+    )
+    assert await outcomes(sink, flush_of(wire("bad-1"), wire("b"), wire("bad-2"))) == [
+        ("bad-1", "rejected"),
+        ("b", "written"),
+        ("bad-2", "rejected"),
+    ]
+    assert sink.settled == [["bad-1", "bad-2"]]
+
+
+@pytest.mark.parametrize("code", [RejectCode.INVALID, RejectCode.ID_REUSED])
+async def test_a_rejection_that_cannot_turn_out_otherwise_costs_no_question(code: RejectCode) -> None:
+    sink = FakeSink(lambda batch: [Outcome.rejected(code, "no") for _ in batch])
+    assert await outcomes(sink, flush_of(wire("a"))) == [("a", "rejected")]
+    assert sink.settled == []
+
+
+async def test_a_rejected_request_that_an_earlier_attempt_wrote_is_written() -> None:
+    sink = FakeSink(lambda batch: [Outcome.rejected(RejectCode.CONSTRAINT, "no") for _ in batch])
+    assert await outcomes(sink, flush_of(wire("committed"))) == [("committed", "written")]
+
+
+async def test_a_rejection_that_was_told_holds_when_the_constraint_no_longer_does() -> None:
+    # Attempt and answers are through, the result is lost: the same batch comes again, and used to be written then.
+    reason: str | None = "no parent yet"
+    sink = MemorySink(reject=lambda _: reason)
+    assert await outcomes(sink, flush_of(wire("a"))) == [("a", "rejected")]
+    reason = None
+    assert await outcomes(sink, flush_of(wire("a"), in_doubt=True)) == [("a", "rejected")]
+    assert sink.rows == {}
+    another_batch = FlushInput("main", 3, "main-3/8", "count", [wire("a")])
+    assert await outcomes(sink, another_batch) == [("a", "written")], "its caller may send it anew"
+
+
+async def test_one_id_twice_in_a_batch_is_written_once_whichever_way_the_sink_is_asked() -> None:
+    parcel = {"request_id": "p", "requests": [wire("a"), wire("b")], "reply_to": [caller("p")], "expires_at": None}
+    result = await settle(FakeSink(all_written), flush_of(wire("a"), parcel))
+    assert result.counts == {"written": 2, "duplicate": 1}
+    late = {**parcel, "requests": [wire("committed")], "expires_at": 1.0}
+    result = await settle(FakeSink(all_written), flush_of(wire("committed"), late, in_doubt=True))
+    assert result.counts == {"written": 1, "duplicate": 1}
 
 
 # A sink that fails
@@ -247,13 +294,16 @@ async def test_a_sink_that_is_down_fails_the_flush_and_nobody_is_told(in_doubt: 
     assert (calls.completed, calls.failed) == ({}, {})
 
 
-async def test_a_sink_that_cannot_tell_what_became_of_the_late_fails_the_flush() -> None:
+@pytest.mark.parametrize("alive", [True, False])
+async def test_a_sink_that_cannot_tell_what_became_of_the_late_fails_the_flush(alive: bool) -> None:
     class Silent(FakeSink):
         async def settle(self, batch: Batch) -> Sequence[Outcome]:
-            raise SinkUnavailable("gone")
+            raise SinkUnavailable("gone", in_doubt=not alive)
 
-    with pytest.raises(ApplicationError, match="gone"):
-        await settle(Silent(all_written), flush_of(wire("a", expires_at=1.0), in_doubt=True))
+    entries = [wire("late", expires_at=1.0), *([wire("a")] if alive else [])]
+    with pytest.raises(ApplicationError, match="gone") as failure:
+        await settle(Silent(all_written), flush_of(*entries))
+    assert failure.value.details == (alive,), "in doubt is what was written before, and nothing else was"
 
 
 async def test_a_request_that_breaks_the_sink_is_isolated() -> None:

@@ -300,6 +300,15 @@ def test_what_travels_is_the_body_its_deadline_and_its_replies() -> None:
     }
 
 
+def test_what_comes_again_says_so_as_it_travels() -> None:
+    entry = read_entry(request(again=True))
+    assert entry.again
+    assert read_entry(entry.to_wire()).again
+    assert entry.body == read_entry(request()).body
+    for other in (None, False, 1, "true"):
+        assert not read_entry(request(again=other)).again
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [

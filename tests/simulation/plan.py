@@ -1,0 +1,141 @@
+"""What happens in a run from outside, all decided beforehand, so that a failing run can be made smaller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Any, TypeAlias
+
+CALM = {"lost": 0.0, "slow": 0.02, "stuck": 0.0, "broken": 0.0, "crash": 0.0}
+ROUGH = {"lost": 0.08, "slow": 0.15, "stuck": 0.08, "broken": 0.12, "crash": 0.0}
+WILD = {"lost": 0.25, "slow": 0.3, "stuck": 0.25, "broken": 0.3, "crash": 0.0}
+
+SECONDS_OF_CALLS = 30.0
+"""Calls begin, and trouble is made, in this time; afterwards everything is let come to its end."""
+
+RequestSpec: TypeAlias = tuple[str, str, int]
+"""Request id, content, records. What the sink makes of it is part of the content."""
+
+
+@dataclass(frozen=True)
+class CallPlan:
+    """One write: through a door, by a caller, for requests. More than one request is a parcel."""
+
+    number: int
+    at: float
+    door: str
+    caller: str
+    requests: tuple[RequestSpec, ...]
+    key: str
+    timeout: float
+    cancelled_after: float | None
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Something that happens to the service."""
+
+    at: float
+    kind: str
+    argument: Any = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    seed: int
+    shards: int
+    policy: dict[str, Any]
+    faults: dict[str, float]
+    steps: tuple[CallPlan | Trouble, ...]
+
+
+def make_plan(seed: int) -> Plan:
+    rng = Random(seed)
+    policy = _policy(rng)
+    faults = rng.choice([CALM, ROUGH, ROUGH, WILD])
+    steps: list[CallPlan | Trouble] = [*_calls(rng), *_troubles(rng)]
+    return Plan(seed, rng.choice([1, 1, 2]), policy, faults, tuple(sorted(steps, key=lambda step: step.at)))
+
+
+def _policy(rng: Random) -> dict[str, Any]:
+    return {
+        "max_batch_size": rng.choice([2, 3, 5, 20]),
+        "linger": rng.choice([0.0, 0.2, 2.0, 10.0]),
+        "max_pending": rng.choice([3, 8, 100]),
+        "max_in_flight": rng.choice([1, 1, 1, 2, 3]),
+        "flush_timeout": rng.choice([2.0, 5.0]),
+        "retry_initial": 0.5,
+        "retry_max": rng.choice([1.0, 4.0]),
+        "deadline_margin": rng.choice([0.0, 0.5, 2.0]),
+        "confirmation_timeout": 20.0,
+    }
+
+
+def _calls(rng: Random) -> list[CallPlan]:
+    calls: list[CallPlan] = []
+    used: dict[str, tuple[str, list[str]]] = {}  # request id to its key and its contents
+    repeating = rng.choice([0.1, 0.4, 0.7])
+    signals = rng.choice([0.0, 0.3, 0.6])
+    keys = ["k1", "k2", "k3", ""]
+    for number in range(rng.randint(4, 28)):
+        key = rng.choice(keys)
+        door = "signal" if rng.random() < signals else "activity"
+        many = rng.randint(2, 3) if door == "activity" and rng.random() < 0.15 else 1
+        requests: list[RequestSpec] = []
+        for _ in range(many):
+            same_key = [name for name, (its_key, _) in used.items() if its_key == key and name[:1] == "r"]
+            if same_key and rng.random() < repeating:
+                name = rng.choice(same_key)
+                contents = used[name][1]
+                if rng.random() < 0.15:
+                    contents.append(_content(rng, name, len(contents)))
+                content = rng.choice(contents)
+            else:
+                name = f"r{len(used)}"
+                content = _content(rng, name, 0)
+                used[name] = (key, [content])
+            if many == 1 or key:  # a parcel holds requests of one shard, so here of one key
+                requests.append((name, content, int(content.rsplit("x", 1)[1])))
+        timeout = rng.choice([2.0, 5.0, 20.0, 60.0])
+        cancelled = rng.uniform(0, timeout) if rng.random() < 0.15 else None
+        at = rng.uniform(0, SECONDS_OF_CALLS)
+        caller = f"w{rng.randrange(4)}"
+        if door == "signal" and requests:
+            # A signal says which request it answers, not which of a workflow's calls: no two have the same id here.
+            earlier = {call.caller for call in calls if call.door == door and call.requests[0][0] == requests[0][0]}
+            caller = next(name for name in (caller, *(f"w{n}" for n in range(99))) if name not in earlier)
+        if requests:
+            calls.append(CallPlan(number, at, door, caller, tuple(requests), key, timeout, cancelled))
+    return calls
+
+
+def _content(rng: Random, name: str, version: int) -> str:
+    """Names the records, and says what the sink makes of them."""
+    fate = rng.choices(["ok", "refused", "fragile", "breaks"], [90, 4, 4, 2])[0]
+    return f"{name}.{version}-{fate}-x{rng.choice([1, 1, 1, 2])}"
+
+
+def _troubles(rng: Random) -> list[Trouble]:
+    def when() -> float:
+        return rng.uniform(0, SECONDS_OF_CALLS)
+
+    troubles: list[Trouble] = []
+    for _ in range(rng.choice([0, 0, 1, 2])):
+        start = when()
+        kind = rng.choice(["down", "down in doubt", "fragile refused", "callers unreachable"])
+        troubles += [Trouble(start, kind), Trouble(start + rng.uniform(0.5, 20), f"{kind} ends")]
+    for kind, most in (("crash", 2), ("close", 4), ("jump", 1), ("flush", 1), ("policy", 1), ("reshard", 1)):
+        for _ in range(rng.randint(0, most)):
+            argument: Any = None
+            if kind == "jump":
+                argument = rng.choice([0.5, 5.0, 60.0])
+            elif kind == "policy":
+                argument = {**_policy(rng), "max_in_flight": 1}
+            elif kind == "reshard":
+                argument = rng.choice([1, 2, 3])
+            troubles.append(Trouble(when(), kind, argument))
+    if rng.random() < 0.15:
+        start = when()
+        kind = rng.choice(["pause", "drain"])
+        troubles += [Trouble(start, kind), Trouble(start + rng.uniform(1, 15), f"{kind} ends")]
+    return troubles

@@ -1,0 +1,131 @@
+"""One run from its plan to the auditor's judgement; and the smallest plan that still fails."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+from tests.auditor import Violation, audit
+from tests.simulation.callers import Callers
+from tests.simulation.plan import CallPlan, Plan, Trouble
+from tests.simulation.shard import Shard
+from tests.simulation.world import World
+
+MOST_SHARDS = 3
+END_OF_TROUBLE = 60.0
+END = 2_000.0
+
+
+@dataclass
+class Report:
+    """What a run came to."""
+
+    violations: list[Violation]
+    seen: Counter[str]
+    calls: int
+    trace: list[str] = field(default_factory=list)
+
+
+class Run:
+    def __init__(self, plan: Plan, *, trace: bool = False) -> None:
+        self.plan = plan
+        self.world = World(plan, trace=trace)
+        self.callers = Callers(self.world)
+        self.shards = [Shard(self.world, self.callers, number, plan.policy) for number in range(MOST_SHARDS)]
+        self.callers.shards = self.shards
+
+    def report(self) -> Report:
+        world = self.world
+        for step in self.plan.steps:
+            if isinstance(step, CallPlan):
+                world.after(step.at, self.callers.start, step)
+            else:
+                world.after(step.at, self._trouble, step)
+        world.after(END_OF_TROUBLE, self._peace)
+        world.run(END)
+        return Report(self._violations(), world.seen, len(self.callers.facts()), world.lines or [])
+
+    def _violations(self) -> list[Violation]:
+        world = self.world
+        ordered = self.plan.policy["max_in_flight"] == 1
+        arrivals = [arrival for shard in self.shards for arrival in shard.arrivals] if ordered else []
+        found = audit(self.callers.facts(), world.rows(), world.ledger(), arrivals)
+        for number, shard in enumerate(self.shards):
+            buffer = shard.buffer
+            if not buffer.idle:
+                found.append(Violation("stuck", f"shard {number}", f"{buffer.pending} pending, {buffer.outbox} untold"))
+            if buffer.pending_bytes:
+                found.append(Violation("leak", f"shard {number}", f"{buffer.pending_bytes} bytes of nothing"))
+        if not world.quiet:
+            found.append(Violation("restless", "world", "something goes on for ever"))
+        return found
+
+    def _trouble(self, trouble: Trouble) -> None:
+        world = self.world
+        world.note(f"-- {trouble.kind} {trouble.argument if trouble.argument is not None else ''}", trouble.kind)
+        match trouble.kind:
+            case "down" | "down in doubt":
+                world.down = "in doubt" if trouble.kind.endswith("doubt") else "certain"
+            case "down ends" | "down in doubt ends":
+                world.down = None
+            case "fragile refused" | "fragile refused ends":
+                world.fragile_refused = not trouble.kind.endswith("ends")
+            case "callers unreachable" | "callers unreachable ends":
+                world.callers_unreachable = not trouble.kind.endswith("ends")
+            case "jump":
+                world.skipped += trouble.argument
+            case "reshard":
+                world.shards = trouble.argument
+            case _:
+                for shard in self.shards:
+                    self._trouble_shard(shard, trouble)
+
+    def _trouble_shard(self, shard: Shard, trouble: Trouble) -> None:
+        match trouble.kind:
+            case "crash":
+                shard.crash()
+            case "close":
+                shard.close()
+            case "flush":
+                shard.flush()
+            case "policy":
+                shard.set_policy(trouble.argument)
+            case "pause" | "pause ends":
+                shard.buffer.paused = trouble.kind == "pause"
+                shard.look()
+            case "drain" | "drain ends":
+                shard.buffer.draining = trouble.kind == "drain"
+                shard.flush()
+            case other:
+                raise ValueError(f"no trouble is called {other!r}")
+
+    def _peace(self) -> None:
+        """From here on everything works, so that everything must come to an end."""
+        world = self.world
+        world.note("-- peace")
+        world.faults = dict.fromkeys(world.faults, 0.0)
+        world.down = None
+        world.fragile_refused = world.callers_unreachable = False
+        for shard in self.shards:
+            shard.buffer.paused = shard.buffer.draining = False
+            shard.look()
+
+
+def run(plan: Plan, *, trace: bool = False) -> Report:
+    return Run(plan, trace=trace).report()
+
+
+def shrink(plan: Plan) -> Plan:
+    """Leaves out steps, first many at a time, for as long as a violation of the same rule remains."""
+    rules = {violation.rule for violation in run(plan).violations}
+    size = len(plan.steps) // 2
+    while size:
+        start = 0
+        while start < len(plan.steps):
+            fewer = replace(plan, steps=plan.steps[:start] + plan.steps[start + size :])
+            if rules & {violation.rule for violation in run(fewer).violations}:
+                plan = fewer
+            else:
+                start += size
+        size //= 2
+    return plan

@@ -1,0 +1,253 @@
+"""One shard: the real buffer, driven as `BatcherWorkflow` drives it, and its activities, which run the real flush."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+from temporalio.exceptions import ApplicationError
+
+from temporal_batching.buffer import Accepted, Buffer, BufferFull, PendingBatch
+from temporal_batching.confirm import Answer
+from temporal_batching.contract import FlushInput, JsonObject, RejectCode
+from temporal_batching.errors import ErrorType, InvalidRequest
+from temporal_batching.flush import Settled, settle
+from temporal_batching.intake import read_entry
+from temporal_batching.policy import BatchPolicy
+from tests.auditor import Arrival
+from tests.simulation.world import Connection, Task, World
+
+if TYPE_CHECKING:
+    from tests.simulation.callers import Callers
+
+HEARTBEAT_TIMEOUT = 1.0
+"""How soon the batcher hears of a worker that crashed."""
+
+DELIVERY_TIMEOUT = 5.0
+
+
+def over_the_wire(value: Any) -> Any:
+    """What arrives on the other side: nothing is shared, tuples are lists, dataclasses objects."""
+    return json.loads(json.dumps(value, default=dataclasses.asdict))
+
+
+class Attempt:
+    """An activity under way. Temporal hears of its end once, whatever it goes on to do."""
+
+    def __init__(self) -> None:
+        self.reported = False
+        self.task: Task | None = None
+
+
+class Shard:
+    def __init__(self, world: World, callers: Callers, number: int, policy: dict[str, Any]) -> None:
+        self._world = world
+        self._callers = callers
+        self._number = number
+        self.buffer = Buffer(f"main-{number}", BatchPolicy.from_wire(policy))
+        self.arrivals: list[Arrival] = []
+        self._closing = False
+        self._timer_at: float | None = None
+        self._timer = 0
+        self._attempts: list[tuple[Attempt, Any]] = []
+        self._activities = 0
+
+    # Ways in, as in the workflow
+
+    def submit(self, wires: list[JsonObject]) -> list[tuple[str, str] | None]:
+        """The update; None for what is accepted. Raises `BufferFull` as the validator does."""
+        buffer = self.buffer
+        if buffer.draining or buffer.pending >= buffer.policy.max_pending:
+            raise BufferFull("the validator")
+        answers: list[tuple[str, str] | None] = []
+        for wire in wires:
+            try:
+                self._accept(wire)
+                answers.append(None)
+            except InvalidRequest as err:
+                answers.append((err.code, str(err)))
+            except BufferFull as err:
+                answers.append((RejectCode.OVERLOADED, str(err)))
+        self.look()
+        return answers
+
+    def signal(self, wire: JsonObject) -> None:
+        try:
+            self._accept(wire)
+        except InvalidRequest as err:
+            self.buffer.refuse(read_entry(wire), err.code, str(err))
+        except BufferFull as err:
+            self.buffer.refuse(read_entry(wire), RejectCode.OVERLOADED, str(err))
+        self.look()
+
+    def _accept(self, wire: JsonObject) -> None:
+        wire = over_the_wire(wire)
+        accepted = self.buffer.accept(read_entry(wire), self._world.clock)
+        self._world.note(f"shard {self._number}: {wire['request_id']} from {wire['reply_to']}: {accepted}", accepted)
+        if accepted is Accepted.NEW:
+            for one in wire.get("requests", [wire]):
+                self.arrivals.append(Arrival(self._number, one["request_id"], one["key"]))
+
+    def withdraw(self, request_id: str, caller: str) -> None:
+        certain = self.buffer.withdraw(request_id, caller)
+        self._world.note(f"shard {self._number}: {caller} withdraws {request_id}: {certain}", f"withdrawn {certain}")
+        self.look()
+
+    def set_policy(self, policy: dict[str, Any]) -> None:
+        self.buffer.policy = BatchPolicy.from_wire(policy)
+        self.look()
+
+    def flush(self) -> None:
+        self.buffer.flush_now(self._world.clock)
+        self.look()
+
+    def close(self) -> None:
+        self._closing = True
+        self.look()
+
+    # The loop, as in the workflow
+
+    def look(self) -> None:
+        now, buffer = self._world.clock, self.buffer
+        buffer.expire(now)
+        if self._closing and not buffer.batches_in_flight and not buffer.deliveries_in_flight:
+            self._continue_as_new()
+        if not self._closing:
+            while (batch := self.buffer.next_batch(now)) is not None:
+                self._start_flush(batch)
+        answers = self.buffer.next_deliveries()
+        if answers:
+            self._start_delivery(answers)
+        at = self.buffer.wake_at()
+        if at is not None and at > now and (self._timer_at is None or at < self._timer_at):
+            self._timer += 1
+            self._timer_at = at
+            self._world.after(at - now + 0.001, self._ring, self._timer)
+
+    def _ring(self, timer: int) -> None:
+        if timer == self._timer:
+            self._timer_at = None
+            self.look()
+
+    def _continue_as_new(self) -> None:
+        state = over_the_wire(self.buffer.carry())
+        self.buffer = Buffer.restore(f"main-{self._number}", state)
+        self._closing = False
+        self._timer_at = None
+        self._timer += 1
+        self._world.note(f"shard {self._number} continues as new with {self.buffer.pending}", "continued as new")
+
+    # The activity flush_batch
+
+    def _start_flush(self, batch: PendingBatch) -> None:
+        world, attempt = self._world, Attempt()
+        self._activities += 1
+        rng = world.rng("flush", self._number, self._activities)
+        flush = FlushInput(
+            "main",
+            self._number,
+            batch.id,
+            batch.trigger,
+            over_the_wire([entry.to_wire() for entry in batch.entries]),
+            batch.in_doubt,
+        )
+        world.note(
+            f"{batch.id}: flush of {[e.id for e in batch.entries]} by {batch.trigger}"
+            + (", in doubt" if batch.in_doubt else ""),
+            "flush in doubt" if batch.in_doubt else "flush",
+        )
+        skew = rng.choice([0.0, 0.0, -0.3, 0.3])
+        body = settle(Connection(world, rng), flush, clock=lambda: world.clock + skew)
+        world.after(self.buffer.policy.flush_timeout.total_seconds(), self._fail, attempt, batch.id, "timed out", True)
+        self._attempts.append((attempt, lambda: self._fail(attempt, batch.id, "its worker crashed", True)))
+
+        def done(settled: Settled | None, error: Exception | None) -> None:
+            if settled is not None:
+                self._confirm(attempt, batch.id, settled, rng)
+            elif isinstance(error, ApplicationError) and error.type == ErrorType.SINK_UNAVAILABLE:
+                self._fail(attempt, batch.id, error.message, bool(error.details[0]))
+            else:
+                raise AssertionError(f"a flush fails with {error!r}") from error
+
+        attempt.task = Task(world, body, done)
+
+    def _confirm(self, attempt: Attempt, batch_id: str, settled: Settled, rng: Any) -> None:
+        """The flush has its outcomes; its answers and its result go out, each by a way of its own."""
+        world = self._world
+        if rng.random() < world.faults["broken"] / 2:
+            world.note(f"{batch_id}: the worker dies before it tells anybody", "died before answers")
+            if not attempt.reported:
+                world.after(HEARTBEAT_TIMEOUT, self._fail, attempt, batch_id, "its worker died", True)
+            return
+        undelivered = [answer for answer in settled.answers if not self._deliver(answer, rng)]
+        took = world.delay(rng)
+        if rng.random() < world.faults["lost"]:
+            world.note(f"{batch_id}: its result is lost", "result lost")
+            return
+        world.after(took, self._settle, attempt, batch_id, dict(settled.counts), [a.to_wire() for a in undelivered])
+
+    def _deliver(self, answer: Answer, rng: Any) -> bool:
+        """Sends one answer. Whether it arrives and whether the sender knows are two things."""
+        world = self._world
+        failed = world.callers_unreachable or rng.random() < world.faults["lost"]
+        arrived = not failed or (not world.callers_unreachable and rng.random() < 0.3)
+        if arrived:
+            world.after(world.delay(rng), self._callers.receive, answer.reply_to, answer.body)
+        return not failed
+
+    def _settle(self, attempt: Attempt, batch_id: str, outcomes: dict[str, int], undelivered: list[JsonObject]) -> None:
+        if attempt.reported:
+            return
+        attempt.reported = True
+        self._world.note(f"{batch_id}: settled {outcomes}, {len(undelivered)} undelivered", *(outcomes or ()))
+        self.buffer.settle(batch_id, outcomes, over_the_wire(undelivered))
+        self.look()
+
+    def _fail(self, attempt: Attempt, batch_id: str, problem: str, in_doubt: bool) -> None:
+        if attempt.reported:
+            return
+        attempt.reported = True
+        self._world.note(f"{batch_id}: fails: {problem}, in doubt: {in_doubt}", "flush failed")
+        self.buffer.fail(batch_id, self._world.clock, problem, in_doubt=in_doubt)
+        self.look()
+
+    # The activity deliver_confirmations
+
+    def _start_delivery(self, answers: list[JsonObject]) -> None:
+        world, attempt = self._world, Attempt()
+        self._activities += 1
+        rng = world.rng("delivery", self._number, self._activities)
+        everything = list(range(len(answers)))
+        world.after(DELIVERY_TIMEOUT, self._delivered, attempt, everything)
+        self._attempts.append((attempt, lambda: self._delivered(attempt, everything)))
+        failed = [
+            position
+            for position, answer in enumerate(over_the_wire(answers))
+            # Counted, not `all`: every caller is told, whether another could be or not.
+            if sum(self._deliver(Answer(reply, answer["confirmation"]), rng) for reply in answer["reply_to"])
+            < len(answer["reply_to"])
+        ]
+        if rng.random() >= world.faults["lost"]:
+            world.after(world.delay(rng), self._delivered, attempt, failed)
+
+    def _delivered(self, attempt: Attempt, failed: list[int]) -> None:
+        if attempt.reported:
+            return
+        attempt.reported = True
+        before = self.buffer.undelivered
+        self.buffer.delivered(failed)
+        given_up = self.buffer.undelivered - before
+        self._world.note(
+            f"shard {self._number}: answers delivered but for {failed}", *(["given up"] if given_up else [])
+        )
+        self.look()
+
+    def crash(self) -> None:
+        """The worker is gone: activities stop where they are, and Temporal notices a little later."""
+        for attempt, fail in self._attempts:
+            if attempt.task is not None:
+                attempt.task.kill()
+            if not attempt.reported:
+                self._world.after(HEARTBEAT_TIMEOUT, fail)
+        self._attempts.clear()

@@ -1,0 +1,127 @@
+"""A few hundred of the seeds that `make simulate` runs by the thousand, and those that once found a bug."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.auditor import Arrival, Call, Row, Verdict, Violation, audit
+from tests.simulation.plan import make_plan
+from tests.simulation.run import run, shrink
+
+SEEDS = 600
+PARTS = 6
+
+REGRESSION_SEEDS = {
+    485: "an answer by signal for another call with the same id",
+    770: "told expired by a repetition, after the answer `written` was given up",
+    1344: "an answer by signal for another call with the same id",
+    1532: "written, twice in one batch, and each told it was the first",
+    1918: "a submission that its gateway had given up",
+    1722: "attempts of one call in two shards",
+    3604: "a repetition refused for a limit lowered since",
+    4754: "told rejected, and written by an attempt still under way",
+    5717: "told rejected, and written when the result was lost and the batch tried again",
+}
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_no_schedule_breaks_a_promise(part: int) -> None:
+    failed = {}
+    for seed in range(part, SEEDS, PARTS):
+        report = run(make_plan(seed))
+        if report.violations:
+            failed[seed] = [str(violation) for violation in report.violations]
+    assert failed == {}, "again: python -m tests.simulation --seed N --trace"
+
+
+@pytest.mark.parametrize("seed", REGRESSION_SEEDS)
+def test_what_once_broke_a_promise_no_longer_does(seed: int) -> None:
+    assert run(make_plan(seed)).violations == []
+
+
+def test_a_seed_always_does_the_same() -> None:
+    plan = make_plan(7)
+    assert plan == make_plan(7)
+    assert run(plan, trace=True).trace == run(plan, trace=True).trace
+
+
+def test_the_schedules_reach_what_can_go_wrong() -> None:
+    seen = set()
+    for seed in range(150):
+        seen |= set(run(make_plan(seed)).seen)
+    assert seen >= {
+        *("written", "duplicate", "rejected", "expired", "not confirmed", "not submitted", "cancelled"),
+        *("new", "attached", "answered", "turned away", "withdrawn True", "withdrawn False"),
+        *("flush in doubt", "asked the ledger", "flush failed", "cut before commit", "cut after commit", "sink breaks"),
+        *("died before answers", "answer lost", "submission lost", "result lost", "given up", "continued as new"),
+        *("crash", "jump", "reshard", "policy", "flush", "pause", "drain", "callers unreachable"),
+    }
+
+
+def test_a_failing_plan_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without a ledger that remembers, anything that is tried twice is applied twice.
+    monkeypatch.setattr("temporal_batching.sinks.memory.judge", lambda *_: None)
+    seed = next(seed for seed in range(200) if run(make_plan(seed)).violations)
+    plan = make_plan(seed)
+    small = shrink(plan)
+    assert len(small.steps) < len(plan.steps)
+    assert run(small).violations
+
+
+# The auditor itself: each rule finds what it is for
+
+ROW = Row("r", "A", 0)
+
+
+def call(verdict: Verdict | None, content: str = "A", caller: str = "w", records: int = 1) -> Call:
+    return Call(caller, "r", content, records, verdict)
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_the_truth_is_no_violation(verdict: Verdict) -> None:
+    rows = [ROW] if verdict in {Verdict.WRITTEN, Verdict.DUPLICATE, Verdict.NOT_CONFIRMED} else []
+    assert audit([call(verdict)], rows, [row.request_id for row in rows]) == []
+
+
+@pytest.mark.parametrize(
+    ("calls", "rows", "ledger", "rule"),
+    [
+        ([call(Verdict.WRITTEN)], [], [], "told written, is not"),
+        ([call(Verdict.DUPLICATE)], [], [], "told written, is not"),
+        ([call(Verdict.WRITTEN, "B"), call(Verdict.NOT_CONFIRMED)], [ROW], ["r"], "told written, is not"),
+        ([call(Verdict.EXPIRED)], [ROW], ["r"], "told not written, is"),
+        ([call(Verdict.REJECTED)], [ROW], ["r"], "told not written, is"),
+        ([call(Verdict.NOT_SUBMITTED)], [ROW], ["r"], "told not written, is"),
+        ([call(Verdict.EXPIRED), call(Verdict.WRITTEN, "B")], [ROW], ["r"], "told not written, is"),
+        ([call(Verdict.WRITTEN)], [ROW, ROW], ["r"], "applied twice"),
+        ([call(Verdict.NOT_CONFIRMED, records=2)], [ROW], ["r"], "half a request"),
+        ([call(Verdict.WRITTEN), call(Verdict.WRITTEN, "B")], [ROW, Row("r", "B", 0)], ["r"], "two requests under one"),
+        ([], [ROW], ["r"], "row out of nowhere"),
+        ([call(Verdict.WRITTEN)], [Row("r", "B", 0)], ["r"], "row out of nowhere"),
+        ([call(Verdict.WRITTEN)], [ROW], [], "rows without ledger"),
+        ([call(Verdict.NOT_CONFIRMED)], [], ["r"], "ledger without rows"),
+        ([call(None)], [], [], "never told"),
+        ([call(Verdict.WRITTEN), call(Verdict.WRITTEN, caller="v")], [ROW], ["r"], "written for two"),
+    ],
+)
+def test_what_is_not_true_is_found(calls: list[Call], rows: list[Row], ledger: list[str], rule: str) -> None:
+    assert any(violation.rule.startswith(rule) for violation in audit(calls, rows, ledger))
+
+
+def test_what_another_call_explains_is_no_violation() -> None:
+    for other in (Verdict.WRITTEN, Verdict.DUPLICATE, Verdict.NOT_CONFIRMED, Verdict.CANCELLED):
+        assert audit([call(Verdict.EXPIRED), call(other, caller="v")], [ROW], ["r"]) == []
+
+
+def test_order_is_judged_by_key_and_shard() -> None:
+    def judged(*arrivals: Arrival) -> list[Violation]:
+        calls = [Call("w", name, "A", 1, Verdict.WRITTEN) for name in "rs"]
+        return audit(calls, [Row("r", "A", 0), Row("s", "A", 0)], "rs", arrivals)
+
+    first, second = Arrival(0, "r", "k"), Arrival(0, "s", "k")
+    assert judged(first, second) == []
+    assert [v.rule for v in judged(second, first)] == ["out of order"]
+    assert judged(Arrival(0, "s", ""), Arrival(0, "r", "")) == []
+    assert judged(Arrival(0, "s", "k"), Arrival(0, "r", "other")) == []
+    assert judged(Arrival(0, "s", "k"), Arrival(1, "r", "k")) == []
+    assert judged(second, first, second) == [], "its second arrival may be the one that was applied"

@@ -1,0 +1,173 @@
+"""Time, chance and the database of a simulated run."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from random import Random
+from typing import Any
+
+from temporal_batching.contract import Outcome, WriteRequest
+from temporal_batching.errors import SinkUnavailable
+from temporal_batching.sinks.base import Batch, Sink
+from temporal_batching.sinks.ledger import LedgerStatus
+from temporal_batching.sinks.memory import MemorySink
+from tests.auditor import Row
+from tests.simulation.plan import Plan
+
+EPOCH = 1_700_000_000.0
+
+
+class World:
+    """The scheduler: events in the order of their time, one at a time."""
+
+    def __init__(self, plan: Plan, *, trace: bool = False) -> None:
+        self.seed = plan.seed
+        self.faults = dict(plan.faults)
+        self.shards = plan.shards
+        self.time = 0.0
+        self.skipped = 0.0  # how far the clocks have jumped ahead
+        self.lines: list[str] | None = [] if trace else None
+        self.seen: Counter[str] = Counter()
+        self.down: str | None = None
+        self.fragile_refused = False
+        self.callers_unreachable = False
+        self.database = MemorySink(reject=self._refuse, clock=lambda: self.clock)
+        self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._count = 0
+
+    @property
+    def clock(self) -> float:
+        """Seconds since the epoch, as everybody reads them."""
+        return EPOCH + self.time + self.skipped
+
+    def after(self, seconds: float, do: Callable[..., None], *args: Any) -> None:
+        self._count += 1
+        heapq.heappush(self._queue, (self.time + seconds, self._count, do, args))
+
+    def run(self, until: float) -> None:
+        while self._queue and self._queue[0][0] <= until:
+            self.time, _, do, args = heapq.heappop(self._queue)
+            do(*args)
+
+    @property
+    def quiet(self) -> bool:
+        return not self._queue
+
+    def rng(self, *label: object) -> Random:
+        """Chance of its own for everything that has a name: leaving one thing out does not change the others."""
+        return Random(f"{self.seed}/{label}")
+
+    def note(self, text: str, *kinds: str) -> None:
+        self.seen.update(kinds)
+        if self.lines is not None:
+            self.lines.append(f"{self.time:8.3f}  {text}")
+
+    def delay(self, rng: Random) -> float:
+        """How long something takes on its way."""
+        if rng.random() < self.faults["slow"]:
+            return rng.uniform(0.5, 12.0)
+        return rng.uniform(0.001, 0.05)
+
+    def _refuse(self, request: WriteRequest) -> str | None:
+        content: str = request.records[0].values["content"]
+        if "-refused-" in content or ("-fragile-" in content and self.fragile_refused):
+            return "the constraint says no"
+        return None
+
+    def rows(self) -> list[Row]:
+        return [Row(r["request"], r["content"], r["position"]) for r in self.database.rows.get("t", ())]
+
+    def ledger(self) -> list[str]:
+        return [i for i, entry in self.database.ledger.items() if entry.status is LedgerStatus.WRITTEN]
+
+
+class Pause:
+    """Awaited by simulated code: it goes on so many seconds later."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __await__(self) -> Generator[float, None, None]:
+        yield self._seconds
+
+
+class Task:
+    """Drives a coroutine over simulated time. Killed, it never goes on, as in a process that is gone."""
+
+    def __init__(
+        self, world: World, body: Coroutine[float, None, Any], done: Callable[[Any, Exception | None], None]
+    ) -> None:
+        self._world = world
+        self._body = body
+        self._done = done
+        self.alive = True
+        self._step()
+
+    def kill(self) -> None:
+        if self.alive:
+            self.alive = False
+            self._body.close()
+
+    def _step(self) -> None:
+        if not self.alive:
+            return
+        try:
+            seconds = self._body.send(None)
+        except StopIteration as end:
+            self.alive = False
+            self._done(end.value, None)
+        except Exception as err:
+            self.alive = False
+            self._done(None, err)
+        else:
+            self._world.after(seconds, self._step)
+
+
+class Connection(Sink):
+    """One flush's way to the database: slow, cut before or after the commit, or stuck until nobody waits any more."""
+
+    def __init__(self, world: World, rng: Random) -> None:
+        self._world = world
+        self._rng = rng
+
+    async def write(self, batch: Batch) -> Sequence[Outcome]:
+        await self._takes_time()
+        self._fails_if_down()
+        if any("-breaks-" in request.records[0].values["content"] for request in batch):
+            self._world.note(f"{batch.id}: the sink itself breaks", "sink breaks")
+            raise ZeroDivisionError("the sink breaks")
+        self._may_be_cut(batch, "before")
+        outcomes = await self._world.database.write(batch)
+        self._world.note(f"{batch.id}: commits {_pairs(batch, outcomes)}")
+        await self._takes_time()
+        self._may_be_cut(batch, "after")
+        return outcomes
+
+    async def settle(self, batch: Batch) -> Sequence[Outcome]:
+        await self._takes_time()
+        self._fails_if_down()
+        self._may_be_cut(batch, "before")
+        outcomes = await self._world.database.settle(batch)
+        self._world.note(f"{batch.id}: settles {_pairs(batch, outcomes)}", "asked the ledger")
+        await self._takes_time()
+        self._may_be_cut(batch, "after")
+        return outcomes
+
+    async def _takes_time(self) -> None:
+        stuck = self._rng.random() < self._world.faults["stuck"]
+        await Pause(self._rng.uniform(2.0, 25.0) if stuck else self._rng.uniform(0.001, 0.1))
+
+    def _fails_if_down(self) -> None:
+        if self._world.down:
+            raise SinkUnavailable("the database is down", in_doubt=self._world.down == "in doubt")
+
+    def _may_be_cut(self, batch: Batch, when: str) -> None:
+        if self._rng.random() < self._world.faults["broken"] / 2:
+            self._world.note(f"{batch.id}: the connection is cut {when} the commit", f"cut {when} commit")
+            raise SinkUnavailable(f"cut {when} the commit", in_doubt=True)
+
+
+def _pairs(batch: Batch, outcomes: Sequence[Outcome]) -> list[str]:
+    return [f"{request.request_id} {outcome.kind}" for request, outcome in zip(batch, outcomes, strict=True)]
