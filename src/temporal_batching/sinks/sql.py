@@ -1,4 +1,25 @@
-"""`SqlSink`: batches into SQLite or PostgreSQL, ledger and rows in one transaction."""
+"""`SqlSink`: batches into SQLite or PostgreSQL, ledger and rows in one transaction.
+
+What a JSON value becomes is decided by its column's type; anything else than this is `rejected` with code ``type``:
+
+| column | takes |
+|---|---|
+| integers | whole numbers or strings of them, within the column's range; no booleans, no fractions |
+| numeric, decimal | numbers or strings, exact; no NaN or infinity. SQLite holds 15 digits, or 64-bit integers |
+| real, double | numbers or strings; ``Infinity``, ``-Infinity``, and on PostgreSQL ``NaN``, as strings |
+| boolean | ``true`` and ``false`` |
+| text, varchar, char | strings without U+0000 (PostgreSQL) and lone surrogates; lengths are the database's to enforce |
+| timestamp with time zone | RFC 3339 with an offset; digits past microseconds are cut off |
+| timestamp | RFC 3339; if it has an offset it is stored as UTC |
+| date, time, time with time zone | ``2026-01-31``, ``09:30:00``, ``09:30:00+01:00`` |
+| uuid, bytea or blob | a UUID as a string, base64 |
+| json, jsonb | any JSON value |
+| enum, array | one of the labels; a list, in which a list is a further dimension |
+| any other type of PostgreSQL | a string in the type's own syntax |
+
+``null`` is SQL's NULL, but in a JSON column that is NOT NULL it is JSON's. A column that is left out gets the
+database's default. SQLite goes by the type's name as declared, and neither lengths nor precisions are enforced there.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +63,8 @@ class SqlSink(Sink):
     """Writes batches through SQLAlchemy Core: the request ids into a ledger, the rows into their tables, together.
 
     The engine is synchronous and is used from threads of the sink's own, so the worker's event loop never waits for
-    the database. Values are bound by the type of their column (`docs/sinks.md` has the table); a value that does
-    not fit is `rejected` with the table, the column and what would be allowed.
+    the database. Values are bound by the type of their column (this module's docstring has the table); a value that
+    does not fit is `rejected` with the table, the column and what would be allowed.
 
     A constraint that the database checks only at the commit (``INITIALLY DEFERRED``) is the one case in which a
     batch is committed in parts: it is halved, each half in a transaction of its own, until the culprit is found.
