@@ -38,6 +38,7 @@ class Service:
     name: str = field(default_factory=lambda: f"b{uuid4().hex[:12]}")
     worker_options: dict[str, Any] = field(default_factory=dict)
     plugin_options: dict[str, Any] = field(default_factory=dict)
+    longest_caller: timedelta = LONGEST_CALLER
     _batcher: contextlib.AsyncExitStack | None = None
     _callers: contextlib.AsyncExitStack | None = None
 
@@ -130,7 +131,7 @@ class Service:
             arg,
             id=workflow_id or f"{self.name}-{uuid4().hex[:8]}",
             task_queue=self.callers_queue,
-            execution_timeout=LONGEST_CALLER,
+            execution_timeout=self.longest_caller,
         )
         return handle
 

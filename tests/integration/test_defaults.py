@@ -1,0 +1,91 @@
+"""The limits as they are without a setting, on a server that skips time.
+
+It does not skip while an activity is open, so what waits here goes through the signal door.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from temporalio.client import WorkflowHandle
+from temporalio.testing import WorkflowEnvironment
+
+from temporal_batching import BatchPolicy, MemorySink
+from tests.support.callers import DOORS
+from tests.support.service import entry, running
+
+TEST_SERVER = Path(sys.executable).parent / "temporal-test-server"
+
+
+@pytest_asyncio.fixture(scope="module")
+async def skipping() -> AsyncIterator[WorkflowEnvironment]:
+    async with await WorkflowEnvironment.start_time_skipping(test_server_existing_path=str(TEST_SERVER)) as env:
+        yield env
+
+
+async def lifetime(caller: WorkflowHandle[Any, Any]) -> float:
+    """Seconds from a caller's start to its end, as the server counts them."""
+    description = await caller.describe()
+    assert description.close_time is not None
+    return (description.close_time - description.start_time).total_seconds()
+
+
+HOUR = timedelta(hours=1)
+
+
+async def test_a_lonely_request_waits_20_seconds_for_company(skipping: WorkflowEnvironment) -> None:
+    async with running(skipping.client, MemorySink(), BatchPolicy(), longest_caller=HOUR) as service:
+        caller = await service.start("signal", [entry(1), entry(2)], timeout=120.0)
+        told = await caller.result()
+        assert 19.5 <= await lifetime(caller) <= 25
+        stats = await service.stats()
+    assert [one.outcome for one in told] == ["written"] * 2
+    assert stats.batches_by_trigger == {"linger": 1}
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_hundred_requests_do_not_wait(skipping: WorkflowEnvironment, door: str) -> None:
+    sink = MemorySink()
+    async with running(skipping.client, sink, BatchPolicy(), longest_caller=HOUR) as service:
+        told = await service.call(door, [entry(n) for n in range(100)], timeout=120.0)
+        stats = await service.stats()
+    assert {one.outcome for one in told} == {"written"}
+    assert [len(batch) for batch in sink.batches] == [100]
+    assert stats.batches_by_trigger == {"count": 1}
+
+
+async def test_two_minutes_without_a_batch_end_a_write(skipping: WorkflowEnvironment) -> None:
+    sink = MemorySink()
+    async with running(skipping.client, sink, BatchPolicy(), longest_caller=HOUR) as service:
+        await service.handle.pause()
+        caller = await service.start("signal", [entry(1)], timeout=120.0)
+        (told,) = await caller.result()
+        assert 110 <= await lifetime(caller) <= 121
+    assert told.error == "WriteExpired", told
+    assert not sink.batches
+
+
+async def test_a_batcher_that_never_comes_up_is_given_five_signals(skipping: WorkflowEnvironment) -> None:
+    async with running(skipping.client, MemorySink(), batcher=False, longest_caller=HOUR) as service:
+        caller = await service.start("signal", [entry(1)], timeout=120.0)
+        (told,) = await caller.result()
+        assert 14 <= await lifetime(caller) <= 20
+    assert told.error == "WriteNotSubmitted"
+    assert "5 attempts" in told.reason
+
+
+async def test_no_deadline_of_its_own_means_two_minutes(skipping: WorkflowEnvironment) -> None:
+    async with running(skipping.client, MemorySink(), BatchPolicy(), longest_caller=HOUR) as service:
+        await service.handle.pause()
+        wire = {"request_id": "r", "records": [{"table": "entries", "values": {"n": 1}}]}
+        await service.shard().signal("add_write_request", wire)
+        await skipping.sleep(timedelta(seconds=118))
+        assert (await service.stats()).pending == 1
+        await skipping.sleep(timedelta(seconds=4))
+        assert (await service.stats()).outcomes == {"expired": 1}
