@@ -1,0 +1,149 @@
+"""Records histories of today's workflows for later versions to replay; see README.md."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+
+from temporalio.client import Client, WorkflowFailureError
+
+from temporal_batching import BatchPolicy, MemorySink
+from tests.conftest import CONTINUE_SOON, server
+from tests.support.callers import DOORS, Listener
+from tests.support.service import QUICK, Service, entry, running
+from tests.support.waiting import assert_eventually
+
+HISTORIES = Path(__file__).parent / "histories"
+LONG = BatchPolicy(linger=timedelta(minutes=10))
+
+
+class Recorder:
+    """Writes histories into the folder of a version."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def save(self, client: Client, name: str, workflow_id: str, run_id: str | None = None) -> None:
+        history = await client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history()
+        (self._folder / f"{name}.json").write_text(history.to_json() + "\n")
+
+    async def save_shard(self, service: Service, name: str) -> None:
+        """Every run of a shard."""
+        run_id: str | None = (await service.shard().describe()).run_id
+        number = 0
+        while run_id:
+            events = await service.events(run_id=run_id)
+            suffix = f"-{number}" if number else ""
+            await self.save(service.client, f"{name}-batcher{suffix}", service.shard().id, run_id)
+            run_id = events[0].workflow_execution_started_event_attributes.continued_execution_run_id
+            number += 1
+
+
+async def pending(service: Service, number: int) -> None:
+    async def check() -> None:
+        assert (await service.stats()).pending == number
+
+    await assert_eventually(check)
+
+
+async def doors(client: Client, recorder: Recorder) -> None:
+    """For each door a caller that is told `written` and `rejected`, and its batcher."""
+    for door in DOORS:
+        sink = MemorySink(reject=lambda request: "odd" if request.records[0].values["n"] % 2 else None)
+        async with running(client, sink) as service:
+            caller = await service.start(door, [entry(n) for n in range(4)])
+            await caller.result()
+            await recorder.save(client, f"{door}-caller", caller.id)
+            await recorder.save_shard(service, door)
+
+
+async def sink_down(client: Client, recorder: Recorder) -> None:
+    """A batch that is set back, with and without doubt, and written in the end."""
+    sink = MemorySink()
+    sink.fail_next(2, committed=True)
+    sink.fail_next(2)
+    async with running(client, sink, QUICK) as service:
+        await service.call("activity", [entry(n) for n in range(3)])
+        await recorder.save_shard(service, "sink-down")
+
+
+async def answers(client: Client, recorder: Recorder) -> None:
+    """Withdrawn, expired, malformed and overloaded requests, and callers that are cancelled or too late."""
+    async with running(client, MemorySink(), BatchPolicy(linger=QUICK.linger, max_pending=2)) as service:
+        await service.handle.pause()
+        for door in DOORS:
+            leaves = await service.start(door, [entry(1)])
+            await pending(service, 1)
+            await leaves.cancel()
+            with contextlib.suppress(WorkflowFailureError):
+                await leaves.result()
+            await recorder.save(client, f"withdrawn-{door}-caller", leaves.id)
+        waiting = [await service.start(door, [entry(2)], timeout=6.0) for door in ("activity", "signal")]
+        await pending(service, 2)
+        await service.call("signal", [entry(3)])
+        listener = await service.run(Listener.run, 1)
+        bad = {"request_id": "bad", "records": [], "reply_to": {"workflow_id": listener.id}}
+        await service.shard().signal("add_write_request", [bad, 7])
+        await service.shard().signal("no_such_signal")
+        await listener.result()
+        for caller in waiting:
+            await caller.result()
+            await recorder.save(client, f"expired-{'signal' if caller is waiting[1] else 'activity'}-caller", caller.id)
+        await recorder.save_shard(service, "answers")
+
+
+async def operating(client: Client, recorder: Recorder) -> None:
+    """Configured, paused, resumed, flushed, drained."""
+    async with running(client, MemorySink(), LONG) as service:
+        await service.handle.configure(BatchPolicy(linger=timedelta(minutes=5), max_batch_size=3))
+        await service.handle.pause()
+        caller = await service.start("activity", [entry(n) for n in range(4)])
+        await pending(service, 4)
+        await service.handle.resume()
+        await pending(service, 1)
+        await service.handle.flush()
+        await service.handle.drain()
+        await caller.result()
+        await recorder.save_shard(service, "operating")
+
+
+async def late_policy(client: Client, recorder: Recorder) -> None:
+    """A shard that a gateway started, and that asks its worker for the policy."""
+    async with running(client, MemorySink(), QUICK, plugin_options={"start_shards": False}) as service:
+        await service.call("local", [entry(1)])
+        await recorder.save_shard(service, "late-policy")
+
+
+async def continuing(client: Client, recorder: Recorder) -> None:
+    """Runs that carry over what is pending, set back and undelivered."""
+    sink = MemorySink()
+    sink.fail_next(6)
+    async with running(client, sink) as service:
+        caller = await service.start("activity", [entry(n) for n in range(3)])
+        other = await service.start("signal", [entry(n) for n in range(3)])
+        async with asyncio.timeout(20):
+            while (await service.stats()).continue_as_new < 2:
+                await service.shard().signal("stir")
+        await caller.result()
+        await other.result()
+        await recorder.save_shard(service, "continuing")
+
+
+async def main() -> None:
+    folder = HISTORIES / version("temporal-batching")
+    folder.mkdir(parents=True, exist_ok=True)
+    recorder = Recorder(folder)
+    with tempfile.TemporaryDirectory() as directory:
+        async with server(Path(directory)) as client:
+            for scene in (doors, sink_down, answers, operating, late_policy):
+                await scene(client, recorder)
+        async with server(Path(directory), *CONTINUE_SOON) as client:
+            await continuing(client, recorder)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
