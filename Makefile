@@ -8,6 +8,8 @@ RUN := .venv/bin
 DEMO ?=
 TESTS ?=
 SEEDS ?= 20000
+# The machine's own certificates: behind a company's proxy uv's built-in ones are not enough.
+export UV_SYSTEM_CERTS ?= true
 SERVICES := main-service batcher-service
 
 .DEFAULT_GOAL := help
