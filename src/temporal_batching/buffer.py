@@ -119,15 +119,14 @@ class Buffer:
             return Accepted.ANSWERED
         known = self._pending.get(entry.id)
         if known is not None:
-            return self._attach(known, entry)
+            return self._attach(known, entry, now)
         if not entry.again:  # under an earlier, higher limit it may have been written: the ledger has to say
             self._check_size(entry)
         if self._is_withdrawn(entry):
             self._answer(entry, OutcomeKind.REJECTED, RejectCode.WITHDRAWN, "withdrawn by its caller")
             return Accepted.ANSWERED
-        if entry.expires_at is None:
-            entry.expires_at = now + self.policy.confirmation_timeout.total_seconds()
-        elif entry.expires_at <= now and not entry.again:
+        entry.expires_at = self._deadline(entry, now)
+        if entry.expires_at <= now and not entry.again:
             self._answer(entry, OutcomeKind.EXPIRED)
             return Accepted.ANSWERED
         if self.draining:
@@ -139,6 +138,11 @@ class Buffer:
         entry.arrived_at = now
         self._add(entry)
         return Accepted.NEW
+
+    def _deadline(self, entry: Entry, now: float) -> float:
+        if entry.expires_at is not None:
+            return entry.expires_at
+        return now + self.policy.confirmation_timeout.total_seconds()
 
     def _check_size(self, entry: Entry) -> None:
         if entry.records > self.policy.max_batch_size:
@@ -152,7 +156,7 @@ class Buffer:
                 RejectCode.TOO_LARGE,
             )
 
-    def _attach(self, known: Entry, entry: Entry) -> Accepted:
+    def _attach(self, known: Entry, entry: Entry, now: float) -> Accepted:
         if not same_content(known.body, entry.body):
             raise InvalidRequest(f"request id {entry.id!r} is already pending with other records", RejectCode.ID_REUSED)
         new = [reply for reply in entry.replies if reply not in known.replies]
@@ -162,6 +166,12 @@ class Buffer:
             # From now on only the sink may say that it expired; its deadline in the heap is skipped.
             known.again = True
             self._pending_again += 1
+        if new:
+            # Nobody is told `expired` before the own deadline: one more attempt of it may be on its way.
+            latest = self._deadline(entry, now)
+            if known.expires_at is not None and known.expires_at < latest:
+                known.expires_at = latest
+                self._watch(known)
         known.replies.extend(new)
         growth = sum(max(ENVELOPE_BYTES, measure(reply)) for reply in new)
         known.size += growth
@@ -533,8 +543,12 @@ class Buffer:
         self._pending_records += entry.records
         self._pending_bytes += entry.size
         self._pending_again += entry.again
+        self._watch(entry)
+
+    def _watch(self, entry: Entry) -> None:
         if entry.expires_at is not None and not entry.again:
             heapq.heappush(self._deadlines, (entry.expires_at, entry.id))
+            self._forget_deadlines()
 
     def _remove(self, entry: Entry) -> None:
         del self._pending[entry.id]
@@ -542,6 +556,9 @@ class Buffer:
         self._pending_records -= entry.records
         self._pending_bytes -= entry.size
         self._pending_again -= entry.again
+        self._forget_deadlines()
+
+    def _forget_deadlines(self) -> None:
         if len(self._deadlines) > 2 * len(self._pending) + 64:
             # Most of the heap has left the buffer: rebuild it, or a shard whose requests never expire keeps them all.
             waiting = [e for e in self._pending.values() if not e.again]

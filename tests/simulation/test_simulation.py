@@ -17,6 +17,7 @@ REGRESSION_SEEDS = {
     1344: "an answer by signal for another call with the same id",
     1532: "written, twice in one batch, and each told it was the first",
     1918: "a submission that its gateway had given up",
+    11966: "told expired at another caller's deadline, before one's own",
     1722: "attempts of one call in two shards",
     3604: "a repetition refused for a limit lowered since",
     4754: "told rejected, and written by an attempt still under way",

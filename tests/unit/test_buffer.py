@@ -361,6 +361,25 @@ def test_a_request_that_comes_after_its_deadline_is_told_so() -> None:
     assert told(buf) == [("a", "expired", None, ["w-a"])]
 
 
+def test_a_caller_that_joins_is_not_told_that_it_expired_before_its_own_deadline() -> None:
+    buf = buffer(linger=600, deadline_margin=0)
+    buf.accept(entry("a", "v", expires_at=NOW + 5), NOW)
+    buf.accept(entry("a", "w", expires_at=NOW + 50), NOW)
+    buf.accept(entry("a", "x", expires_at=NOW + 1), NOW)
+    buf.expire(NOW + 49)
+    assert (buf.outbox, buf.wake_at()) == (0, NOW + 50)
+    buf.expire(NOW + 50)
+    assert told(buf) == [("a", "expired", None, ["v", "w", "x"])]
+
+
+def test_deadlines_that_callers_who_join_push_back_do_not_pile_up() -> None:
+    buf = buffer(max_batch_size=1000, max_pending=1000, linger=600)
+    for n in range(100):
+        for caller_number in range(MAX_REPLIES):
+            buf.accept(entry(f"a-{n}", f"w-{caller_number}", expires_at=NOW + 100 + caller_number), NOW)
+    assert len(buf._deadlines) <= 2 * 100 + 65
+
+
 def test_in_doubt_nobody_is_told_that_it_expired() -> None:
     buf = buffer()
     buf.accept(entry("a", expires_at=NOW + 5), NOW)

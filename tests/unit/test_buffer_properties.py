@@ -140,7 +140,7 @@ class BufferMachine(RuleBasedStateMachine):
         self.accepts(entry, caller, "shared", requests)
 
     def accepts(self, entry: Entry, caller: str, key: str, content: Any) -> None:
-        name, now, policy = entry.id, self.now, self.policy
+        name, now, policy, expires_at = entry.id, self.now, self.policy, entry.expires_at
         waiting = self.pending.get(name)
         mine = [
             t for f in self.held() for t in f.tickets if t.name == name and t.content == content and caller in t.callers
@@ -148,7 +148,7 @@ class BufferMachine(RuleBasedStateMachine):
         told_already = not caller.startswith("s") and caller in [c for _, c in self.outbox]
         too_large = not entry.again and (entry.records > policy.max_batch_size or entry.size > policy.max_batch_bytes)
         gone = (name, None) in self.withdrawn or (name, caller) in self.withdrawn
-        late = entry.expires_at is not None and entry.expires_at <= now and not entry.again
+        late = expires_at is not None and expires_at <= now and not entry.again
         full = (
             self.buffer.draining
             or self.buffer.pending + entry.requests > policy.max_pending
@@ -168,6 +168,8 @@ class BufferMachine(RuleBasedStateMachine):
             if caller not in waiting.callers:
                 waiting.callers.append(caller)
                 waiting.again |= entry.again
+                timeout = policy.confirmation_timeout.total_seconds()
+                waiting.deadline = max(waiting.deadline, now + timeout if expires_at is None else expires_at)
         elif too_large:
             with pytest.raises(InvalidRequest, match="fit a batch") as refusal:
                 self.buffer.accept(entry, now)
