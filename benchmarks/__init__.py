@@ -1,0 +1,1 @@
+"""What batching costs and saves: `python -m benchmarks` measures the ways of writing beside each other."""
