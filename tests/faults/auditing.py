@@ -1,0 +1,127 @@
+"""Takes the facts when everything is over, and has them judged: callers, ledger, rows, and the shards' histories."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.client import Client
+
+from temporal_batching.contract import SIGNAL_ADD, UPDATE_SUBMIT
+from temporal_batching.routing import batcher_workflow_id
+from tests.auditor import Arrival, Call, Row, Verdict, audit
+from tests.databases import TestDatabase
+from tests.support.callers import Told
+
+TABLE = "facts"
+
+_NUMBERED = {
+    "postgresql": "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+    "sqlite": "integer PRIMARY KEY AUTOINCREMENT",
+}
+_ERRORS = {
+    "WriteNotSubmitted": Verdict.NOT_SUBMITTED,
+    "WriteNotConfirmed": Verdict.NOT_CONFIRMED,
+    "WriteExpired": Verdict.EXPIRED,
+    "WriteRejected": Verdict.REJECTED,
+}
+
+
+@dataclass
+class Asked:
+    """One write that a caller was started for, and what came of it.
+
+    Attributes:
+        caller: Who asks.
+        door: How it goes in.
+        request_id: The write's id.
+        key: What decides its shard and its order.
+        records: How many it has.
+        content: What they say.
+        asked_at: When, by `time.monotonic`.
+        told: What the caller was told; None while it waits.
+        told_at: When that was.
+    """
+
+    caller: str
+    door: str
+    request_id: str
+    key: str
+    records: int
+    content: str
+    asked_at: float = field(default_factory=time.monotonic)
+    told: Told | None = None
+    told_at: float = 0.0
+
+    @property
+    def verdict(self) -> Verdict | None:
+        if self.told is None:
+            return None
+        return _ERRORS[self.told.error] if self.told.error else Verdict(self.told.outcome)
+
+
+def create_table(database: TestDatabase) -> None:
+    """A table that would take anything twice, in which every row says where it came from."""
+    database.execute(
+        f"CREATE TABLE {TABLE} (number {_NUMBERED[database.dialect]}, request_id text NOT NULL,"
+        " position integer NOT NULL, content text NOT NULL)"
+    )
+
+
+def slow_down(database: TestDatabase, seconds: float) -> None:
+    """Makes every statement that inserts facts into PostgreSQL take a while."""
+    database.execute(
+        "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql"
+        f" AS $$ BEGIN PERFORM pg_sleep({seconds}); RETURN NULL; END $$"
+        f";;CREATE TRIGGER dawdle AFTER INSERT ON {TABLE} EXECUTE FUNCTION dawdle()"
+    )
+
+
+def verdicts(asked: Iterable[Asked]) -> dict[str, int]:
+    return dict(Counter(str(one.verdict) for one in asked))
+
+
+async def assert_the_truth_was_told(
+    client: Client, batcher: str, shards: int, database: TestDatabase, asked: Sequence[Asked]
+) -> None:
+    """Everyone was told, nothing else is in the database, and nothing overtook within a key."""
+    calls = [Call(a.caller, a.request_id, a.content, a.records, a.verdict) for a in asked]
+    rows = [Row(*row) for row in database.rows(f"SELECT request_id, content, position FROM {TABLE} ORDER BY number")]
+    ledger = [row[0] for row in database.rows("SELECT request_id FROM batching_ledger WHERE status = 'written'")]
+    arrivals = [arrival for shard in range(shards) async for arrival in _arrivals(client, batcher, shard)]
+    broken = audit(calls, rows, ledger, arrivals)
+    assert not broken, f"{len(broken)} promises broken:\n" + "\n".join(map(str, broken[:40]))
+
+
+async def _arrivals(client: Client, batcher: str, shard: int) -> AsyncIterator[Arrival]:
+    """In the order of the shard's history, over all its runs."""
+    workflow_id = batcher_workflow_id(batcher, shard)
+    run_id = (await client.get_workflow_handle(workflow_id).describe()).run_id
+    runs: list[list[HistoryEvent]] = []
+    while run_id:
+        handle = client.get_workflow_handle(workflow_id, run_id=run_id)
+        runs.insert(0, [event async for event in handle.fetch_history_events()])
+        run_id = runs[0][0].workflow_execution_started_event_attributes.continued_execution_run_id
+    for event in (event for run in runs for event in run):
+        for wire in await _requests(client, event):
+            yield Arrival(shard, wire["request_id"], wire.get("key", ""))
+
+
+async def _requests(client: Client, event: HistoryEvent) -> list[dict[str, Any]]:
+    if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
+        request = event.workflow_execution_update_accepted_event_attributes.accepted_request
+        name, payloads = request.input.name, request.input.args.payloads
+    elif event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
+        signal = event.workflow_execution_signaled_event_attributes
+        name, payloads = signal.signal_name, signal.input.payloads
+    else:
+        return []
+    if name not in (SIGNAL_ADD, UPDATE_SUBMIT):
+        return []
+    (sent,) = await client.data_converter.decode(payloads)
+    return sent if isinstance(sent, list) else [sent]

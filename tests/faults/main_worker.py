@@ -1,0 +1,25 @@
+"""A worker of callers in a process of its own: ``python -m tests.faults.main_worker QUEUE BATCHER BATCHER_QUEUE``."""
+
+from __future__ import annotations
+
+import sys
+
+from temporalio.worker import Worker
+
+from temporal_batching import GatewayPlugin
+from temporal_batching.cli.connect import connect
+from temporal_batching.cli.console import log_to_stderr, out, run
+from temporal_batching.cli.worker import serve
+from tests.support.callers import CALLERS
+
+
+async def main(queue: str, batcher: str, batcher_queue: str) -> int:
+    log_to_stderr()
+    plugin = GatewayPlugin(name=batcher, task_queue=batcher_queue)
+    worker = Worker(await connect(), task_queue=queue, workflows=CALLERS, plugins=[plugin])
+    out.print("Main worker: serves.")
+    return await serve(worker)
+
+
+if __name__ == "__main__":
+    run(main(*sys.argv[1:]))

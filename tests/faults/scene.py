@@ -1,0 +1,243 @@
+"""The scene of a test: a batcher's workers as processes, callers that keep asking, and what each of them was told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.service import RPCError
+from temporalio.worker import Worker
+
+from temporal_batching import BatcherHandle, BatcherNotRunning, BatcherStats, GatewayPlugin
+from temporal_batching.routing import batcher_workflow_id
+from tests.databases import TestDatabase
+from tests.faults.auditing import TABLE, Asked, assert_the_truth_was_told, create_table, verdicts
+from tests.faults.processes import Process, command, python
+from tests.support.callers import CALLERS, DOORS, Caller, Job, Told, Write
+from tests.support.waiting import assert_eventually
+
+NewScene = Callable[..., Awaitable["Scene"]]
+
+
+class Scene:
+    """One batcher, its callers, its database, and a record of everything that was asked."""
+
+    def __init__(self, client: Client, database: TestDatabase, directory: Path, *, shards: int) -> None:
+        self.client = client
+        self.database = database
+        self.shards = shards
+        self.name = f"f{uuid4().hex[:10]}"
+        self.asked: list[Asked] = []
+        self._directory = directory
+        self._numbers = itertools.count()
+        self._processes: list[Process] = []
+        self._waiting: set[asyncio.Task[None]] = set()
+        self._failures: list[str] = []
+        self._stack = AsyncExitStack()
+
+    @property
+    def queue(self) -> str:
+        return f"{self.name}-batcher"
+
+    @property
+    def callers_queue(self) -> str:
+        return f"{self.name}-callers"
+
+    @property
+    def handle(self) -> BatcherHandle:
+        return BatcherHandle(self.client, self.name, shards=self.shards, task_queue=self.queue)
+
+    async def set(self, *, callers: bool) -> None:
+        create_table(self.database)
+        if callers:
+            plugin = GatewayPlugin(name=self.name, shards=self.shards, task_queue=self.queue)
+            worker = Worker(self.client, task_queue=self.callers_queue, workflows=CALLERS, plugins=[plugin])
+            await self._stack.enter_async_context(worker)
+
+    async def clear(self) -> None:
+        for task in self._waiting:
+            task.cancel()
+        await asyncio.gather(*self._waiting, return_exceptions=True)
+        for process in self._processes:
+            await process.kill()
+        await self._stack.aclose()
+        for shard in range(self.shards):
+            with contextlib.suppress(RPCError):
+                await self.client.get_workflow_handle(batcher_workflow_id(self.name, shard)).terminate()
+
+    # Workers
+
+    async def start_batcher(self, *, seam: str = "", after: int = 0, url: str = "", **policy: str) -> Process:
+        """Starts a worker of the batcher: the command's, or one that kills itself at a seam; both are ready then."""
+        settings = {"linger": "500ms", "retry_initial": "200ms", "retry_max": "1s", **policy}
+        variables = {f"BATCHING_{name.upper()}": value for name, value in settings.items()}
+        variables |= {
+            "BATCHING_NAME": self.name,
+            "BATCHING_TASK_QUEUE": self.queue,
+            "BATCHING_SHARDS": str(self.shards),
+            "BATCHING_SINK": url or self.database.url,
+        }
+        if seam:
+            variables |= {"FAULT_SEAM": seam, "FAULT_AFTER": str(after)}
+        process = await self._start(python("tests.faults.worker") if seam else command("worker"), **variables)
+        await process.says(r"Batcher")
+        await self.until_shards_answer()
+        return process
+
+    async def start_main_worker(self) -> Process:
+        process = await self._start(python("tests.faults.main_worker", self.callers_queue, self.name, self.queue))
+        await process.says("Main worker")
+        return process
+
+    async def _start(self, program: list[str], **variables: str) -> Process:
+        log = self._directory / f"process-{len(self._processes)}.log"
+        variables["TEMPORAL_ADDRESS"] = self.client.service_client.config.target_host
+        self._processes.append(await Process.start(program, log, **variables))
+        return self._processes[-1]
+
+    async def until_shards_answer(self) -> None:
+        async def answers() -> None:
+            try:
+                async with asyncio.timeout(2):
+                    await self.handle.stats()
+            except (BatcherNotRunning, RPCError, TimeoutError) as err:
+                raise AssertionError(f"no shard answers: {err}") from err
+
+        await assert_eventually(answers, within=40)
+
+    async def stats(self) -> list[BatcherStats]:
+        return await self.handle.stats()
+
+    # Callers
+
+    def ask(self, door: str, *, timeout: float = 60.0, request_id: str = "", poison: list[Any] | None = None) -> Asked:
+        """Starts a caller with one write of one to three records, and of one more that is bad, if there is to be one.
+
+        Args:
+            door: How it goes in.
+            timeout: How long the caller waits.
+            request_id: One of its own by default.
+            poison: The bad one, as [table, values].
+        """
+        number = next(self._numbers)
+        request_id, content, records = request_id or f"{self.name}-{number}", f"content {number}", 1 + number % 3
+        # Ten keys a door. Of one door each: a shard reads signals that came beside an update before it.
+        key = f"{door}-{request_id[-1]}"
+        rows = [[TABLE, {"request_id": request_id, "position": n, "content": content}] for n in range(records)]
+        asked = Asked(f"{door} {number}", door, request_id, key, records, content)
+        self.asked.append(asked)
+        rows += [poison] if poison else []
+        job = Job(
+            self.name,
+            self.queue,
+            door,
+            [Write(rows, key=key, request_id=request_id)],
+            shards=self.shards,
+            timeout=timeout,
+        )
+        task = asyncio.create_task(self._await(asked, job))
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+        return asked
+
+    def ask_each(self, doors: Sequence[str] = DOORS, *, count: int, **options: Any) -> list[Asked]:
+        """``count`` callers at each door."""
+        return [self.ask(door, **options) for _ in range(count) for door in doors]
+
+    async def _await(self, asked: Asked, job: Job) -> None:
+        while True:
+            try:
+                handle = await self.client.start_workflow(
+                    Caller.run,
+                    job,
+                    id=f"{self.name}-{asked.caller}",
+                    task_queue=self.callers_queue,
+                    id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                    execution_timeout=timedelta(minutes=4),
+                )
+                (told,) = await handle.result()
+            except (RPCError, RuntimeError):  # the server is down
+                await asyncio.sleep(0.2)
+            except WorkflowFailureError as err:
+                self._failures.append(f"{asked.request_id} failed: {err.cause}")
+                return
+            else:
+                asked.told, asked.told_at = told, time.monotonic()
+                return
+
+    @contextlib.asynccontextmanager
+    async def load(self, rate: float, doors: Sequence[str] = DOORS, **options: Any) -> AsyncIterator[None]:
+        """Callers at a steady rate for the length of the block."""
+
+        async def keep_asking() -> None:
+            for door in itertools.cycle(doors):
+                self.ask(door, **options)
+                await asyncio.sleep(1 / rate)
+
+        task = asyncio.create_task(keep_asking())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    def unanswered(self) -> int:
+        return sum(one.told is None for one in self.asked)
+
+    async def until_told(self, asked: Sequence[Asked] | None = None, *, within: float = 90.0) -> None:
+        some = self.asked if asked is None else asked
+
+        async def told() -> None:
+            assert not self._failures
+            missing = [one.request_id for one in some if one.told is None]
+            assert not missing, f"{len(missing)} of {len(some)} were not told: {missing[:5]}"
+
+        await assert_eventually(told, within=within)
+
+    async def until_told_some(self, more: int = 1, *, within: float = 60.0) -> None:
+        """Waits until some more have been told."""
+        before = len(self.asked) - self.unanswered()
+
+        async def told() -> None:
+            assert len(self.asked) - self.unanswered() >= before + more
+
+        await assert_eventually(told, within=within)
+
+    def slowest(self, since: float) -> Iterator[str]:
+        """For each door, the longest that a caller was told after a moment."""
+        for door in DOORS:
+            times = [one.told_at - since for one in self.asked if one.door == door and one.told_at > since]
+            if times:
+                yield f"{door} {max(times):.1f} s"
+
+    def verdicts(self) -> dict[str, int]:
+        return verdicts(self.asked)
+
+    async def audit(self, *, within: float = 60.0) -> None:
+        """Waits until nothing is under way any more, and holds what was told against what is there."""
+        await self.until_told(within=within)
+
+        async def nothing_is_under_way() -> None:
+            try:
+                stats = await self.stats()
+            except (BatcherNotRunning, RPCError) as err:
+                raise AssertionError(str(err)) from err
+            assert [one.dedup_ids for one in stats] == [0] * self.shards
+
+        await assert_eventually(nothing_is_under_way, within=within)
+        await assert_the_truth_was_told(self.client, self.name, self.shards, self.database, self.asked)
+
+
+def told(asked: Sequence[Asked]) -> list[Told]:
+    return [one.told for one in asked if one.told is not None]

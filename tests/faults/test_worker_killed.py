@@ -1,0 +1,82 @@
+"""The batcher's worker dies by SIGKILL at every seam of a write's way; another one takes over."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from temporalio.client import Client
+
+from tests.databases import TestDatabase
+from tests.faults.scene import NewScene
+
+pytestmark = pytest.mark.faults
+
+WITHIN = 45.0
+"""Seconds until the last caller is told: the longest are an attempt at the activity door, whose gateway died with it
+(30 s by default), and a workflow task (10 s)."""
+
+SEAMS = ["accepting", "accepted", "flushing", "inserting", "committed", "confirming", "reporting"]
+
+
+@pytest.mark.parametrize(("seam", "kind"), [*((seam, "postgresql") for seam in SEAMS), ("inserting", "sqlite")])
+async def test_a_worker_killed_at_a_seam_costs_seconds(
+    seam: str, kind: str, client: Client, new_scene: NewScene, request: pytest.FixtureRequest
+) -> None:
+    database: TestDatabase = request.getfixturevalue(kind)
+    scene = await new_scene(client, database)
+    first = await scene.start_batcher(seam=seam, after=10, linger="1500ms")
+    scene.ask_each(count=12)
+    await first.dies()
+    killed = time.monotonic()
+    await scene.start_batcher(linger="1500ms")
+    ready = time.monotonic() - killed
+    await scene.until_told()
+    early = sum(one.told_at - killed < 1.5 for one in scene.asked)
+    print(
+        f"\nkilled when {seam}, {kind}: {early} told all the same; a new worker after {ready:.1f} s; "
+        f"the last told after: {', '.join(scene.slowest(killed))}; {scene.verdicts()}"
+    )
+    await scene.audit()
+    assert set(scene.verdicts()) <= {"written", "duplicate"}
+    assert max(one.told_at for one in scene.asked) - killed < WITHIN
+    if seam == "confirming":
+        assert 0 < early < len(scene.asked)
+
+
+async def test_a_gateway_killed_with_every_request_in_its_hands(
+    client: Client, postgresql: TestDatabase, new_scene: NewScene
+) -> None:
+    """Nothing is accepted, all activities are started: they are tried again when their attempt has timed out."""
+    scene = await new_scene(client, postgresql)
+    first = await scene.start_batcher(seam="accepting")
+    scene.ask_each(["activity"], count=20)
+    await first.dies()
+    killed = time.monotonic()
+    await scene.start_batcher()
+    await scene.until_told()
+    print(f"\nkilled with all in the gateway's hands: the last told after: {', '.join(scene.slowest(killed))}")
+    await scene.audit()
+    assert set(scene.verdicts()) == {"written"}
+    assert max(one.told_at for one in scene.asked) - killed < WITHIN
+
+
+@pytest.mark.parametrize("seam", ["closing", "opening"])
+async def test_a_worker_killed_while_its_shard_continues_as_new(
+    seam: str, continuing_client: Client, postgresql: TestDatabase, new_scene: NewScene
+) -> None:
+    scene = await new_scene(continuing_client, postgresql)
+    first = await scene.start_batcher(seam=seam, linger="100ms")
+    async with scene.load(rate=30):
+        await first.dies()
+        killed = time.monotonic()
+        under_way = [one for one in scene.asked if one.told is None]
+        await scene.start_batcher(linger="100ms")
+        await scene.until_told(under_way)
+    recovered = max(one.told_at for one in under_way) - killed
+    print(f"\nkilled when {seam}: {len(under_way)} under way, the last of them told after {recovered:.1f} s")
+    await scene.audit()
+    stats = (await scene.stats())[0]
+    assert stats.continue_as_new >= 1
+    assert set(scene.verdicts()) <= {"written", "duplicate"}
+    assert recovered < WITHIN
