@@ -25,7 +25,8 @@ def bars(title: str, unit: str, values: Mapping[str, float], *, target: tuple[st
         parts.append(f'<text x="{LEFT - 8}" y="{middle}" text-anchor="end">{escape(name)}</text>')
         parts.append(
             f'<rect x="{LEFT}" y="{y}" width="{width:.1f}" height="{height_of_bar}" '
-            f'fill="{COLOURS[index % len(COLOURS)]}"><title>{escape(name)}: {number(value)} {escape(unit)}</title></rect>'
+            f'fill="{COLOURS[index % len(COLOURS)]}">'
+            f"<title>{escape(name)}: {number(value)} {escape(unit)}</title></rect>"
         )
         parts.append(f'<text x="{LEFT + width + 6:.1f}" y="{middle}" class="value">{number(value)}</text>')
     if target:
