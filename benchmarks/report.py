@@ -16,8 +16,8 @@ from benchmarks.charts import bars, curves, number, stacked
 from benchmarks.measure import WAYS, Result
 
 NOTE = (
-    "Counts depend little on the machine. Two parts of them do: the server reads its queues once for many tasks where it "
-    "is busy, and how many requests travel in one update depends on how many arrive while the gateway gathers. The "
+    "Counts depend little on the machine. Two parts of them do: the server reads its queues once for many tasks where "
+    "it is busy, and how many requests travel in one update depends on how many arrive while the gateway gathers. The "
     "requests for the workflows themselves are the steadiest figure. "
     "Everything in seconds (writes/s, latencies, CPU) depends on the machine and on what else runs on it: read ratios."
 )
@@ -68,6 +68,7 @@ def workflow_requests(result: Result) -> float:
 COLUMNS: list[tuple[str, Callable[[Result], float]]] = [
     ("persistence requests", lambda r: r.persistence_per_write),
     ("... for the workflows", workflow_requests),
+    ("updates to the batcher", lambda r: r.frontend_of.get("UpdateWorkflowExecution", 0.0)),
     ("frontend requests", lambda r: r.frontend_per_write),
     ("service requests", lambda r: r.service_per_write),
     ("billable actions", lambda r: r.actions_per_write),
@@ -75,7 +76,7 @@ COLUMNS: list[tuple[str, Callable[[Result], float]]] = [
     ("caller bytes", lambda r: r.caller_bytes),
     ("batcher events", lambda r: r.batcher_events_per_write),
     ("batcher bytes", lambda r: r.batcher_bytes_per_write),
-    ("database transactions", lambda r: r.transactions_per_write),
+    ("database transactions", lambda r: r.commits_per_write),
     ("WAL bytes", lambda r: r.wal_bytes_per_write),
     ("WAL fsyncs", lambda r: r.wal_fsyncs_per_write),
     ("server CPU, ms", lambda r: r.cpu_ms_per_write["temporal"]),
@@ -175,7 +176,7 @@ def _plots(results: Sequence[Result]) -> list[str]:
         bars("Temporal: persistence requests", "requests per write", by_way(lambda r: r.persistence_per_write)),
         bars("Temporal: persistence requests for the workflows alone", "requests per write", by_way(workflow_requests)),
         bars("Temporal: billable actions", "actions per write", by_way(lambda r: r.actions_per_write)),
-        bars("Database: transactions", "transactions per write", by_way(lambda r: r.transactions_per_write)),
+        bars("Database: transactions", "transactions per write", by_way(lambda r: r.commits_per_write)),
         bars("Database: write-ahead log", "bytes per write", by_way(lambda r: r.wal_bytes_per_write)),
         stacked(
             "Temporal: history events",

@@ -75,7 +75,11 @@ async def fresh_temporal(directory: Path) -> AsyncIterator[Temporal]:
 
 @dataclass(frozen=True)
 class PostgresCounters:
-    """What PostgreSQL did so far. Transaction ids and WAL positions are exact at once; the rest lags by a second."""
+    """What PostgreSQL did so far.
+
+    Transaction ids and WAL positions are exact at once, but of the whole server, its own housekeeping included. The
+    statistics of the database are exact once its connections are closed.
+    """
 
     writing_transactions: int
     wal_bytes: int
