@@ -75,7 +75,8 @@ async def test_messages_stream_in_at_both_doors_while_it_continues_as_new(contin
     assert stats.continue_as_new >= 5
     failed = [task_failures(events) for events in histories]
     assert set().union(*failed) <= {WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND}
-    assert max(sum(f.values()) for f in failed) <= 3, "a run must not fight long for its end"
+    # A loaded machine costs a run a few attempts; one that never gets away costs it hundreds.
+    assert max(sum(f.values()) for f in failed) <= 20, "a run must not fight long for its end"
     assert max(len(events) for events in histories) < 600, "a run goes on though it should end"
 
 
