@@ -28,9 +28,11 @@ CONTINUE_AT_ONCE = ("--dynamic-config-value", "limit.historyCount.suggestContinu
 
 
 @asynccontextmanager
-async def server(directory: Path, *options: str) -> AsyncIterator[Client]:
+async def server(directory: Path, *options: str, prompt: bool = True) -> AsyncIterator[Client]:
+    """A client of a development server of one's own."""
     os.environ.setdefault("GOGC", "400")  # the development server's garbage collector: less often, for speed
-    async with temporal_server(directory=directory, port=0, ui_port=0, options=[*FAST, *PROMPT, *options]) as running:
+    options = (*FAST, *(PROMPT if prompt else ()), *options)
+    async with temporal_server(directory=directory, port=0, ui_port=0, options=options) as running:
         yield await Client.connect(running.address)
 
 

@@ -429,7 +429,8 @@ def _read(wire: Any) -> Entry:
         raise InvalidRequest("expires_at is a number of seconds since the epoch, until the year 9999")
     entry = read_entry(wire)
     # Reply addresses travel with the batch. Their allowance suits usual workflow ids; these may have 1,000 characters.
-    entry.size += max(0, measure(entry.replies) - ENVELOPE_BYTES * len(entry.replies))
+    if entry.replies:
+        entry.size += max(0, measure(entry.replies) - ENVELOPE_BYTES * len(entry.replies))
     return entry
 
 

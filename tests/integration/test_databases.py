@@ -14,10 +14,6 @@ from temporalio.client import Client
 
 from temporal_batching import SqlSink
 from tests.databases import TestDatabase
-from tests.databases import database as database
-from tests.databases import postgresql as postgresql
-from tests.databases import postgresql_server as postgresql_server
-from tests.databases import sqlite as sqlite
 from tests.support.callers import DOORS, Resettable, Told, Write
 from tests.support.service import Service, running
 from tests.support.waiting import assert_eventually
