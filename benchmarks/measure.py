@@ -331,10 +331,13 @@ class Measurement:
             self.started += 1
             starting.add(task)
             task.add_done_callback(starting.discard)
-        while len(worker.latencies) - already < writes:
-            moved.clear()
-            await asyncio.wait_for(moved.wait(), STALL_SECONDS)
         await asyncio.gather(*starting)
+        while (done := len(worker.latencies) - already) < writes:
+            moved.clear()
+            try:
+                await asyncio.wait_for(moved.wait(), STALL_SECONDS)
+            except TimeoutError:
+                raise RuntimeError(f"{writes - done} of {writes} writes not confirmed in {STALL_SECONDS:g} s") from None
 
     async def _start(self, number: int) -> None:
         job = Job(self.way, self._row(number), self.load.shards)

@@ -88,18 +88,22 @@ class PostgresCounters:
 
 
 class Postgres:
-    """The embedded PostgreSQL, its settings as they come: fsync is on."""
+    """The embedded PostgreSQL with its settings as they come, fsync on; only autovacuum is off."""
 
     def __init__(self, url: str, directory: Path) -> None:
         self._url = sa.make_url(url)
         self._engine = sa.create_engine(self._url, isolation_level="AUTOCOMMIT")
+        with self._engine.connect() as connection:
+            # Its transactions would be counted among those of the writes.
+            connection.execute(sa.text("ALTER SYSTEM SET autovacuum = off"))
+            connection.execute(sa.text("SELECT pg_reload_conf()"))
         self._postmaster = psutil.Process(int((directory / "postgres" / "postmaster.pid").read_text().split()[0]))
 
     def settings(self) -> dict[str, str]:
         with self._engine.connect() as connection:
             return {
                 name: str(connection.scalar(sa.text(f"SHOW {name}")))
-                for name in ("server_version", "fsync", "synchronous_commit")
+                for name in ("server_version", "fsync", "synchronous_commit", "autovacuum")
             }
 
     async def fresh_database(self) -> str:

@@ -167,8 +167,8 @@ async def _workers(config: WorkerConfig, client: Client, stack: AsyncExitStack) 
         return [callers_worker(client), batcher]
     plugin = BatcherPlugin(sink, policy=config.policy, shards=config.shards)
     batcher = Worker(client, task_queue=DEFAULT_TASK_QUEUE, plugins=[plugin])
-    gateway = [GatewayPlugin(shards=config.shards)] if config.way == "local" else []
-    return [batcher, callers_worker(client, plugins=gateway)]
+    # For every door: the plugin also lets the library through the sandbox. Only "local" uses its gateway.
+    return [batcher, callers_worker(client, plugins=[GatewayPlugin(shards=config.shards)])]
 
 
 if __name__ == "__main__":
