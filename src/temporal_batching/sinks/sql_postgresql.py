@@ -333,6 +333,9 @@ def _escaped(type_sql: str) -> str:
     return type_sql.replace("%", "%%")
 
 
+_READ_ONLY = "25006"
+
+
 def judge_postgresql_error(error: BaseException, connection: psycopg.Connection[Any] | None = None) -> DatabaseFailure:
     cause = getattr(error, "orig", None) or error
     lost = bool(getattr(error, "connection_invalidated", False)) or (connection is not None and connection.closed)
@@ -341,6 +344,8 @@ def judge_postgresql_error(error: BaseException, connection: psycopg.Connection[
         return DatabaseFailure(Verdict.REQUEST, str(cause), connection_lost=lost)
     sqlstate = getattr(cause, "sqlstate", None)
     verdict, code = judge_sqlstate(sqlstate)
+    # A session that began while the server took no writes may stay so for ever: as good as lost, another one is opened.
+    lost = lost or sqlstate == _READ_ONLY
     if lost:
         # Whatever was said last, nothing more can be asked on this connection.
         verdict = Verdict.UNAVAILABLE
