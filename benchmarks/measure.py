@@ -303,14 +303,12 @@ class Measurement:
         return time.monotonic() - start
 
     async def _write_many(self, worker: WorkerProcess, writes: int) -> None:
-        start = time.monotonic()
         writer = BatchClient(self.client, shards=self.load.shards)
         results = await writer.write_many([Record(TABLE, self._row(n)) for n in range(writes)])
         failed = [result for result in results if isinstance(result, WriteError)]
         if failed:
             raise RuntimeError(f"{len(failed)} of {writes} writes failed, the first with: {failed[0]}")
         self.started += writes
-        worker.latencies.extend([time.monotonic() - start] * writes)
         self.progress(writes)
 
     async def _write_by_callers(self, worker: WorkerProcess, writes: int) -> None:
