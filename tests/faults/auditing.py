@@ -43,7 +43,7 @@ class Asked:
         key: What decides its shard and its order.
         records: How many it has.
         content: What they say.
-        asked_at: When, by `time.monotonic`.
+        asked_at: When, in seconds since the epoch.
         told: What the caller was told; None while it waits.
         told_at: When that was.
     """
@@ -54,7 +54,7 @@ class Asked:
     key: str
     records: int
     content: str
-    asked_at: float = field(default_factory=time.monotonic)
+    asked_at: float = field(default_factory=time.time)
     told: Told | None = None
     told_at: float = 0.0
 

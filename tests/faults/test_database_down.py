@@ -1,0 +1,190 @@
+"""The database goes away, cuts connections, blocks, and refuses to write."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import sqlalchemy as sa
+from temporalio.client import Client
+
+from tests.auditor import Verdict
+from tests.databases import TestDatabase
+from tests.faults.auditing import TABLE, slow_down, verdicts
+from tests.faults.processes import Postgres
+from tests.faults.scene import NewScene
+from tests.support.waiting import assert_eventually
+
+pytestmark = pytest.mark.faults
+
+DOWN = 15.0
+"""Seconds without a database."""
+
+OURS = "application_name = 'temporal-batching' AND datname = current_database()"
+
+
+async def test_postgresql_is_killed_and_comes_back(
+    client: Client, postgresql: TestDatabase, postgres: Postgres, new_scene: NewScene
+) -> None:
+    scene = await new_scene(client, postgresql)
+    await scene.start_batcher()
+    async with scene.load(rate=15):
+        await scene.until_told_some(15)
+        await postgres.kill()
+        down = time.time()
+        hasty = scene.ask_each(count=3, timeout=8.0)
+        await asyncio.sleep(DOWN)
+        waiting = [one for one in scene.asked if one.told is None]
+        await postgres.start()
+        up = time.time()
+    await scene.until_told()
+    print(
+        f"\nPostgreSQL away for {up - down:.0f} s: {len(waiting)} waited, the last of them told "
+        f"{max(one.told_at for one in waiting) - up:.1f} s after it was back; {scene.verdicts()}"
+    )
+    await scene.audit()
+    assert {one.verdict for one in hasty} <= {Verdict.EXPIRED, Verdict.NOT_CONFIRMED}
+    assert max(one.told_at - one.asked_at for one in hasty) < 12
+    assert {one.verdict for one in waiting} <= {Verdict.WRITTEN, Verdict.DUPLICATE}
+    assert max(one.told_at for one in waiting) - up < 20
+
+
+async def test_connections_are_cut_in_the_middle_of_transactions(
+    client: Client, postgresql: TestDatabase, new_scene: NewScene
+) -> None:
+    scene = await new_scene(client, postgresql)
+    # Each transaction takes a while, so that many are cut.
+    slow_down(postgresql, 0.3)
+    await scene.start_batcher(linger="200ms")
+    cut = 0
+    async with scene.load(rate=15):
+        await scene.until_told_some(5)
+        while cut < 12:
+            cut += postgresql.scalar(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                f" WHERE {OURS} AND state <> 'idle' AND xact_start < now() - interval '100 ms'"
+            )
+            await asyncio.sleep(0.15)
+    calm = time.time()
+    await scene.until_told()
+    stats = (await scene.stats())[0]
+    print(
+        f"\n{cut} connections cut in their transactions, {stats.flush_failures} flushes set back; all told "
+        f"{max(one.told_at for one in scene.asked) - calm:.1f} s after the last; {scene.verdicts()}"
+    )
+    await scene.audit()
+    assert stats.flush_failures > 0
+    assert set(scene.verdicts()) <= {"written", "duplicate"}
+
+
+@pytest.mark.parametrize("locked", [TABLE, "batching_ledger"])
+async def test_a_flush_outlasts_its_timeout_behind_a_lock_and_then_goes_on(
+    locked: str, client: Client, postgresql: TestDatabase, new_scene: NewScene
+) -> None:
+    """The attempt that nobody waits for must not write what was called expired, once the lock lets it go on."""
+    scene = await new_scene(client, postgresql)
+    await scene.start_batcher(flush_timeout="3s")
+    first = scene.ask_each(count=2)
+    await scene.until_told(first)
+    waiting_for_lock = f"SELECT count(*) FROM pg_stat_activity WHERE {OURS} AND wait_event_type = 'Lock'"
+    with postgresql.engine.begin() as connection:
+        connection.execute(sa.text(f"LOCK TABLE {locked} IN EXCLUSIVE MODE"))
+        began = time.time()
+        hasty = scene.ask_each(count=5, timeout=9.0)
+        patient = scene.ask_each(count=5)
+        # Less than the sink's lock timeout: the first attempt still waits, and will have the lock.
+        await scene.until_told(hasty, within=20)
+        blocked = postgresql.scalar(waiting_for_lock)
+        held = time.time() - began
+    freed = time.time()
+    await scene.until_told()
+
+    async def every_attempt_is_over() -> None:
+        busy = postgresql.scalar(f"SELECT count(*) FROM pg_stat_activity WHERE {OURS} AND state <> 'idle'")
+        assert busy == 0
+
+    await assert_eventually(every_attempt_is_over, within=40)
+    print(
+        f"\n{locked} locked for {held:.1f} s, {blocked} attempts waited for it at its end: "
+        f"hasty {verdicts(hasty)}; the patient told {max(one.told_at for one in patient) - freed:.1f} s after"
+    )
+    await scene.audit()
+    assert blocked > 0
+    assert max(one.told_at - one.asked_at for one in hasty) < 12
+    assert {one.verdict for one in hasty} <= {Verdict.EXPIRED, Verdict.NOT_CONFIRMED}
+    assert {one.verdict for one in patient} <= {Verdict.WRITTEN, Verdict.DUPLICATE}
+    if locked == TABLE:
+        # The ledger is free: whoever is late is fenced off there, and told so in time.
+        assert Verdict.EXPIRED in {one.verdict for one in hasty}
+
+
+@pytest.mark.parametrize("scope", ["server", "database"])
+async def test_a_database_that_became_read_only_is_waited_for(
+    scope: str, client: Client, postgresql: TestDatabase, new_scene: NewScene
+) -> None:
+    scene = await new_scene(client, postgresql)
+    await scene.start_batcher()
+    await scene.until_told(scene.ask_each(count=2))
+    async with _read_only(postgresql, scope):
+        patient = scene.ask_each(count=5)
+        hasty = scene.ask_each(count=2, timeout=6.0)
+        await scene.until_told(hasty)
+        (stats,) = await scene.stats()
+        assert stats.breaker == "open"
+        assert "read-only" in str(stats.sink_error)
+    writable = time.time()
+    await scene.until_told(within=30)
+    print(
+        f"\nread-only {scope}: hasty {verdicts(hasty)}; the patient were told "
+        f"{max(one.told_at for one in patient) - writable:.1f} s after it could be written again"
+    )
+    await scene.audit()
+    assert {one.verdict for one in hasty} == {Verdict.EXPIRED}
+    assert {one.verdict for one in patient} == {Verdict.WRITTEN}
+
+
+@asynccontextmanager
+async def _read_only(database: TestDatabase, scope: str) -> AsyncIterator[None]:
+    name = database.engine.url.database
+    target = "SYSTEM" if scope == "server" else f"DATABASE {name}"
+    engine = sa.create_engine(database.url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+
+    def execute(*statements: str) -> None:
+        with engine.connect() as connection:
+            for statement in statements:
+                connection.execute(sa.text(statement))
+
+    # A setting of the server reaches sessions that are open; one of the database, those that are opened.
+    then = (
+        "SELECT pg_reload_conf()"
+        if scope == "server"
+        else f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OURS}"
+    )
+    execute(f"ALTER {target} SET default_transaction_read_only = on", then)
+    try:
+        yield
+    finally:
+        execute("SET default_transaction_read_only = off", f"ALTER {target} RESET default_transaction_read_only")
+        execute("SELECT pg_reload_conf()")
+
+
+async def test_a_sqlite_file_that_another_process_holds_is_waited_for(
+    client: Client, sqlite: TestDatabase, new_scene: NewScene
+) -> None:
+    scene = await new_scene(client, sqlite)
+    await scene.start_batcher()
+    await scene.until_told(scene.ask_each(count=2))
+    with sqlite.engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        patient = scene.ask_each(count=5)
+        hasty = scene.ask_each(count=2, timeout=6.0)
+        await scene.until_told(hasty, within=20)
+    freed = time.time()
+    await scene.until_told()
+    print(f"\nSQLite held: {scene.verdicts()}, all told {max(p.told_at for p in patient) - freed:.1f} s after")
+    await scene.audit()
+    assert {one.verdict for one in hasty} <= {Verdict.EXPIRED, Verdict.NOT_CONFIRMED}
+    assert {one.verdict for one in patient} <= {Verdict.WRITTEN, Verdict.DUPLICATE}
