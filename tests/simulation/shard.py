@@ -32,6 +32,11 @@ def over_the_wire(value: Any) -> Any:
     return json.loads(json.dumps(value, default=dataclasses.asdict))
 
 
+def _address(reply_to: JsonObject, request_id: str) -> tuple[str, ...]:
+    activity = reply_to.get("activity_id")
+    return (activity,) if activity else (reply_to["workflow_id"], request_id)
+
+
 class Attempt:
     """An activity under way. Temporal hears of its end once, whatever it goes on to do."""
 
@@ -47,6 +52,9 @@ class Shard:
         self._number = number
         self.buffer = Buffer(f"main-{number}", BatchPolicy.from_wire(policy))
         self.arrivals: list[Arrival] = []
+        self.unanswered: dict[tuple[str, ...], tuple[str, str]] = {}  # by address: workflow and id that wait here
+        self._told: set[tuple[str, ...]] = set()
+        self.owed = 0  # requests that this shard has to settle
         self._closing = False
         self._timer_at: float | None = None
         self._timer = 0
@@ -76,21 +84,34 @@ class Shard:
         try:
             self._accept(wire)
         except InvalidRequest as err:
-            self.buffer.refuse(read_entry(wire), err.code, str(err))
+            self._refuse(wire, err.code, str(err))
         except BufferFull as err:
-            self.buffer.refuse(read_entry(wire), RejectCode.OVERLOADED, str(err))
+            self._refuse(wire, RejectCode.OVERLOADED, str(err))
         self.look()
+
+    def _refuse(self, wire: JsonObject, code: RejectCode, reason: str) -> None:
+        self.buffer.refuse(read_entry(wire), code, reason)
+        self.owed += 1
 
     def _accept(self, wire: JsonObject) -> None:
         wire = over_the_wire(wire)
+        settled = self.buffer.settled
         accepted = self.buffer.accept(read_entry(wire), self._world.clock)
+        self.owed += self.buffer.settled - settled
+        reply_to, request_id = wire["reply_to"], wire["request_id"]
+        address = _address(reply_to, request_id)
+        # What is attached may have had its answer a moment ago, while the shard does not know it yet.
+        if accepted is Accepted.NEW or address not in self._told:
+            self.unanswered[address] = (reply_to["workflow_id"], request_id)
         self._world.note(f"shard {self._number}: {wire['request_id']} from {wire['reply_to']}: {accepted}", accepted)
         if accepted is Accepted.NEW:
+            self.owed += len(wire.get("requests", [wire]))
             for one in wire.get("requests", [wire]):
                 self.arrivals.append(Arrival(self._number, one["request_id"], one["key"]))
 
     def withdraw(self, request_id: str, caller: str) -> None:
         certain = self.buffer.withdraw(request_id, caller)
+        self.unanswered = {at: who for at, who in self.unanswered.items() if who != (caller, request_id)}
         self._world.note(f"shard {self._number}: {caller} withdraws {request_id}: {certain}", f"withdrawn {certain}")
         self.look()
 
@@ -194,6 +215,10 @@ class Shard:
         arrived = not failed or (not world.callers_unreachable and rng.random() < 0.3)
         if arrived:
             world.after(world.delay(rng), self._callers.receive, answer.reply_to, answer.body)
+        if not failed:
+            address = _address(answer.reply_to, answer.body.get("request_id", ""))
+            self.unanswered.pop(address, None)
+            self._told.add(address)
         return not failed
 
     def _settle(self, attempt: Attempt, batch_id: str, outcomes: dict[str, int], undelivered: list[JsonObject]) -> None:
@@ -238,6 +263,8 @@ class Shard:
         before = self.buffer.undelivered
         self.buffer.delivered(failed)
         given_up = self.buffer.undelivered - before
+        if given_up:  # by design, after so many attempts; whom it concerns is not known
+            self.unanswered.clear()
         self._world.note(
             f"shard {self._number}: answers delivered but for {failed}", *(["given up"] if given_up else [])
         )
