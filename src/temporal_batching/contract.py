@@ -4,8 +4,8 @@ Everything here travels as JSON through Temporal, so it is plain data: renaming 
 other languages and stored histories. ``docs/wire-contract.md`` is this module for readers of other languages.
 """
 
-from __future__ import annotations
-
+# No postponed annotations here: in a caller's sandbox, which does not know this module by name, the SDK could not
+# resolve them and would drop a confirmation.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -117,19 +117,19 @@ class Outcome:
     reason: str | None = None
 
     @classmethod
-    def written(cls) -> Outcome:
+    def written(cls) -> "Outcome":
         return _WRITTEN
 
     @classmethod
-    def duplicate(cls) -> Outcome:
+    def duplicate(cls) -> "Outcome":
         return _DUPLICATE
 
     @classmethod
-    def expired(cls) -> Outcome:
+    def expired(cls) -> "Outcome":
         return _EXPIRED
 
     @classmethod
-    def rejected(cls, code: RejectCode, reason: str) -> Outcome:
+    def rejected(cls, code: RejectCode, reason: str) -> "Outcome":
         return cls(OutcomeKind.REJECTED, code, reason[:MAX_REASON])
 
 
