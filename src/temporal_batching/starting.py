@@ -16,14 +16,14 @@ from temporal_batching.routing import batcher_workflow_id
 
 T = TypeVar("T")
 
-
 _NOT_READY_PAUSES = (0.02, 0.1, 0.5)
 
 
 async def once_ready(update: Callable[[], Awaitable[T]]) -> T:
     """Sends an update again that met a failing workflow task, as a shard's is that ends its run under fire.
 
-    The server then says FAILED_PRECONDITION, the update has not arrived, and a moment later it will.
+    The server then says FAILED_PRECONDITION. Now and then the update had arrived all the same: only what may be
+    repeated is sent so.
     """
     for pause in _NOT_READY_PAUSES:
         try:

@@ -61,11 +61,14 @@ async def test_messages_stream_in_at_both_doors_while_it_continues_as_new(contin
         callers = await asyncio.gather(*(service.call(door, [entry(2_000)] * 25) for door in DOORS))
 
         async def settled() -> None:
-            assert (await service.stats()).outcomes == {"written": 555}
+            assert (await service.stats()).dedup_ids == 0
 
         await assert_eventually(settled, within=90)
         stats = await service.stats()
         histories = await runs(service)
+    # An update that was sent again may have arrived before: its requests are duplicates then.
+    assert set(stats.outcomes) <= {"written", "duplicate"}
+    assert stats.outcomes["written"] == 555
     assert {one.outcome for part in callers for one in part} == {"written"}
     assert Counter(row["n"] for row in sink.rows["entries"]) == {
         **dict.fromkeys([*range(300), *range(1_000, 1_180)], 1),
