@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -28,6 +28,9 @@ from temporal_batching.policy import BatchPolicy
 
 MAX_REMEMBERED_WITHDRAWALS = 1_000
 """Withdrawals of requests that have not arrived: a cancelled caller's submission may still be on its way."""
+
+MAX_REMEMBERED_ANSWERS = 2_000
+"""Activities that were told lately: one more attempt of theirs may still be on its way. Not carried over."""
 
 MAX_DELIVERIES = 5
 """Attempts to deliver one answer, each with the client's own retries inside."""
@@ -96,6 +99,7 @@ class Buffer:
         self._outbox: list[JsonObject] = []
         self._outbox_in_delivery = 0
         self._answered: set[tuple[str | None, ...]] = set()  # activities whose answer is in the outbox
+        self._told: dict[tuple[str | None, ...], None] = {}  # activities that had theirs, oldest first
         self._withdrawn: dict[tuple[str, str | None], None] = {}  # request id and caller, oldest first
         self._flush_before = 0.0  # what arrived no later than this is due by an explicit flush
         self._batch_number = 0
@@ -122,10 +126,12 @@ class Buffer:
             return self._attach(known, entry, now)
         if not entry.again:  # under an earlier, higher limit it may have been written: the ledger has to say
             self._check_size(entry)
-        if self._is_withdrawn(entry):
-            self._answer(entry, OutcomeKind.REJECTED, RejectCode.WITHDRAWN, "withdrawn by its caller")
-            return Accepted.ANSWERED
         entry.expires_at = self._deadline(entry, now)
+        if self._is_withdrawn(entry):
+            if not entry.again:
+                self._answer(entry, OutcomeKind.REJECTED, RejectCode.WITHDRAWN, "withdrawn by its caller")
+                return Accepted.ANSWERED
+            entry.expires_at = min(entry.expires_at, now)  # the ledger says what became of it, and it is not written
         if entry.expires_at <= now and not entry.again:
             self._answer(entry, OutcomeKind.EXPIRED)
             return Accepted.ANSWERED
@@ -189,11 +195,12 @@ class Buffer:
         )
 
     def _is_answered(self, entry: Entry) -> bool:
-        """Whether the answer for this very activity waits in the outbox: a second one could contradict it.
+        """Whether this very activity was told, or its answer waits in the outbox: a second one could contradict it.
 
         Only for activities, each of which asks once: a workflow may have had its answer, and have asked again.
         """
-        return bool(entry.replies) and all(_activity(reply) in self._answered for reply in entry.replies)
+        addresses = [_activity(reply) for reply in entry.replies]
+        return bool(addresses) and all(address in self._answered or address in self._told for address in addresses)
 
     def _is_withdrawn(self, entry: Entry) -> bool:
         """Whether all who wait for it took it back before it came. Another caller's withdrawal does not count."""
@@ -339,6 +346,7 @@ class Buffer:
         self.largest_batch = max(self.largest_batch, batch.records)
         for answer in undelivered:
             self._tell({**answer, "attempts": 1})
+        self._remember_told(reply for entry in batch.entries for reply in entry.replies)
 
     def fail(self, batch_id: str, now: float, error: str, *, in_doubt: bool) -> None:
         """The sink was unavailable: the batch goes back to the head and the breaker opens, or stays open longer."""
@@ -374,7 +382,17 @@ class Buffer:
         self._outbox = rest
         for answer in kept:
             self._tell(answer)
+        not_told = set(failed)
+        self._remember_told(r for i, answer in enumerate(part) if i not in not_told for r in answer["reply_to"])
         self._outbox_in_delivery = 0
+
+    def _remember_told(self, replies: Iterable[JsonObject]) -> None:
+        for reply in replies:
+            address = _activity(reply)
+            if "activity_id" in reply and address not in self._answered:
+                self._told[address] = None
+        while len(self._told) > MAX_REMEMBERED_ANSWERS:
+            del self._told[next(iter(self._told))]
 
     def _answer(
         self, entry: Entry, outcome: OutcomeKind, code: RejectCode | None = None, reason: str | None = None

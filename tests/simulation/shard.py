@@ -214,7 +214,9 @@ class Shard:
         failed = world.callers_unreachable or rng.random() < world.faults["lost"]
         arrived = not failed or (not world.callers_unreachable and rng.random() < 0.3)
         if arrived:
-            world.after(world.delay(rng), self._callers.receive, answer.reply_to, answer.body)
+            # What is acknowledged has arrived; what is not may be under way for long.
+            after = world.delay(rng) if failed else 0.0
+            world.after(after, self._callers.receive, answer.reply_to, answer.body)
         if not failed:
             address = _address(answer.reply_to, answer.body.get("request_id", ""))
             self.unanswered.pop(address, None)

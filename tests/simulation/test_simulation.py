@@ -21,6 +21,8 @@ REGRESSION_SEEDS = {
     1722: "attempts of one call in two shards",
     3604: "a repetition refused for a limit lowered since",
     4754: "told rejected, and written by an attempt still under way",
+    38256: "told it was withdrawn, by what another call of its workflow took back, though it was written",
+    53802: "told rejected, and written by an attempt of its own that came afterwards",
     5717: "told rejected, and written when the result was lost and the batch tried again",
 }
 

@@ -10,6 +10,7 @@ import pytest
 
 from temporal_batching.buffer import (
     MAX_DELIVERIES,
+    MAX_REMEMBERED_ANSWERS,
     MAX_REMEMBERED_WITHDRAWALS,
     OUTBOX_PART,
     Accepted,
@@ -267,7 +268,7 @@ def test_an_id_held_by_two_batches_is_known_to_both() -> None:
     assert buf.accept(entry("a", "v"), NOW) is Accepted.ATTACHED
     assert buf.withdraw("a") is False
     buf.settle(first.id, {"written": 1}, [])
-    assert buf.accept(entry("a", "v"), NOW) is Accepted.NEW
+    assert buf.accept(entry("a", "x"), NOW) is Accepted.NEW
 
 
 def test_an_activity_whose_answer_is_on_its_way_gets_no_second_one() -> None:
@@ -282,7 +283,38 @@ def test_an_activity_whose_answer_is_on_its_way_gets_no_second_one() -> None:
     assert restored.accept(entry("a", "v"), NOW) is Accepted.ANSWERED
     assert buf.next_deliveries()
     buf.delivered([])
-    assert buf.accept(entry("a", "v"), NOW) is Accepted.ATTACHED  # to the request that w brought
+    assert buf.accept(entry("a", "v"), NOW) is Accepted.ANSWERED
+
+
+def test_an_attempt_that_arrives_after_its_activity_was_told_is_not_taken_in() -> None:
+    # It was taken for a new request: one that was told `rejected` could be written then.
+    buf = buffer(max_batch_size=1)
+    buf.accept(entry("a", "v"), NOW)
+    buf.settle(take(buf, NOW).id, {"rejected": 1}, [])
+    assert buf.accept(entry("a", "v", again=True), NOW) is Accepted.ANSWERED
+    assert (buf.pending, buf.outbox) == (0, 0)
+    assert buf.accept(entry("a", "w"), NOW) is Accepted.NEW, "another caller may send it anew"
+
+
+def test_an_activity_that_could_not_be_told_may_ask_again() -> None:
+    buf = buffer(max_batch_size=1)
+    buf.accept(entry("a", "v"), NOW)
+    answer = {"reply_to": [caller("v")], "confirmation": {"request_id": "a", "outcome": "written"}}
+    buf.settle(take(buf, NOW).id, {"written": 1}, [answer])
+    for _ in range(MAX_DELIVERIES - 1):
+        buf.next_deliveries()
+        buf.delivered([0])
+    assert buf.undelivered == 1
+    assert buf.accept(entry("a", "v", again=True), NOW) is Accepted.NEW
+
+
+def test_activities_that_were_told_are_not_remembered_without_end() -> None:
+    buf = buffer(max_batch_size=1)
+    for n in range(MAX_REMEMBERED_ANSWERS + 5):
+        buf.accept(entry(f"a-{n}"), NOW)
+        buf.settle(take(buf, NOW).id, {"written": 1}, [])
+    assert len(buf._told) == MAX_REMEMBERED_ANSWERS
+    assert buf.accept(entry("a-4", again=True), NOW) is Accepted.NEW
 
 
 def test_callers_that_wait_for_one_id_are_bounded() -> None:
@@ -485,6 +517,15 @@ def test_a_withdrawal_that_overtakes_its_request_counts() -> None:
     restored = Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
     assert restored.accept(entry("a"), NOW) is Accepted.ANSWERED
     assert told(restored) == [("a", "rejected", "withdrawn", ["w-a"])]
+
+
+def test_of_what_was_withdrawn_and_comes_again_the_ledger_has_to_say_what_became() -> None:
+    # Another call of the same workflow may have withdrawn the id, and this one have been written.
+    buf = buffer(linger=60)
+    buf.withdraw("a", "w-a")
+    assert buf.accept(entry("a", expires_at=NOW + 50, again=True), NOW) is Accepted.NEW
+    batch = take(buf, NOW)
+    assert (batch.in_doubt, batch.entries[0].expires_at) == (True, NOW), "asked about, not written"
 
 
 def test_one_callers_withdrawal_does_not_refuse_another_with_the_same_id() -> None:

@@ -35,9 +35,12 @@ START = 1_000_000.0
 NAMES = ["a", "b", "c", "d", "e", "f"]
 
 
-def address(caller: str) -> JsonObject:
-    """Callers named `s…` wait for a signal, all others in an activity."""
-    return {"workflow_id": caller} if caller.startswith("s") else {"workflow_id": caller, "activity_id": "1"}
+CALLERS = [*(f"v{n}" for n in range(6)), "s1", "s2"]
+
+
+def address(caller: str, name: str) -> JsonObject:
+    """Callers named `s…` wait for a signal, all others in an activity, one for each request."""
+    return {"workflow_id": caller} if caller.startswith("s") else {"workflow_id": caller, "activity_id": name}
 
 
 def make_entry(
@@ -45,12 +48,14 @@ def make_entry(
 ) -> Entry:
     values = {"n": n, "text": "x" * size}
     wire = {"request_id": name, "key": key, "records": [{"table": "t", "values": values}] * records}
-    return read_entry({**wire, "expires_at": expires_at, "reply_to": address(caller), "again": again})
+    return read_entry({**wire, "expires_at": expires_at, "reply_to": address(caller, name), "again": again})
 
 
 def make_parcel(name: str, caller: str, *, requests: int, n: int, expires_at: float | None) -> Entry:
     body = [{"request_id": f"{name}/{i}", "records": [{"table": "t", "values": {"n": n}}]} for i in range(requests)]
-    return read_entry({"request_id": name, "requests": body, "expires_at": expires_at, "reply_to": address(caller)})
+    return read_entry(
+        {"request_id": name, "requests": body, "expires_at": expires_at, "reply_to": address(caller, name)}
+    )
 
 
 @dataclass(eq=False)
@@ -89,6 +94,7 @@ class BufferMachine(RuleBasedStateMachine):
         self.back: list[Flight] = []
         self.withdrawn: set[tuple[str, str | None]] = set()
         self.outbox: list[tuple[str, str]] = []  # request and caller, for every answer that waits
+        self.told: set[tuple[str, str]] = set()  # request and caller: that activity was told, and asks no more
         self.in_delivery = False
         self.outcomes: Counter[str] = Counter()
         self.failures = 0
@@ -113,7 +119,7 @@ class BufferMachine(RuleBasedStateMachine):
 
     @rule(
         name=st.sampled_from(NAMES),
-        caller=st.sampled_from(["v", "w", "s1", "s2"]),
+        caller=st.sampled_from(CALLERS),
         n=st.integers(1, 2),
         records=st.sampled_from([1, 1, 1, 2, 4]),
         size=st.sampled_from([1, 1, 500, 2_000, 5_000]),
@@ -134,7 +140,7 @@ class BufferMachine(RuleBasedStateMachine):
         entry = make_entry(name, caller, n=n, records=records, size=size, key=key, expires_at=expires_at, again=again)
         self.accepts(entry, caller, key, (n, records, size))
 
-    @rule(name=st.sampled_from(["p", "q"]), caller=st.sampled_from(["v", "w"]), requests=st.integers(1, 4))
+    @rule(name=st.sampled_from(["p", "q"]), caller=st.sampled_from(CALLERS[:6]), requests=st.integers(1, 4))
     def parcel_arrives(self, name: str, caller: str, requests: int) -> None:
         entry = make_parcel(name, caller, requests=requests, n=1, expires_at=self.now + 30)
         self.accepts(entry, caller, "shared", requests)
@@ -145,9 +151,11 @@ class BufferMachine(RuleBasedStateMachine):
         mine = [
             t for f in self.held() for t in f.tickets if t.name == name and t.content == content and caller in t.callers
         ]
-        told_already = not caller.startswith("s") and caller in [c for _, c in self.outbox]
+        told_already = not caller.startswith("s") and (name, caller) in {*self.outbox, *self.told}
         too_large = not entry.again and (entry.records > policy.max_batch_size or entry.size > policy.max_batch_bytes)
         gone = (name, None) in self.withdrawn or (name, caller) in self.withdrawn
+        if gone and entry.again:
+            gone, expires_at = False, now
         late = expires_at is not None and expires_at <= now and not entry.again
         full = (
             self.buffer.draining
@@ -187,13 +195,14 @@ class BufferMachine(RuleBasedStateMachine):
             self.numbers += 1
             deadline = entry.expires_at
             assert deadline is not None
+            assert expires_at is None or deadline == expires_at
             ticket = Ticket(
                 self.numbers, name, key, content, entry.requests, entry.records, now, deadline, [caller], entry.again
             )
             self.pending[name] = ticket
             self.tickets.append(ticket)
 
-    @rule(name=st.sampled_from([*NAMES, "p"]), caller=st.sampled_from([None, "v", "w", "s1"]))
+    @rule(name=st.sampled_from([*NAMES, "p"]), caller=st.sampled_from([None, *CALLERS]))
     def withdraws(self, name: str, caller: str | None) -> None:
         certain = self.buffer.withdraw(name, caller)
         ticket = self.pending.get(name)
@@ -342,8 +351,9 @@ class BufferMachine(RuleBasedStateMachine):
             self.check_order(ticket)
             for caller in [] if all_delivered else ticket.callers[position % 2 :]:
                 answer = {"request_id": ticket.name, "outcome": kind, "batch_id": flight.batch.id}
-                undelivered.append({"reply_to": [address(caller)], "confirmation": answer})
+                undelivered.append({"reply_to": [address(caller, ticket.name)], "confirmation": answer})
                 self.outbox.append((ticket.name, caller))
+        self.told |= {(t.name, c) for t in flight.tickets for c in t.callers} - set(self.outbox)
         self.outcomes.update(outcomes)
         self.failures = 0
         self.buffer.settle(flight.batch.id, outcomes, undelivered)
@@ -386,10 +396,12 @@ class BufferMachine(RuleBasedStateMachine):
 
     def end_delivery(self, failed: list[int]) -> None:
         attempts = [self.buffer._outbox[i].get("attempts", 0) + 1 for i in failed]
+        parts = [self.addressees(answer) for answer in self.buffer._outbox[: self.buffer.deliveries_in_flight]]
         self.buffer.delivered(failed)
         self.in_delivery = False
         self.given_up += sum(n >= MAX_DELIVERIES for n in attempts)
         self.outbox = self.outbox_of_buffer()
+        self.told |= {who for i, part in enumerate(parts) if i not in failed for who in part} - set(self.outbox)
 
     # Runs
 
@@ -403,6 +415,7 @@ class BufferMachine(RuleBasedStateMachine):
         for name in ("pending", "pending_bytes", "dedup_ids", "outbox", "idle", "batches", "outcomes", "largest_batch"):
             assert getattr(self.buffer, name) == getattr(before, name), name
         assert self.buffer.wake_at() == before.wake_at()
+        self.told.clear()  # for memory, not a promise
         assert json.dumps(self.buffer.carry()) == state
 
     # What always holds
@@ -411,7 +424,10 @@ class BufferMachine(RuleBasedStateMachine):
         return [*self.flights.values(), *self.back]
 
     def outbox_of_buffer(self) -> list[tuple[str, str]]:
-        return [(a["confirmation"]["request_id"], r["workflow_id"]) for a in self.buffer._outbox for r in a["reply_to"]]
+        return [who for answer in self.buffer._outbox for who in self.addressees(answer)]
+
+    def addressees(self, answer: JsonObject) -> list[tuple[str, str]]:
+        return [(answer["confirmation"]["request_id"], reply["workflow_id"]) for reply in answer["reply_to"]]
 
     def expect_told(self, answers: list[tuple[str, list[str], str, str | None]]) -> None:
         """The outbox has grown by these answers and by nothing else."""
