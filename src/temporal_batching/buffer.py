@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -24,19 +24,11 @@ from typing import Any
 from temporal_batching.contract import JsonObject, OutcomeKind, RejectCode, Trigger
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.intake import ENVELOPE_BYTES, MAX_NAME, MAX_REPLIES, Entry, measure, same_content
+from temporal_batching.outbox import Outbox
 from temporal_batching.policy import BatchPolicy
 
 MAX_REMEMBERED_WITHDRAWALS = 1_000
 """Withdrawals of requests that have not arrived: a cancelled caller's submission may still be on its way."""
-
-MAX_REMEMBERED_ANSWERS = 2_000
-"""Activities that were told lately: one more attempt of theirs may still be on its way. Not carried over."""
-
-MAX_DELIVERIES = 5
-"""Attempts to deliver one answer, each with the client's own retries inside."""
-
-OUTBOX_PART = 200
-"""Answers that one delivery takes at a time."""
 
 
 class Accepted(StrEnum):
@@ -82,7 +74,6 @@ class Buffer:
         self.batches_by_trigger: Counter[str] = Counter()
         self.largest_batch = 0
         self.refused = 0
-        self.undelivered = 0
         self.flush_failures = 0
         self.sink_error: str | None = None
         self._name = name
@@ -96,10 +87,7 @@ class Buffer:
         self._deadlines: list[tuple[float, str]] = []  # a heap; whoever left `_pending` is skipped when it surfaces
         self._in_flight: dict[str, PendingBatch] = {}
         self._set_back: list[PendingBatch] = []
-        self._outbox: list[JsonObject] = []
-        self._outbox_in_delivery = 0
-        self._answered: set[tuple[str | None, ...]] = set()  # activities whose answer is in the outbox
-        self._told: dict[tuple[str | None, ...], None] = {}  # activities that had theirs, oldest first
+        self._outbox = Outbox()
         self._withdrawn: dict[tuple[str, str | None], None] = {}  # request id and caller, oldest first
         self._flush_before = 0.0  # what arrived no later than this is due by an explicit flush
         self._batch_number = 0
@@ -119,7 +107,7 @@ class Buffer:
         # same id, may refuse the repetition of what is about to be written.
         if self._is_held_for(entry):
             return Accepted.ATTACHED
-        if self._is_answered(entry):
+        if self._outbox.has_answered(entry):
             return Accepted.ANSWERED
         known = self._pending.get(entry.id)
         if known is not None:
@@ -193,14 +181,6 @@ class Buffer:
             all(reply in other.replies for reply in entry.replies) and same_content(other.body, entry.body)
             for other in self._held_entries.get(entry.id, ())
         )
-
-    def _is_answered(self, entry: Entry) -> bool:
-        """Whether this very activity was told, or its answer waits in the outbox: a second one could contradict it.
-
-        Only for activities, each of which asks once: a workflow may have had its answer, and have asked again.
-        """
-        addresses = [_activity(reply) for reply in entry.replies]
-        return bool(addresses) and all(address in self._answered or address in self._told for address in addresses)
 
     def _is_withdrawn(self, entry: Entry) -> bool:
         """Whether all who wait for it took it back before it came. Another caller's withdrawal does not count."""
@@ -345,8 +325,8 @@ class Buffer:
         self.batches_by_trigger[batch.trigger] += 1
         self.largest_batch = max(self.largest_batch, batch.records)
         for answer in undelivered:
-            self._tell({**answer, "attempts": 1})
-        self._remember_told(reply for entry in batch.entries for reply in entry.replies)
+            self._outbox.add({**answer, "attempts": 1})
+        self._outbox.note_told(reply for entry in batch.entries for reply in entry.replies)
 
     def fail(self, batch_id: str, now: float, error: str, *, in_doubt: bool) -> None:
         """The sink was unavailable: the batch goes back to the head and the breaker opens, or stays open longer."""
@@ -364,35 +344,11 @@ class Buffer:
 
     def next_deliveries(self) -> list[JsonObject]:
         """The answers to deliver now; empty while a delivery is under way. `delivered` ends it."""
-        if self._outbox_in_delivery:
-            return []
-        part = self._outbox[:OUTBOX_PART]
-        self._outbox_in_delivery = len(part)
-        return [{"reply_to": answer["reply_to"], "confirmation": answer["confirmation"]} for answer in part]
+        return self._outbox.next_deliveries()
 
     def delivered(self, failed: list[int]) -> None:
-        """Ends the delivery. ``failed`` are positions to try again, until `MAX_DELIVERIES` attempts are spent."""
-        part = self._outbox[: self._outbox_in_delivery]
-        rest = self._outbox[self._outbox_in_delivery :]
-        again = [{**part[i], "attempts": part[i].get("attempts", 0) + 1} for i in failed]
-        kept = [answer for answer in again if answer["attempts"] < MAX_DELIVERIES]
-        self.undelivered += len(again) - len(kept)
-        for answer in part:
-            self._answered.difference_update(map(_activity, answer["reply_to"]))
-        self._outbox = rest
-        for answer in kept:
-            self._tell(answer)
-        not_told = set(failed)
-        self._remember_told(r for i, answer in enumerate(part) if i not in not_told for r in answer["reply_to"])
-        self._outbox_in_delivery = 0
-
-    def _remember_told(self, replies: Iterable[JsonObject]) -> None:
-        for reply in replies:
-            address = _activity(reply)
-            if "activity_id" in reply and address not in self._answered:
-                self._told[address] = None
-        while len(self._told) > MAX_REMEMBERED_ANSWERS:
-            del self._told[next(iter(self._told))]
+        """Ends the delivery. ``failed`` are positions to try again, up to a limit."""
+        self._outbox.delivered(failed)
 
     def _answer(
         self, entry: Entry, outcome: OutcomeKind, code: RejectCode | None = None, reason: str | None = None
@@ -400,11 +356,7 @@ class Buffer:
         self.outcomes[outcome] += entry.requests
         if entry.replies:
             confirmation = {"request_id": entry.id, "outcome": outcome, "code": code, "reason": reason}
-            self._tell({"reply_to": entry.replies, "confirmation": confirmation})
-
-    def _tell(self, answer: JsonObject) -> None:
-        self._outbox.append(answer)
-        self._answered.update(_activity(reply) for reply in answer["reply_to"] if "activity_id" in reply)
+            self._outbox.add({"reply_to": entry.replies, "confirmation": confirmation})
 
     # What the workflow and the monitor want to know
 
@@ -444,7 +396,7 @@ class Buffer:
 
     @property
     def deliveries_in_flight(self) -> int:
-        return self._outbox_in_delivery
+        return self._outbox.in_delivery
 
     @property
     def dedup_ids(self) -> int:
@@ -457,6 +409,11 @@ class Buffer:
     @property
     def settled(self) -> int:
         return sum(self.outcomes.values())
+
+    @property
+    def undelivered(self) -> int:
+        """Answers given up."""
+        return self._outbox.undelivered
 
     @property
     def outbox(self) -> int:
@@ -482,14 +439,13 @@ class Buffer:
     @property
     def carry_bytes(self) -> int:
         """About what `carry` will weigh."""
-        told = measure(self._outbox) if self._outbox else 0
-        return self.pending_bytes + told + (measure(list(self._withdrawn)) if self._withdrawn else 0)
+        return self.pending_bytes + self._outbox.bytes + (measure(list(self._withdrawn)) if self._withdrawn else 0)
 
     # Over continue-as-new
 
     def carry(self) -> JsonObject:
         """Everything the next run needs, as JSON. Nothing may be in flight."""
-        if self._in_flight or self._outbox_in_delivery:
+        if self._in_flight or self._outbox.in_delivery:
             raise RuntimeError("a batch or a delivery is under way: its activity would be lost to the new run")
         return {
             "policy": self.policy.to_wire(),
@@ -506,7 +462,7 @@ class Buffer:
                 }
                 for batch in self._set_back
             ],
-            "outbox": self._outbox,
+            "outbox": self._outbox.carry(),
             "withdrawn": list(self._withdrawn),
             "flush_before": self._flush_before,
             "batch_number": self._batch_number,
@@ -538,7 +494,7 @@ class Buffer:
             buffer._set_back.append(batch)
             buffer._hold(entries)
         for answer in state["outbox"]:
-            buffer._tell(answer)
+            buffer._outbox.add(answer)
         buffer._withdrawn = dict.fromkeys((request_id, caller) for request_id, caller in state["withdrawn"])
         buffer._flush_before = state["flush_before"]
         buffer._batch_number = state["batch_number"]
@@ -549,7 +505,7 @@ class Buffer:
         buffer.batches_by_trigger = Counter(state["batches_by_trigger"])
         buffer.largest_batch = state["largest_batch"]
         buffer.refused = state["refused"]
-        buffer.undelivered = state["undelivered"]
+        buffer._outbox.undelivered = state["undelivered"]
         buffer.flush_failures = state["flush_failures"]
         return buffer
 
@@ -616,10 +572,6 @@ class Buffer:
                 return expires_at
             heapq.heappop(self._deadlines)
         return None
-
-
-def _activity(reply: JsonObject) -> tuple[str | None, ...]:
-    return reply.get("workflow_id"), reply.get("run_id"), reply.get("activity_id")
 
 
 def _pack(entry: Entry) -> JsonObject:

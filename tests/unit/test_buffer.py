@@ -8,19 +8,11 @@ from typing import Any
 
 import pytest
 
-from temporal_batching.buffer import (
-    MAX_DELIVERIES,
-    MAX_REMEMBERED_ANSWERS,
-    MAX_REMEMBERED_WITHDRAWALS,
-    OUTBOX_PART,
-    Accepted,
-    Buffer,
-    BufferFull,
-    PendingBatch,
-)
+from temporal_batching.buffer import MAX_REMEMBERED_WITHDRAWALS, Accepted, Buffer, BufferFull, PendingBatch
 from temporal_batching.contract import JsonObject, RejectCode, Trigger
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.intake import MAX_REPLIES, Entry, read_entry
+from temporal_batching.outbox import MAX_DELIVERIES, MAX_REMEMBERED_ANSWERS, OUTBOX_PART
 from temporal_batching.policy import BatchPolicy
 
 NOW = 1_000_000.0
@@ -313,7 +305,7 @@ def test_activities_that_were_told_are_not_remembered_without_end() -> None:
     for n in range(MAX_REMEMBERED_ANSWERS + 5):
         buf.accept(entry(f"a-{n}"), NOW)
         buf.settle(take(buf, NOW).id, {"written": 1}, [])
-    assert len(buf._told) == MAX_REMEMBERED_ANSWERS
+    assert len(buf._outbox._told) == MAX_REMEMBERED_ANSWERS
     assert buf.accept(entry("a-4", again=True), NOW) is Accepted.NEW
 
 
@@ -702,4 +694,4 @@ def test_what_never_expires_leaves_no_trace_in_memory() -> None:
         while (batch := buf.next_batch(NOW + n)) is not None:
             buf.settle(batch.id, {"written": batch.requests}, [])
     assert len(buf._deadlines) < 100
-    assert (buf._held_entries, buf._answered, buf.pending_bytes) == ({}, set(), 0)
+    assert (buf._held_entries, buf._outbox._waiting, buf.pending_bytes) == ({}, set(), 0)

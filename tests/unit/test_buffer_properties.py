@@ -18,17 +18,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from temporal_batching.buffer import (
-    MAX_DELIVERIES,
-    MAX_REMEMBERED_WITHDRAWALS,
-    Accepted,
-    Buffer,
-    BufferFull,
-    PendingBatch,
-)
+from temporal_batching.buffer import MAX_REMEMBERED_WITHDRAWALS, Accepted, Buffer, BufferFull, PendingBatch
 from temporal_batching.contract import JsonObject, OutcomeKind, RejectCode, Trigger
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.intake import MAX_REPLIES, Entry, read_entry
+from temporal_batching.outbox import MAX_DELIVERIES
 from temporal_batching.policy import BatchPolicy
 
 START = 1_000_000.0
@@ -395,8 +389,8 @@ class BufferMachine(RuleBasedStateMachine):
         self.end_delivery(data.draw(st.lists(st.integers(0, count - 1), unique=True, max_size=count)))
 
     def end_delivery(self, failed: list[int]) -> None:
-        attempts = [self.buffer._outbox[i].get("attempts", 0) + 1 for i in failed]
-        parts = [self.addressees(answer) for answer in self.buffer._outbox[: self.buffer.deliveries_in_flight]]
+        attempts = [self.buffer._outbox.carry()[i].get("attempts", 0) + 1 for i in failed]
+        parts = [self.addressees(answer) for answer in self.buffer._outbox.carry()[: self.buffer.deliveries_in_flight]]
         self.buffer.delivered(failed)
         self.in_delivery = False
         self.given_up += sum(n >= MAX_DELIVERIES for n in attempts)
@@ -424,7 +418,7 @@ class BufferMachine(RuleBasedStateMachine):
         return [*self.flights.values(), *self.back]
 
     def outbox_of_buffer(self) -> list[tuple[str, str]]:
-        return [who for answer in self.buffer._outbox for who in self.addressees(answer)]
+        return [who for answer in self.buffer._outbox.carry() for who in self.addressees(answer)]
 
     def addressees(self, answer: JsonObject) -> list[tuple[str, str]]:
         return [(answer["confirmation"]["request_id"], reply["workflow_id"]) for reply in answer["reply_to"]]
@@ -437,7 +431,7 @@ class BufferMachine(RuleBasedStateMachine):
         assert grown[: len(self.outbox)] == self.outbox
         assert new == Counter((name, caller) for name, callers, _, _ in answers for caller in callers)
         if count:
-            last = [a["confirmation"] for a in self.buffer._outbox[-len(answers) :]]
+            last = [a["confirmation"] for a in self.buffer._outbox.carry()[-len(answers) :]]
             assert Counter((c["request_id"], str(c["outcome"]), c["code"]) for c in last) == Counter(
                 (name, outcome, code) for name, _, outcome, code in answers
             )
@@ -469,7 +463,7 @@ class BufferMachine(RuleBasedStateMachine):
         assert len(buf._deadlines) <= 2 * len(self.pending) + 65
         assert len(buf._withdrawn) <= MAX_REMEMBERED_WITHDRAWALS
         assert set(buf._held_entries) == {t.name for f in self.held() for t in f.tickets}
-        assert len(buf._answered) <= len(self.outbox)
+        assert len(buf._outbox._waiting) <= len(self.outbox)
 
     @invariant()
     def it_wakes_when_something_is_due_and_never_for_nothing(self) -> None:
