@@ -46,11 +46,13 @@ def write_error(request_id: str, cause: BaseException | None, timeout: timedelta
             return WriteExpired(EXPIRED.format(request_id), request_id=request_id, confirmation=confirmation)
     if isinstance(cause, TimeoutError) and cause.type == TimeoutType.SCHEDULE_TO_START and cause.__cause__ is None:
         return WriteNotSubmitted(f"write {request_id}: no worker took it within {timeout}", request_id=request_id)
-    last = cause.__cause__ if isinstance(cause, TimeoutError) else cause
-    if isinstance(last, ApplicationError) and last.type == ErrorType.BATCHER_BUSY and list(last.details) == [True]:
+    # Only as the failure itself. Below a timeout it is merely the last attempt that ended: one that was open when time
+    # ran out may have handed the request over.
+    if isinstance(cause, ApplicationError) and cause.type == ErrorType.BATCHER_BUSY and list(cause.details) == [True]:
         return WriteNotSubmitted(
-            f"write {request_id}: turned away for {timeout}: {last.message}", request_id=request_id
+            f"write {request_id}: turned away for {timeout}: {cause.message}", request_id=request_id
         )
+    last = cause.__cause__ if isinstance(cause, TimeoutError) else cause
     because = f": {last.message}" if isinstance(last, ApplicationError) else ""
     return WriteNotConfirmed(f"write {request_id}: no confirmation within {timeout}{because}", request_id=request_id)
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 from temporalio import activity
@@ -146,6 +146,8 @@ class Gateway:
                 wire["reply_to"] = {name: value for name, value in reply_to.items() if value is not None}
                 if info.schedule_to_close_timeout is not None and wire.get("expires_at") is None:
                     wire["expires_at"] = deadline_after(info.scheduled_time.timestamp(), info.schedule_to_close_timeout)
+                if not _was_always_refused(info):
+                    wire["again"] = True  # an earlier attempt may have been accepted, and settled
             return read_entry(wire)
         except InvalidRequest as err:
             raise _rejected(request_id, err.code, str(err)) from None
@@ -156,7 +158,9 @@ class Gateway:
             activity.raise_complete_async()
         code, reason = refusal
         if code == RejectCode.OVERLOADED:
-            raise _turned_back(reason, never_accepted=_note_refusal())
+            never_accepted = _note_refusal()
+            # What may have been accepted before keeps its time: its confirmation can still come.
+            raise _turned_back(reason, never_accepted=never_accepted, last=never_accepted and _is_last_attempt())
         raise _rejected(entry.id, RejectCode(code), reason)
 
 
@@ -283,6 +287,11 @@ def _rejected(request_id: Any, code: RejectCode, reason: str) -> ApplicationErro
     return ApplicationError(reason, confirmation, type=ErrorType.REJECTED, non_retryable=True)
 
 
+def _was_always_refused(info: activity.Info) -> bool:
+    """Whether every attempt before this one was refused outright: see `_note_refusal`."""
+    return info.attempt == 1 or list(info.heartbeat_details) == [info.attempt - 1]
+
+
 def _note_refusal() -> bool:
     """Whether every attempt of this activity so far was refused outright, this one included.
 
@@ -290,18 +299,32 @@ def _note_refusal() -> bool:
     heartbeat details, which reach the next attempt; one that ended otherwise, by a crash or a lost answer, does not.
     """
     info = activity.info()
-    always = info.attempt == 1 or list(info.heartbeat_details) == [info.attempt - 1]
+    always = _was_always_refused(info)
     if always:
         activity.heartbeat(info.attempt)
     return always
 
 
-def _turned_back(reason: str, *, never_accepted: bool) -> ApplicationError:
-    """Back-pressure: the request waits in Temporal and comes again."""
+def _is_last_attempt() -> bool:
+    """Whether the next attempt would come at the caller's timeout or after it.
+
+    Then this one ends the activity, with what is certain: at its timeout Temporal could not tell a refusal from an
+    attempt that was still open.
+    """
+    info = activity.info()
+    if info.schedule_to_close_timeout is None:
+        return False
+    left = info.scheduled_time + info.schedule_to_close_timeout - datetime.now(UTC)
+    return left <= 2 * _BUSY_DELAY
+
+
+def _turned_back(reason: str, *, never_accepted: bool, last: bool) -> ApplicationError:
+    """Back-pressure: the request waits in Temporal and comes again, unless there is no time for that."""
     return ApplicationError(
         reason,
         never_accepted,
         type=ErrorType.BATCHER_BUSY,
+        non_retryable=last,
         next_retry_delay=_BUSY_DELAY,
         category=ApplicationErrorCategory.BENIGN,
     )

@@ -101,9 +101,6 @@ class ActivityCall(OneCall):
         if attempt > 1 and not self._always_refused:
             self.wire = {**self.wire, "again": True}
         self._attempt_open = True
-        # Kinder than Temporal, whose timeout still names the attempt before as its cause while this one is open:
-        # `write_error` then takes a request that this attempt handed over for one that was always turned away.
-        self._last_failure = None
         world.after(SUBMISSION_TIMEOUT, self._fail_attempt, attempt, _unreachable(), 1.0)
         if rng.random() < world.faults["lost"]:
             world.note(f"call {self.plan.number}: submission {attempt} is lost", "submission lost")
