@@ -1,0 +1,75 @@
+"""Buffers, entries and batches in few words, for the tests of the buffer."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from temporal_batching.buffer import Buffer, PendingBatch
+from temporal_batching.contract import JsonObject
+from temporal_batching.intake import Entry, read_entry
+from temporal_batching.policy import BatchPolicy
+
+NOW = 1_000_000.0
+
+
+def policy(**limits: Any) -> BatchPolicy:
+    seconds = {"linger", "confirmation_timeout", "retry_initial", "retry_max", "deadline_margin", "flush_timeout"}
+    given: dict[str, Any] = {k: timedelta(seconds=v) if k in seconds else v for k, v in limits.items()}
+    return BatchPolicy(**given)
+
+
+def buffer(**limits: Any) -> Buffer:
+    return Buffer("main-0", policy(**limits))
+
+
+def caller(name: str) -> JsonObject:
+    return {"workflow_id": name, "run_id": "run", "activity_id": "1"}
+
+
+def entry(
+    request_id: str,
+    *callers: str,
+    n: Any = 1,
+    records: int = 1,
+    expires_at: float | None = None,
+    again: bool = False,
+) -> Entry:
+    wire = {
+        "request_id": request_id,
+        "records": [{"table": "t", "values": {"n": n}}] * records,
+        "expires_at": expires_at,
+        "reply_to": [caller(name) for name in callers or [f"w-{request_id}"]],
+        "again": again,
+    }
+    return read_entry(wire)
+
+
+def parcel(parcel_id: str, *request_ids: str) -> Entry:
+    requests = [{"request_id": i, "records": [{"table": "t", "values": {"n": 1}}]} for i in request_ids]
+    return read_entry({"request_id": parcel_id, "requests": requests, "reply_to": caller(parcel_id)})
+
+
+def take(buf: Buffer, now: float, **options: Any) -> PendingBatch:
+    batch = buf.next_batch(now, **options)
+    assert batch is not None
+    return batch
+
+
+def ids(batch: PendingBatch) -> list[str]:
+    return [e.id for e in batch.entries]
+
+
+def told(buf: Buffer) -> list[tuple[str, str, str | None, list[str]]]:
+    """The answers in the outbox: request, outcome, code, and the workflows that are told."""
+    answers = buf.next_deliveries()
+    buf.delivered([])
+    return [
+        (
+            str(a["confirmation"]["request_id"]),
+            str(a["confirmation"]["outcome"]),
+            a["confirmation"]["code"],
+            [r["workflow_id"] for r in a["reply_to"]],
+        )
+        for a in answers
+    ]
