@@ -282,7 +282,8 @@ class FlushInput:
     trigger: str
     entries: list[Any]
     in_doubt: bool = False
-    """An earlier attempt at this batch may have committed: ask the sink before anyone is told `expired`."""
+    """An earlier attempt at this batch may have committed. For who reads the history: the flush asks the sink in any
+    case before it tells anyone `expired`."""
 
 
 @dataclass(frozen=True)

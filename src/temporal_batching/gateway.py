@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, NoReturn
 
 from temporalio import activity
@@ -158,9 +158,7 @@ class Gateway:
             activity.raise_complete_async()
         code, reason = refusal
         if code == RejectCode.OVERLOADED:
-            never_accepted = _note_refusal()
-            # What may have been accepted before keeps its time: its confirmation can still come.
-            raise _turned_back(reason, never_accepted=never_accepted, last=never_accepted and _is_last_attempt())
+            raise _turned_back(reason, never_accepted=_note_refusal())
         raise _rejected(entry.id, RejectCode(code), reason)
 
 
@@ -305,26 +303,12 @@ def _note_refusal() -> bool:
     return always
 
 
-def _is_last_attempt() -> bool:
-    """Whether the next attempt would come at the caller's timeout or after it.
-
-    Then this one ends the activity, with what is certain: at its timeout Temporal could not tell a refusal from an
-    attempt that was still open.
-    """
-    info = activity.info()
-    if info.schedule_to_close_timeout is None:
-        return False
-    left = info.scheduled_time + info.schedule_to_close_timeout - datetime.now(UTC)
-    return left <= 2 * _BUSY_DELAY
-
-
-def _turned_back(reason: str, *, never_accepted: bool, last: bool) -> ApplicationError:
-    """Back-pressure: the request waits in Temporal and comes again, unless there is no time for that."""
+def _turned_back(reason: str, *, never_accepted: bool) -> ApplicationError:
+    """Back-pressure: the request waits in Temporal and comes again."""
     return ApplicationError(
         reason,
         never_accepted,
         type=ErrorType.BATCHER_BUSY,
-        non_retryable=last,
         next_retry_delay=_BUSY_DELAY,
         category=ApplicationErrorCategory.BENIGN,
     )

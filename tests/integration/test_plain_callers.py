@@ -10,7 +10,7 @@ from temporalio.worker import Worker
 
 from temporal_batching import MemorySink
 from tests.support.callers import Caller, Job
-from tests.support.service import QUICK, entry, running
+from tests.support.service import LONGEST_CALLER, QUICK, entry, running
 
 
 @pytest.mark.parametrize("door", ["activity", "signal"])
@@ -19,5 +19,7 @@ async def test_a_callers_worker_needs_nothing_of_ours(client: Client, door: str)
         queue = f"plain-{uuid4().hex}"
         async with Worker(client, task_queue=queue, workflows=[Caller]):
             job = Job(service.name, service.queue, door, [entry(1)], timeout=20)
-            told = await client.execute_workflow(Caller.run, job, id=queue, task_queue=queue)
+            told = await client.execute_workflow(
+                Caller.run, job, id=queue, task_queue=queue, execution_timeout=LONGEST_CALLER
+            )
     assert [one.outcome for one in told] == ["written"]
