@@ -23,6 +23,7 @@ from temporal_batching.contract import (
     ACTIVITY_CONFIRM,
     ACTIVITY_FLUSH,
     ACTIVITY_POLICY,
+    QUERY_BATCH,
     QUERY_STATS,
     SIGNAL_ADD,
     SIGNAL_WITHDRAW,
@@ -54,6 +55,13 @@ MAX_IDLE_CYCLES = 10
 
 HEARTBEAT_TIMEOUT = timedelta(seconds=5)
 """How soon a flush whose worker died is noticed."""
+
+HISTORY_WARNING = 10_240
+"""Events of one run from which on the server warns."""
+
+MAX_HISTORY_BYTES = 16 * 1_048_576
+"""Of one run's 50 MiB. Past it a run that is to end takes no more requests; what it holds may enter history once more,
+with its flushes."""
 
 MAX_DEPTH = 100
 """Levels of nesting in a request. What a handler can read must also pass through the flush's and the next run's
@@ -227,6 +235,12 @@ class BatcherWorkflow:
             policy=buffer.policy.to_wire(),
         )
 
+    @workflow.query(name=QUERY_BATCH)
+    def batch(self, batch_id: str) -> list[JsonObject]:
+        """What is in a batch under way: its flush asks, if it is not the first. Empty if it is not under way."""
+        batch = self._buffer.batch_in_flight(batch_id)
+        return [entry.to_wire() for entry in batch.entries] if batch is not None else []
+
     def _add(self, wires: Sequence[Any]) -> None:
         now = workflow.time()
         for wire in wires:
@@ -241,6 +255,8 @@ class BatcherWorkflow:
             self._tell_sender(wire, err)
             return
         try:
+            if workflow.info().get_current_history_size() > MAX_HISTORY_BYTES and self._closing():
+                raise BufferFull("the batcher cannot continue as new until it has written some of what it holds")
             self._buffer.accept(entry, now)
         except InvalidRequest as err:
             self._buffer.refuse(entry, err.code, str(err))
@@ -296,7 +312,9 @@ class BatcherWorkflow:
             shard=self._start.shard,
             batch_id=batch.id,
             trigger=batch.trigger,
-            entries=[entry.to_wire() for entry in batch.entries],
+            # The content enters history once. A batch that is tried for hours would otherwise fill it, until the server
+            # ends the run. A worker that does not know the query fails on None, and the batch is set back once more.
+            entries=None if batch.tried else [entry.to_wire() for entry in batch.entries],
             in_doubt=batch.in_doubt,
         )
         try:
@@ -312,12 +330,13 @@ class BatcherWorkflow:
             )
         except ActivityError as err:
             problem, in_doubt = _sink_problem(err)
-            self._buffer.fail(batch.id, workflow.time(), problem, in_doubt=in_doubt)
+            self._buffer.fail(batch.id, workflow.time(), problem, in_doubt=in_doubt, patience=_patience())
             workflow.logger.warning("Batch %s goes back to the buffer: %s", batch.id, problem)
         except Exception as err:
             # The activity could not even be scheduled, for what is in the batch. In flight it would stay for ever and
             # block the shard; set back, and never written, it can expire.
-            self._buffer.fail(batch.id, workflow.time(), f"cannot be scheduled: {err}", in_doubt=False)
+            problem = f"cannot be scheduled: {err}"
+            self._buffer.fail(batch.id, workflow.time(), problem, in_doubt=False, patience=_patience())
             workflow.logger.exception("Batch %s cannot be scheduled", batch.id)
         else:
             self._buffer.settle(batch.id, result.outcomes, result.undelivered)
@@ -417,6 +436,15 @@ def _sink_problem(err: ActivityError) -> tuple[str, bool]:
         in_doubt = bool(cause.details[0]) if cause.details else True
         return cause.message, in_doubt
     return str(cause or err), True
+
+
+def _patience() -> float:
+    """How much longer than usual to wait between two tries in a run that holds too much to continue as new.
+
+    Each try costs eight events of the 51,200 after which the server ends a run. Past its warning the pauses grow with
+    the history: at the defaults an outage may then last more than five days, instead of two.
+    """
+    return max(1.0, workflow.info().get_current_history_length() / HISTORY_WARNING)
 
 
 def _read(wire: Any) -> Entry:

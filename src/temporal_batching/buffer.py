@@ -57,6 +57,8 @@ class PendingBatch:
     size: int
     in_doubt: bool = False
     """What is in it may have been committed before: nobody is told `expired` before the sink was asked."""
+    tried: bool = False
+    """It was flushed before, and set back."""
 
     @property
     def requests(self) -> int:
@@ -257,6 +259,7 @@ class Buffer:
             return None
         if self._set_back:
             batch = self._set_back.pop(0)
+            batch.tried = True
         else:
             trigger = self._due(now) or (Trigger.MANUAL if force and self._pending else None)
             if trigger is None:
@@ -328,14 +331,22 @@ class Buffer:
             self._outbox.add({**answer, "attempts": 1})
         self._outbox.note_told(reply for entry in batch.entries for reply in entry.replies)
 
-    def fail(self, batch_id: str, now: float, error: str, *, in_doubt: bool) -> None:
-        """The sink was unavailable: the batch goes back to the head and the breaker opens, or stays open longer."""
+    def fail(self, batch_id: str, now: float, error: str, *, in_doubt: bool, patience: float = 1.0) -> None:
+        """The sink was unavailable: the batch goes back to the head and the breaker opens, or stays open longer.
+
+        Args:
+            batch_id: As from `next_batch`.
+            now: Seconds since the epoch.
+            error: The sink's complaint.
+            in_doubt: The batch may be committed all the same.
+            patience: How many times longer than usual the breaker pauses.
+        """
         batch = self._in_flight.pop(batch_id)
         batch.in_doubt = batch.in_doubt or in_doubt
         self._set_back.append(batch)
         self._set_back.sort(key=lambda b: b.number)
         initial, most = self.policy.retry_initial.total_seconds(), self.policy.retry_max.total_seconds()
-        self._retry_at = now + min(most, initial * 2 ** min(self._failures, 30))
+        self._retry_at = now + min(most, initial * 2 ** min(self._failures, 30)) * patience
         self._failures += 1
         self.flush_failures += 1
         self.sink_error = error
@@ -389,6 +400,9 @@ class Buffer:
     def in_flight(self) -> int:
         """Requests in a flush right now."""
         return sum(batch.requests for batch in self._in_flight.values())
+
+    def batch_in_flight(self, batch_id: str) -> PendingBatch | None:
+        return self._in_flight.get(batch_id)
 
     @property
     def batches_in_flight(self) -> int:

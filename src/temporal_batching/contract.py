@@ -30,6 +30,7 @@ SIGNAL_CONFIRMATION = "write_confirmation"
 UPDATE_SUBMIT = "submit"
 UPDATE_CONTROL = "control"
 QUERY_STATS = "stats"
+QUERY_BATCH = "batch"
 
 
 class OutcomeKind(StrEnum):
@@ -280,7 +281,9 @@ class FlushInput:
     shard: int
     batch_id: str
     trigger: str
-    entries: list[Any]
+    entries: list[Any] | None
+    """None for a batch that is tried again: the flush asks the shard for it, by the query ``batch``. However long the
+    sink is down, what is in the batch enters the shard's history once."""
     in_doubt: bool = False
     """An earlier attempt at this batch may have committed. For who reads the history: the flush asks the sink in any
     case before it tells anyone `expired`."""

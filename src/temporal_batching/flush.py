@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from temporalio import activity
+from temporalio.client import WorkflowQueryFailedError, WorkflowQueryRejectedError
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError
 
 from temporal_batching.confirm import Answer, deliver
 from temporal_batching.contract import (
     ACTIVITY_FLUSH,
+    QUERY_BATCH,
     FlushInput,
     FlushResult,
     JsonObject,
@@ -29,6 +33,9 @@ from temporal_batching.contract import (
 from temporal_batching.errors import ErrorType, SinkUnavailable
 from temporal_batching.intake import read_requests
 from temporal_batching.sinks.base import Batch, Sink
+
+QUERY_TIMEOUT = timedelta(seconds=10)
+"""The longest a flush waits for its shard to say what is in a batch."""
 
 
 class Flusher:
@@ -46,10 +53,29 @@ class Flusher:
         """
         started = time.monotonic()
         async with _heartbeats():
+            if flush.entries is None:
+                flush = dataclasses.replace(flush, entries=await _ask_for_entries(flush.batch_id))
             settled = await settle(self._sink, flush)
             undelivered = await deliver(activity.client(), settled.answers)
         _measure(flush, settled, time.monotonic() - started)
         return FlushResult(dict(settled.counts), [answer.to_wire() for answer in undelivered])
+
+
+async def _ask_for_entries(batch_id: str) -> list[Any]:
+    """What is in a batch that is tried again: its shard knows, and a query leaves no trace in history."""
+    info = activity.info()
+    shard = activity.client().get_workflow_handle(info.workflow_id or "", run_id=info.workflow_run_id)
+    try:
+        entries: list[Any] = await shard.query(QUERY_BATCH, batch_id, rpc_timeout=QUERY_TIMEOUT)
+    except (RPCError, WorkflowQueryFailedError, WorkflowQueryRejectedError) as err:
+        raise _unavailable(f"the batch could not be fetched from its shard: {err}", in_doubt=False) from None
+    if not entries:
+        raise _unavailable("the shard no longer knows this batch as under way", in_doubt=False)
+    return entries
+
+
+def _unavailable(problem: str, *, in_doubt: bool) -> ApplicationError:
+    return ApplicationError(problem, in_doubt, type=ErrorType.SINK_UNAVAILABLE, non_retryable=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +92,20 @@ async def settle(sink: Sink, flush: FlushInput, *, clock: Callable[[], float] = 
 
     Raises:
         ApplicationError: Of type ``SinkUnavailable``, with ``in_doubt`` as its detail.
+        ValueError: The flush comes without its entries.
     """
+    if flush.entries is None:
+        raise ValueError("a flush is settled with its entries")
     parcels = [read_requests(entry, entry.get("expires_at")) for entry in flush.entries]
     requests = [request for parcel in parcels for request in parcel]
     try:
         outcomes = await _outcomes(sink, flush, requests, clock)
     except SinkUnavailable as err:
-        raise ApplicationError(str(err), err.in_doubt, type=ErrorType.SINK_UNAVAILABLE, non_retryable=True) from None
+        raise _unavailable(str(err), in_doubt=err.in_doubt) from None
     return Settled(
         counts=Counter(outcome.kind.value for outcome in outcomes),
         records=sum(len(request.records) for request in requests),
-        answers=_answers(flush, parcels, outcomes, datetime.fromtimestamp(clock(), UTC)),
+        answers=_answers(flush, flush.entries, parcels, outcomes, datetime.fromtimestamp(clock(), UTC)),
     )
 
 
@@ -175,7 +204,11 @@ def _batch(flush: FlushInput, requests: Sequence[WriteRequest]) -> Batch:
 
 
 def _answers(
-    flush: FlushInput, requests: list[list[WriteRequest]], outcomes: Sequence[Outcome], settled_at: datetime
+    flush: FlushInput,
+    entries: Sequence[JsonObject],
+    requests: Sequence[Sequence[WriteRequest]],
+    outcomes: Sequence[Outcome],
+    settled_at: datetime,
 ) -> list[Answer]:
     """Who is to be told what. The first caller of an entry has its outcome, whoever joined later a `duplicate`."""
     frame = {
@@ -186,7 +219,7 @@ def _answers(
     }
     answers: list[Answer] = []
     rest = iter(outcomes)
-    for entry, parcel in zip(flush.entries, requests, strict=True):
+    for entry, parcel in zip(entries, requests, strict=True):
         own = [next(rest) for _ in parcel]
         for rank, reply in enumerate(entry["reply_to"]):
             told = own if rank == 0 else [_second_hand(outcome) for outcome in own]

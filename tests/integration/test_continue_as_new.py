@@ -13,7 +13,7 @@ from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowExecutionStatus
 
-from temporal_batching import BatchPolicy, MemorySink
+from temporal_batching import BatchPolicy, MemorySink, batcher
 from temporal_batching.errors import SinkUnavailable
 from temporal_batching.routing import batcher_workflow_id
 from temporal_batching.starting import once_ready
@@ -270,3 +270,26 @@ async def test_a_sink_that_is_down_does_not_make_a_shard_cycle(continuing_client
         assert stats.flush_failures >= 3 * stats.continue_as_new
         sink._failures.clear()
         assert (await caller.result())[0].outcome == "written"
+
+
+async def test_a_run_that_holds_too_much_to_end_refuses_before_its_history_is_full(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batcher, "MAX_SIGNALS_PER_RUN", 1)
+    monkeypatch.setattr(batcher, "MAX_HISTORY_BYTES", 1_500_000)
+    policy = BatchPolicy(linger=QUICK.linger)
+    async with running(client, MemorySink(), policy) as service:
+        await service.handle.pause()
+        writes = [Write([["entries", {"n": n, "text": "x" * 150_000}]]) for n in range(16)]
+        callers = [await service.start("signal", [write], timeout=60.0) for write in writes]
+
+        async def refused() -> None:
+            stats = await service.stats()
+            assert stats.pending + stats.refused == len(writes)
+
+        await assert_eventually(refused, within=30)
+        pending = (await service.stats()).pending
+        await service.handle.resume()
+        told = [(await caller.result())[0] for caller in callers]
+    assert 7 <= pending < len(writes)
+    assert Counter(one.code or one.outcome for one in told) == {"written": pending, "overloaded": len(writes) - pending}

@@ -13,8 +13,8 @@ from temporalio.client import Client
 from temporal_batching import BatchPolicy, MemorySink, Outcome, Sink
 from temporal_batching.errors import SinkUnavailable
 from temporal_batching.sinks.base import Batch
-from tests.support.callers import DOORS
-from tests.support.service import QUICK, entry, running
+from tests.support.callers import DOORS, Write
+from tests.support.service import QUICK, Service, entry, running
 from tests.support.waiting import assert_eventually
 
 DOWN = 1_000_000
@@ -171,3 +171,36 @@ async def test_a_flush_that_hangs_is_given_up_and_tried_again(client: Client) ->
         (told,) = await service.call("activity", [entry(1)])
     assert told.outcome == "written"
     assert sink.rows["entries"] == [{"n": 1}]
+
+
+async def test_however_often_a_batch_is_tried_it_enters_history_once(client: Client) -> None:
+    """A run that holds more than it can carry over stays until the sink is back: its history must not fill up."""
+    sink = MemorySink()
+    sink.fail_next(DOWN, error=SinkUnavailable("down", in_doubt=False))
+    soon = timedelta(milliseconds=20)
+    policy = BatchPolicy(linger=QUICK.linger, retry_initial=soon, retry_max=soon)
+    text = "x" * 200_000
+    writes = [Write([["entries", {"n": n, "text": text}]]) for n in range(7)]
+    async with running(client, sink, policy) as service:
+        callers = [await service.start("activity", [write], timeout=80.0) for write in writes]
+        tried = 0
+
+        async def tries(most: int) -> None:
+            stats = await service.stats()
+            assert stats.pending == len(writes) - stats.in_flight
+            assert stats.flush_failures - tried >= most
+
+        await assert_eventually(lambda: tries(5))
+        before, tried = await _history_bytes(service), (await service.stats()).flush_failures
+        await assert_eventually(lambda: tries(30))
+        grown = await _history_bytes(service) - before
+        sink._failures.clear()
+        told = [(await caller.result())[0].outcome for caller in callers]
+    assert grown < 200_000, "less than one request for thirty tries of a batch of five"
+    assert told == ["written"] * len(writes)
+    assert sorted(row["n"] for row in sink.rows["entries"]) == list(range(len(writes)))
+
+
+async def _history_bytes(service: Service) -> int:
+    description = await service.shard().describe()
+    return description.raw_description.workflow_execution_info.history_size_bytes

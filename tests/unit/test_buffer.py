@@ -262,6 +262,28 @@ def test_the_breaker_backs_off_to_its_limit_and_closes_with_the_first_success() 
     assert buf.next_batch(now) is not None
 
 
+def test_the_breaker_pauses_longer_for_a_run_that_must_spare_its_history() -> None:
+    buf = buffer(linger=0, retry_initial=1, retry_max=4)
+    buf.accept(entry("a", expires_at=NOW + 10_000), NOW)
+    now = NOW
+    for patience, pause in [(1.0, 1.0), (3.0, 6.0), (3.0, 12.0), (1.0, 4.0)]:
+        buf.fail(take(buf, now).id, now, "down", in_doubt=False, patience=patience)
+        assert buf.next_batch(now + pause - 0.01) is None
+        now += pause
+
+
+def test_a_batch_knows_whether_it_was_tried_before() -> None:
+    buf = buffer(linger=0)
+    buf.accept(entry("a"), NOW)
+    first = take(buf, NOW)
+    assert not first.tried
+    assert buf.batch_in_flight(first.id) is first
+    buf.fail(first.id, NOW, "down", in_doubt=False)
+    assert buf.batch_in_flight(first.id) is None
+    later = Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
+    assert take(later, NOW + 10).tried
+
+
 def test_while_the_sink_is_down_one_batch_probes_it() -> None:
     buf = buffer(max_in_flight=4, max_batch_size=1, retry_initial=1)
     for name in "abc":
