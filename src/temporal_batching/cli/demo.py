@@ -37,7 +37,7 @@ from temporal_batching.settings import CONSOLE, ENV_PREFIX, BatcherSettings, Set
 
 if TYPE_CHECKING:
     # SQLAlchemy is loaded by those who use it: the other commands start a third faster without.
-    from temporal_batching.cli.audit import Audit
+    from temporal_batching.cli.demo_audit import Audit
 
 SHOWN = 10
 MAIN_TASK_QUEUE = "main-workflow-queue"
@@ -229,7 +229,7 @@ class _Stage:
         seconds = time.monotonic() - began
         told = _read_results(results)
         stats = await read_stats(self.client, self.settings)
-        from temporal_batching.cli.audit import audit
+        from temporal_batching.cli.demo_audit import audit
 
         found = await asyncio.to_thread(audit, self.settings.sink_url(), payments, told)
         return await self._report(told, stats, found, seconds), found
