@@ -3,13 +3,13 @@
 Rules for whoever changes this file. It replays histories of every earlier release (``tests/replay/``): a change to
 the order or kind of its commands needs ``workflow.patched``. No handler may raise anything but `ApplicationError`, and
 none awaits: an exception would fail the workflow task for ever, and a handler under way would hold up
-continue-as-new. Signal handlers take ``*args`` because a signal with the wrong number of arguments must not fail the
-task either; an update with a wrong number fails its validator, and so only its sender.
+continue-as-new. An update with the wrong number of arguments fails its validator, and so only its sender.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -49,6 +49,12 @@ quickly, and while a run ends, with a flush under way, signals keep coming."""
 
 MAX_UPDATES_PER_RUN = 1_800
 """Of Temporal's 2,000 a run."""
+
+SIGNALS_AT_ONCE = 2_000
+SIGNAL_BYTES_AT_ONCE = 1_048_576
+"""What is read in one activation, about 0.1 s of CPU; the rest in the next. A larger signal is read by itself."""
+
+PATCH_PORTIONS = "signals-in-portions"
 
 MAX_IDLE_CYCLES = 10
 """Runs in a row that settle nothing though requests wait: then cycling stops until something is settled."""
@@ -100,7 +106,8 @@ class BatcherWorkflow:
         self._signals = 0
         self._updates = 0
         self._policy_known = bool(state) or start.policy is not None
-        self._early_signals: list[Any] = []
+        self._unread: deque[tuple[str, Sequence[RawValue]]] = deque()
+        self._resting = False
         self._awake = True  # a first look: what was carried over may be due
         self._timer: asyncio.Task[None] | None = None
         self._timer_at = 0.0
@@ -111,7 +118,13 @@ class BatcherWorkflow:
         if not self._policy_known:
             await self._ask_for_policy()
         while True:
-            await workflow.wait_condition(lambda: self._awake)
+            await workflow.wait_condition(lambda: self._awake or bool(self._unread and not self._resting))
+            self._read_signals()
+            if self._unread and not self._resting:
+                self._resting = True
+                asyncio.create_task(self._rest())  # noqa: RUF006  the SDK's event loop keeps its tasks
+            if not self._awake:
+                continue
             self._awake = False
             now = workflow.time()
             self._buffer.expire(now)
@@ -128,6 +141,7 @@ class BatcherWorkflow:
     def submit(self, requests: RawValue) -> SubmitResult:
         """Accepts requests from a gateway, and says which were not."""
         self._updates += 1
+        self._read_signals()  # what came first is served first
         now = workflow.time()
         refused: list[list[Any]] = []
         for position, wire in enumerate(_decode_submission(requests)):
@@ -154,36 +168,18 @@ class BatcherWorkflow:
         if self._closing() and buffer.carry_bytes >= CARRY_LIMIT_BYTES // 2:
             raise _busy("the batcher is about to continue as new and carries enough")
 
-    @workflow.signal(name=SIGNAL_ADD)
-    def add_write_request(self, *args: Any) -> None:
-        """Accepts one request or a list; what is wrong with one is confirmed to its sender as `rejected`."""
-        self._signals += 1
-        wires = args[0] if args and isinstance(args[0], list) else args
-        if not self._policy_known:
-            self._early_signals.extend(wires)
-            return
-        self._add(wires)
-
-    @workflow.signal(name=SIGNAL_WITHDRAW)
-    def withdraw_write_request(self, *args: Any) -> None:
-        """Takes requests back: a request id and, where others may wait for it too, the caller's workflow id."""
-        self._signals += 1
-        if not 1 <= len(args) <= 2 or not all(arg is None or isinstance(arg, str) for arg in args) or not args[0]:
-            self._reject_signal("a withdrawal is a request id and a workflow id")
-            return
-        self._buffer.withdraw(*args)
-        self._awake = True
-
+    # One handler for every signal, which keeps it as it came: ten thousand of them may come in one activation, after an
+    # hour without a worker, and the SDK fails a task whose activation takes two seconds. `_read_signals` reads them.
     @workflow.signal(dynamic=True)
-    def _unknown_signal(self, name: str, args: Sequence[RawValue]) -> None:
-        # Without this the SDK keeps signals nobody handles for the rest of the run.
+    def _receive(self, name: str, args: Sequence[RawValue]) -> None:
         self._signals += 1
-        self._reject_signal(f"there is no signal {name[:80]!r}")
+        self._unread.append((name, args))
 
     @workflow.update(name=UPDATE_CONTROL)
     def control(self, wire: Any) -> None:
         """Carries out what an operator asks, or a worker that started announces."""
         self._updates += 1
+        self._read_signals()
         control = _read_control(wire)
         buffer = self._buffer
         if control.policy is not None and not (control.announced and self._operator_policy):
@@ -241,13 +237,52 @@ class BatcherWorkflow:
         batch = self._buffer.batch_in_flight(batch_id)
         return [entry.to_wire() for entry in batch.entries] if batch is not None else []
 
-    def _add(self, wires: Sequence[Any]) -> None:
+    # Signals
+
+    def _read_signals(self) -> None:
+        """Reads what came, in order. Of a flood it reads a portion; the rest has a task of its own (`_rest`)."""
+        if not self._policy_known or not self._unread:
+            return
         now = workflow.time()
-        for wire in wires:
-            self._add_one(wire, now)
+        for _ in range(self._portion()):
+            self._read_signal(*self._unread.popleft(), now)
         self._look(now)
 
-    def _add_one(self, wire: Any, now: float) -> None:
+    def _portion(self) -> int:
+        count = size = 0
+        for _, args in self._unread:
+            size += sum(len(value.payload.data) for value in args)
+            if count and (count >= SIGNALS_AT_ONCE or size > SIGNAL_BYTES_AT_ONCE):
+                # A run that began before there were portions has read everything at once.
+                return count if workflow.patched(PATCH_PORTIONS) else len(self._unread)
+            count += 1
+        return count
+
+    def _read_signal(self, name: str, raw: Sequence[RawValue], now: float) -> None:
+        if name not in (SIGNAL_ADD, SIGNAL_WITHDRAW):
+            self._reject_signal(f"there is no signal {name[:80]!r}")
+            return
+        converter = workflow.payload_converter()
+        try:
+            args = [converter.from_payload(value.payload) for value in raw]
+        except Exception as err:  # whatever a converter raises, it is the sender's mistake and must not stop the shard
+            self._reject_signal(f"{name} that cannot be decoded: {type(err).__name__}")
+            return
+        if name == SIGNAL_ADD:
+            for wire in args[0] if args and isinstance(args[0], list) else args:
+                self._add(wire, now)
+        elif 1 <= len(args) <= 2 and args[0] and all(arg is None or isinstance(arg, str) for arg in args):
+            self._buffer.withdraw(*args)
+            self._awake = True
+        else:
+            self._reject_signal("a withdrawal is a request id and a workflow id")
+
+    async def _rest(self) -> None:
+        await asyncio.sleep(0.001)
+        self._resting = False
+
+    def _add(self, wire: Any, now: float) -> None:
+        """Accepts one request; what is wrong with it is confirmed to its sender as `rejected`."""
         try:
             entry = _read(wire)
         except InvalidRequest as err:
@@ -295,8 +330,7 @@ class BatcherWorkflow:
         if not self._operator_policy:
             self._buffer.policy = BatchPolicy.from_wire(wire)
         self._policy_known = True
-        self._add(self._early_signals)
-        self._early_signals.clear()
+        self._read_signals()
 
     def _start_flushes(self, now: float, closing: bool) -> None:
         # While closing nothing new starts, so that the run can end; except when it holds more than it may carry.
@@ -397,7 +431,8 @@ class BatcherWorkflow:
 
     def _may_close(self) -> bool:
         return (
-            self._buffer.batches_in_flight == 0
+            not self._unread
+            and self._buffer.batches_in_flight == 0
             and self._buffer.deliveries_in_flight == 0
             and self._buffer.carry_bytes <= CARRY_LIMIT_BYTES
             and workflow.all_handlers_finished()
