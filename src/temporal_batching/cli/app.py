@@ -137,6 +137,54 @@ def configure(settings: BatcherSettings, target: Target) -> None:
     run(_configure(settings, target))
 
 
+@app.command()
+@with_settings("name", "task_queue", "sink")
+def audit(
+    settings: BatcherSettings,
+    target: Target,
+    query: Annotated[
+        str | None,
+        typer.Option("--query", metavar="QUERY", help="Which workflows: a visibility query.", show_default=False),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since", metavar="TIME", help="Only what was asked since then: 24h, or 2026-01-31.", show_default=False
+        ),
+    ] = None,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Nobody else writes there: a row that nobody asked for is an error.")
+    ] = False,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rule",
+            metavar="TABLE=RULE",
+            help="What a conflict does there: ignore, or update:COLUMN,... May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    ledger: Annotated[str, typer.Option("--ledger", metavar="TABLE", help="The ledger's table.")] = "batching_ledger",
+    data_converter: Annotated[
+        str | None,
+        typer.Option(
+            "--data-converter", metavar="MODULE:NAME", help="The callers' own, with their codec.", show_default=False
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Hold what callers were told against the ledger and the rows. Exit status 0 only if every promise was kept."""
+    run(_audit(settings, target, (query, since, complete, ledger, rule or [], data_converter), json))
+
+
+async def _audit(settings: BatcherSettings, target: Target, scope: tuple[Any, ...], json: bool) -> int:
+    try:
+        from temporal_batching.cli.audit.command import Scope, audit_deployment
+    except ImportError as err:
+        raise CommandError(f"an audit needs the extra 'sql', for PostgreSQL 'postgresql': {err}") from None
+    return await audit_deployment(settings, target, Scope(*scope), as_json=json)
+
+
 async def _connect(target: Target) -> Client:
     return await connect(address=target.address, namespace=target.namespace)
 

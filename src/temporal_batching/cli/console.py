@@ -8,17 +8,40 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, NoReturn
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 from temporalio.exceptions import FailureError
 
 from temporal_batching.errors import BatchingError
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+def printable(text: str, *, keep: str = "") -> str:
+    """``text`` without what a terminal obeys or what makes it look like something else: escapes, bells, bidi marks.
+
+    Ids, table names and the database's own words come from whoever may send a write.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
+class _CleanConsole(Console):
+    """Lets through what Rich itself makes of styles, and nothing of the kind from the text."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment(printable(segment.text, keep="\n"), segment.style)
+
+
+out: Console = _CleanConsole(highlight=False, soft_wrap=True)
+err: Console = _CleanConsole(stderr=True, highlight=False, soft_wrap=True)
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -77,7 +100,16 @@ async def _cancelled_by_signals(work: Coroutine[Any, Any, int | None]) -> int | 
 
 
 class _Brief(logging.Formatter):
-    """A failure that was raised on purpose is told in its own words; a stack is for what nobody foresaw."""
+    """A failure that was raised on purpose is told in its own words; a stack is for what nobody foresaw.
+
+    A message is one line: what it quotes can neither begin another one nor move a terminal's cursor.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep="\n\t")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:
         return f"  {ei[1]}" if isinstance(ei[1], FailureError) else super().formatException(ei)
@@ -92,5 +124,8 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 
 
 def plural(count: int, noun: str) -> str:
-    ending = "es" if noun.endswith("ch") else "s"
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}{ending}"
+    if count == 1:
+        return f"{count:,} {noun}"
+    if noun.endswith("y"):
+        return f"{count:,} {noun[:-1]}ies"
+    return f"{count:,} {noun}{'es' if noun.endswith('ch') else 's'}"

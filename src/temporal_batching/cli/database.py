@@ -48,7 +48,7 @@ def sync_engine(url: str) -> sa.Engine:
             raise CommandError(f"{redact_url(url)}: a sink is a SQLite or PostgreSQL database, or 'console'")
         parsed = parsed.set(drivername=drivers[parsed.get_backend_name()])
         arguments = {"connect_timeout": CONNECT_SECONDS} if parsed.get_backend_name() == "postgresql" else {}
-        return sa.create_engine(parsed, connect_args=arguments, poolclass=sa.NullPool)
+        return sa.create_engine(parsed, connect_args=arguments, poolclass=sa.NullPool, hide_parameters=True)
     except ImportError as err:
         raise CommandError(f"the driver for {redact_url(url)} is not installed: {err}") from None
     except (sa.exc.SQLAlchemyError, ValueError) as err:

@@ -1,0 +1,364 @@
+"""`temporal-batching audit` agrees with a healthy deployment, and finds every way in which a database was damaged."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import shutil
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import sqlalchemy as sa
+from temporalio.client import Client
+
+from temporal_batching import Record, SqlSink, TableRule, WriteRequest
+from temporal_batching.cli.audit.check import Findings, Question
+from temporal_batching.cli.audit.command import Report, audit
+from tests.databases import TestDatabase
+from tests.integration.test_codec import encrypting_client
+from tests.support.callers import DOORS, Write
+from tests.support.service import Service, running
+from tests.support.waiting import assert_eventually
+
+__all__ = ["encrypting_client"]
+
+ROWS = {"sqlite": "integer PRIMARY KEY", "postgresql": "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"}
+SCHEMA = """
+CREATE TABLE payments (id varchar(40) PRIMARY KEY, amount numeric(10, 2) NOT NULL, due timestamp with time zone,
+  note text, seen boolean);;
+CREATE TABLE lines (number {number}, payment varchar(40) NOT NULL, amount numeric(10, 2), note text)
+"""
+"""One table whose records bring their key, and one that would take anything twice."""
+
+
+def create(database: TestDatabase) -> None:
+    database.execute(SCHEMA.format(number=ROWS[database.dialect]))
+
+
+def payment(name: str, amount: Any = "9.5", **values: Any) -> list[Any]:
+    due = "2026-01-31T12:00:00+02:00"
+    return ["payments", {"id": name, "amount": amount, "due": due, "note": 'café \\ "x"', "seen": True, **values}]
+
+
+def line(name: str, amount: Any = 1, note: str | None = None) -> list[Any]:
+    return ["lines", {"payment": name, "amount": amount, "note": note}]
+
+
+async def known(service: Service, workflows: int, activities: int = 0) -> None:
+    """Waits until visibility, which comes a moment later, knows all callers and how they ended."""
+
+    async def check() -> None:
+        ended = f"TaskQueue = '{service.callers_queue}' AND ExecutionStatus != 'Running'"
+        assert (await service.client.count_workflows(ended)).count >= workflows
+        if activities:
+            ended = f"TaskQueue = '{service.queue}' AND ExecutionStatus != 'Running'"
+            assert (await service.client.count_activities(ended)).count >= activities
+
+    await assert_eventually(check)
+
+
+async def audited(
+    service: Service, database: TestDatabase, *, client: Client | None = None, query: str | None = None, **options: Any
+) -> tuple[Report, Findings]:
+    question = Question(database.url, service.name, **options)
+    query = query or f"TaskQueue = '{service.callers_queue}'"
+    return await audit(client or service.client, question, task_queue=service.queue, query=query)
+
+
+def broken(found: Findings) -> set[tuple[str, str]]:
+    return {(violation.rule, violation.request_id) for violation in found.violations}
+
+
+@dataclass
+class Deployment:
+    """A batcher that ran, its callers' histories, and the database it left."""
+
+    service: Service
+    database: TestDatabase
+    began: float
+    ended: float
+    copies: Iterator[int] = field(default_factory=itertools.count)
+
+    @contextmanager
+    def copied(self) -> Iterator[TestDatabase]:
+        """The database, to be damaged."""
+        if self.database.dialect == "sqlite":
+            original = self.database.engine.url.database
+            copy = f"{original}.{next(self.copies)}"
+            shutil.copyfile(str(original), copy)
+            engine = sa.create_engine(f"sqlite:///{copy}")
+            yield TestDatabase("sqlite", f"sqlite:///{copy}", engine)
+            engine.dispose()
+            return
+        url = self.database.engine.url
+        with fresh_postgresql(url, f"{url.database}_{next(self.copies)}", template=url.database) as database:
+            yield database
+
+
+@contextmanager
+def fresh_postgresql(server: sa.URL, name: str, template: str | None = None) -> Iterator[TestDatabase]:
+    maintenance = sa.create_engine(server.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    url = server.set(database=name)
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with maintenance.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
+        yield TestDatabase("postgresql", url.render_as_string(hide_password=False), engine)
+        engine.dispose()
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    maintenance.dispose()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+async def healthy(
+    client: Client, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Deployment]:
+    """A deployment in which all went well: requests of three records, a repetition, and a refusal, by every door."""
+    with ExitStack() as stack:
+        if request.param == "sqlite":
+            url = f"sqlite:///{tmp_path_factory.mktemp('healthy')}/healthy.db"
+            database = TestDatabase("sqlite", url, sa.create_engine(url, poolclass=sa.NullPool))
+        else:
+            server = request.getfixturevalue("postgresql_server")
+            database = stack.enter_context(fresh_postgresql(server, f"healthy_{uuid4().hex[:8]}"))
+        create(database)
+        began = time.time() - 1
+        async with running(client, SqlSink(database.url)) as service:
+            for door in DOORS:
+                await use(service, door)
+            await known(service, 2 * len(DOORS))
+        yield Deployment(service, database, began, time.time())
+
+
+async def use(service: Service, door: str) -> None:
+    writes = [
+        Write([payment(f"{door}-{n}"), line(f"{door}-{n}"), line(f"{door}-{n}", 2, "x")], "k", f"{door}-{n}")
+        for n in range(2)
+    ]
+    told = await service.call(door, writes)
+    refused = Write([line("no"), payment(f"{door}-0")], request_id=f"{door}-refused")
+    told += await service.call(door, [writes[0], refused])
+    assert [one.outcome for one in told] == ["written", "written", "duplicate", "rejected"]
+
+
+async def test_a_healthy_deployment_holds_by_every_door(healthy: Deployment) -> None:
+    report, found = await audited(healthy.service, healthy.database, complete=True)
+    assert broken(found) == set()
+    assert report.holds
+    assert report.unchecked == {}
+    assert (report.workflows, report.requests, report.written, report.outside) == (6, 9, 6, 0)
+    assert report.told == {"duplicate": 3, "rejected": 3, "written": 6}
+    assert report.records == 3 * 6 + 2 * 3
+
+
+DAMAGES = {
+    "a row with a key of its own is deleted": (
+        "DELETE FROM payments WHERE id = 'signal-1'",
+        {("half a request", "signal-1")},
+    ),
+    "a row without any key is deleted": (
+        "DELETE FROM lines WHERE payment = 'local-0' AND note = 'x'",
+        {("half a request", "local-0")},
+    ),
+    "all rows of a request are deleted": (
+        "DELETE FROM lines WHERE payment = 'local-0';;DELETE FROM payments WHERE id = 'local-0'",
+        {("ledger without rows", "local-0"), ("told written, is not", "local-0")},
+    ),
+    "a row is doubled": (
+        "INSERT INTO lines (payment, amount, note) SELECT payment, amount, note FROM lines"
+        " WHERE payment = 'activity-1' AND note = 'x'",
+        {("applied twice", "activity-1")},
+    ),
+    "a ledger row is missing": (
+        "DELETE FROM batching_ledger WHERE request_id = 'activity-0'",
+        {("rows without ledger", "activity-0")},
+    ),
+    "a ledger row says that it expired": (
+        "UPDATE batching_ledger SET status = 'expired' WHERE request_id = 'activity-0'",
+        {("rows without ledger", "activity-0")},
+    ),
+    "a value is altered where the row has a key": (
+        "UPDATE payments SET amount = amount + 0.01 WHERE id = 'signal-0'",
+        {("not what was asked for", "signal-0")},
+    ),
+    "a value becomes null where the row has a key": (
+        "UPDATE payments SET seen = NULL WHERE id = 'signal-0'",
+        {("not what was asked for", "signal-0")},
+    ),
+    "a value is altered where the row has no key": (
+        "UPDATE lines SET amount = 7 WHERE payment = 'signal-0' AND note = 'x'",
+        {("half a request", "signal-0")},
+    ),
+    "other records stand under the id": (
+        "UPDATE batching_ledger SET digest = 'another' WHERE request_id = 'signal-1'",
+        {("two requests under one id", "signal-1")},
+    ),
+    "another batch stands in the ledger": (
+        "UPDATE batching_ledger SET batch_id = replace(batch_id, '-0/', '-9/') WHERE request_id = 'local-1'",
+        {("told another batch", "local-1")},
+    ),
+}
+DAMAGES_OF_A_COMPLETE_ONE = {
+    "a row is added": (
+        "INSERT INTO payments (id, amount) VALUES ('extra', 1)",
+        {("row out of nowhere", "")},
+    ),
+    "a row is added where anything may be": (
+        "INSERT INTO lines (payment) VALUES ('extra')",
+        {("row out of nowhere", "")},
+    ),
+    "a row of a refused request is there": (
+        "INSERT INTO lines (payment, amount) VALUES ('no', 1)",
+        {("row out of nowhere", "")},
+    ),
+    "an id is added": (
+        "INSERT INTO batching_ledger SELECT 'extra', digest, batch_id, status, committed_at FROM batching_ledger"
+        " WHERE request_id = 'local-1'",
+        {("ledger id out of nowhere", "extra")},
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_damage_is_found(damage: str, healthy: Deployment) -> None:
+    statement, expected = DAMAGES[damage]
+    with healthy.copied() as database:
+        database.execute(statement)
+        report, found = await audited(healthy.service, database)
+    assert not report.holds
+    assert broken(found) == expected
+
+
+@pytest.mark.parametrize("damage", DAMAGES_OF_A_COMPLETE_ONE)
+async def test_what_nobody_asked_for_is_found_where_everybody_is_known(damage: str, healthy: Deployment) -> None:
+    statement, expected = DAMAGES_OF_A_COMPLETE_ONE[damage]
+    with healthy.copied() as database:
+        database.execute(statement)
+        report, _ = await audited(healthy.service, database)
+        assert report.holds
+        report, found = await audited(healthy.service, database, complete=True)
+    assert not report.holds
+    assert broken(found) == expected
+
+
+# What is no damage
+
+
+async def test_what_others_wrote_is_counted_and_no_violation(healthy: Deployment) -> None:
+    """A query may choose callers. What the rest wrote is known from the shards' own histories."""
+    query = f"TaskQueue = '{healthy.service.callers_queue}' AND WorkflowId = 'nobody'"
+    report, found = await audited(healthy.service, healthy.database, query=query)
+    assert (report.holds, report.workflows, report.requests, report.told) == (True, 0, 9, {})
+    with healthy.copied() as database:
+        database.execute("DELETE FROM payments WHERE id = 'local-0'")
+        _, found = await audited(healthy.service, database, query=query)
+    assert broken(found) == {("half a request", "local-0")}
+
+
+async def test_only_what_was_asked_since_then_is_judged(healthy: Deployment) -> None:
+    with healthy.copied() as database:
+        database.execute("DELETE FROM payments;;DELETE FROM lines;;DELETE FROM batching_ledger")
+        report, _ = await audited(healthy.service, database, since=healthy.ended)
+        assert (report.holds, report.requests) == (True, 0)
+        report, _ = await audited(healthy.service, database, since=healthy.began)
+        assert (report.holds, report.requests) == (False, 9)
+
+
+async def test_programs_writes_and_unfinished_callers_are_audited(client: Client, database: TestDatabase) -> None:
+    create(database)
+    async with running(client, SqlSink(database.url)) as service:
+        writer = service.writer
+        await writer.write(*payment("one"), request_id="one")
+        requests = [WriteRequest(f"m{n}", [Record(*line("same"))], key="k") for n in range(20)]
+        requests.append(WriteRequest("refused", [Record(*payment("one"))]))
+        results = await writer.write_many(requests)
+        assert sum(getattr(result, "outcome", "") == "written" for result in results) == 20
+        await service.handle.pause()
+        waits = await service.start("activity", [Write([payment("waits")], request_id="waits")])
+
+        async def pending() -> None:
+            assert (await service.stats()).pending == 1
+
+        await assert_eventually(pending)
+        await known(service, 0, activities=2)
+        report, found = await audited(service, database, complete=True)
+        assert (broken(found), report.unchecked) == (set(), {})
+        assert report.told == {"rejected": 1, "unknown": 1, "written": 21}
+        database.execute("DELETE FROM lines WHERE number = (SELECT min(number) FROM lines)")
+        database.execute("INSERT INTO payments (id, amount) VALUES ('waits', 9.5)")
+        _, found = await audited(service, database)
+        assert len(broken(found)) == 2
+        assert {rule for rule, _ in broken(found)} == {"ledger without rows", "told written, is not"}
+        await waits.terminate()
+
+
+async def test_callers_with_a_codec_are_audited_with_it_and_not_misjudged_without(
+    client: Client, encrypting_client: Client, sqlite: TestDatabase
+) -> None:
+    create(sqlite)
+    async with running(encrypting_client, SqlSink(sqlite.url)) as service:
+        for door in DOORS:
+            await use(service, door)
+        await known(service, 2 * len(DOORS))
+        report, found = await audited(service, sqlite, complete=True)
+        assert (broken(found), report.unchecked, report.requests) == (set(), {}, 9)
+        report, _ = await audited(service, sqlite, client=client)
+    assert report.holds
+    assert report.requests == 0
+    assert report.unchecked["payloads that this client cannot read"] > 0
+
+
+async def test_rules_for_conflicts_are_kept_in_mind(client: Client, database: TestDatabase) -> None:
+    create(database)
+    rules = {"payments": TableRule(conflict="update", key=["id"]), "lines": TableRule(conflict="ignore")}
+    async with running(client, SqlSink(database.url, tables=rules)) as service:
+        writes = [Write([payment("one", n), line("one", n)], key="k", request_id=f"r{n}") for n in range(3)]
+        told = [await service.call("activity", [write]) for write in writes]
+        assert [one.outcome for (one,) in told] == ["written"] * 3
+        await known(service, 3)
+        report, found = await audited(service, database, rules=rules, complete=True)
+        assert broken(found) == set()
+        assert report.unchecked == {"payments: values under the rule 'update'": 2}
+        database.execute("DELETE FROM payments")
+        _, found = await audited(service, database, rules=rules)
+    assert broken(found) == {("half a request", f"r{n}") for n in range(3)}
+
+
+async def test_requests_of_a_key_that_overtook_each_other_are_found(client: Client, sqlite: TestDatabase) -> None:
+    create(sqlite)
+    async with running(client, SqlSink(sqlite.url)) as service:
+        for n in range(3):
+            await service.call("activity", [Write([line("one", n)], key="k", request_id=f"r{n}")])
+        await known(service, 3)
+        sqlite.execute("UPDATE batching_ledger SET batch_id = replace(batch_id, '/1', '/9') WHERE request_id = 'r0'")
+        _, found = await audited(service, sqlite)
+    assert {violation for violation in broken(found) if violation[0] == "out of order"} == {
+        ("out of order", "r1"),
+        ("out of order", "r2"),
+    }
+
+
+async def test_an_audit_needs_no_more_than_to_read(healthy: Deployment) -> None:
+    with healthy.copied() as database:
+        if database.dialect == "sqlite":
+            pytest.skip("SQLite has no roles; the file is opened for reading")
+        role = f"auditor_{uuid4().hex[:8]}"
+        database.execute(f"CREATE ROLE {role} LOGIN;;GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+        try:
+            reader = dataclasses.replace(database, url=_as_role(database, role))
+            report, _ = await audited(healthy.service, reader, complete=True)
+            assert (report.holds, report.unchecked) == (True, {})
+            database.execute(f"REVOKE SELECT ON lines FROM {role}")
+            report, _ = await audited(healthy.service, reader, complete=True)
+            assert report.holds
+            assert report.unchecked == {"lines: permission denied for table lines": 12}
+        finally:
+            database.execute(f"DROP OWNED BY {role};;DROP ROLE {role}")
+
+
+def _as_role(database: TestDatabase, role: str) -> str:
+    return database.engine.url.set(username=role).render_as_string(hide_password=False)
