@@ -354,7 +354,7 @@ class BatcherWorkflow:
         try:
             result = await workflow.execute_activity(
                 ACTIVITY_FLUSH,
-                flush,
+                _shallow(flush),
                 result_type=FlushResult,
                 start_to_close_timeout=self._buffer.policy.flush_timeout,
                 heartbeat_timeout=HEARTBEAT_TIMEOUT,
@@ -461,7 +461,7 @@ class BatcherWorkflow:
             "malformed": self._malformed,
             "operator_policy": self._operator_policy,
         }
-        workflow.continue_as_new(BatcherStart(self._start.batcher, self._start.shard, state=state))
+        workflow.continue_as_new(_shallow(BatcherStart(self._start.batcher, self._start.shard, state=state)))
 
 
 def _sink_problem(err: ActivityError) -> tuple[str, bool]:
@@ -471,6 +471,12 @@ def _sink_problem(err: ActivityError) -> tuple[str, bool]:
         in_doubt = bool(cause.details[0]) if cause.details else True
         return cause.message, in_doubt
     return str(cause or err), True
+
+
+def _shallow(message: FlushInput | BatcherStart) -> JsonObject:
+    """A message as the converter would write it, which it does by copying a dataclass to the bottom: a fifth of a
+    worker's time, for what is written out and forgotten."""
+    return vars(message)
 
 
 def _patience() -> float:
