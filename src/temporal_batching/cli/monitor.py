@@ -68,12 +68,15 @@ async def monitor(client: Client, settings: BatcherSettings, *, interval: timede
 
 
 def as_json(stats: Sequence[BatcherStats]) -> str:
-    return json.dumps([dataclasses.asdict(shard) for shard in stats], ensure_ascii=False)
+    return json.dumps([dataclasses.asdict(shard) for shard in stats])
 
 
 def show(stats: Sequence[BatcherStats]) -> None:
     """Prints the figures: a table for a terminal, a line for each shard otherwise."""
-    out.print(table(stats, width=out.width) if out.is_terminal else "\n".join(map(plain, stats)))
+    if out.is_terminal:
+        out.print(table(stats, width=out.width))
+    else:
+        out.print("\n".join(map(plain, stats)), markup=False)
 
 
 async def _live(client: Client, settings: BatcherSettings, watch: _Watch, interval: timedelta) -> None:
@@ -256,7 +259,7 @@ def _cell(shard: BatcherStats, name: str) -> str:
     value = getattr(shard, name)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else escape(str(value))
 
 
 def _clock() -> str:

@@ -87,8 +87,7 @@ async def audit_deployment(settings: BatcherSettings, target: Target, scope: Sco
         client = Client(**config)
     report, found = await audit(client, question, task_queue=settings.task_queue, query=scope.query)
     if as_json:
-        violations = [asdict(violation) for violation in found.violations]
-        out.print(json.dumps({**asdict(report), "violations": violations}), markup=False)
+        _print_json(report, found)
     else:
         _show(report, found)
     return 0 if report.holds else EXIT_FAILED
@@ -147,6 +146,11 @@ def _report(facts: Facts, tally: Tally, found: Findings) -> Report:
         broken=dict(found.broken),
         unchecked=unchecked,
     )
+
+
+def _print_json(report: Report, found: Findings) -> None:
+    violations = [asdict(violation) for violation in found.violations]
+    out.print(json.dumps({**asdict(report), "violations": violations}), markup=False)
 
 
 def _show(report: Report, found: Findings) -> None:
