@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -34,6 +35,13 @@ gather no more requests than it has slots."""
 
 GRACEFUL_SHUTDOWN = timedelta(seconds=30)
 """For a batcher's worker that sets none of its own: a flush under way may end."""
+
+STICKY_TIMEOUT = timedelta(seconds=3)
+"""For a batcher's worker that sets none of its own: how long a shard's next task waits for the worker that has it in
+memory, before any other may replay it. With Temporal's 10 s a shard stands still so long when its worker is killed. Not
+less than this: a worker that is only slow would be made to replay, and be slower still."""
+
+_SDK_STICKY_TIMEOUT = inspect.signature(Worker).parameters["sticky_queue_schedule_to_start_timeout"].default
 
 
 class _PassthroughPlugin(SimplePlugin):
@@ -120,6 +128,9 @@ class BatcherPlugin(_PassthroughPlugin):
         if config.get("tuner") is None and config.get("max_concurrent_activities") is None:
             config["max_concurrent_activities"] = MAX_CONCURRENT_ACTIVITIES
         config["graceful_shutdown_timeout"] = config.get("graceful_shutdown_timeout") or GRACEFUL_SHUTDOWN
+        # The SDK fills its default in, so that is all that says "not set".
+        if config.get("sticky_queue_schedule_to_start_timeout") in (None, _SDK_STICKY_TIMEOUT):
+            config["sticky_queue_schedule_to_start_timeout"] = STICKY_TIMEOUT
         return config
 
     async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:
