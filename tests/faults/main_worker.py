@@ -1,4 +1,7 @@
-"""A worker of callers in a process of its own: ``python -m tests.faults.main_worker QUEUE BATCHER BATCHER_QUEUE``."""
+"""A worker of callers in a process of its own.
+
+``python -m tests.faults.main_worker QUEUE BATCHER BATCHER_QUEUE SHARDS``
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ from temporal_batching.cli.worker import serve
 from tests.support.callers import CALLERS
 
 
-async def main(queue: str, batcher: str, batcher_queue: str) -> int:
+async def main(queue: str, batcher: str, batcher_queue: str, shards: str) -> int:
     log_to_stderr()
-    plugin = GatewayPlugin(name=batcher, task_queue=batcher_queue)
+    plugin = GatewayPlugin(name=batcher, shards=int(shards), task_queue=batcher_queue)
     worker = Worker(await connect(), task_queue=queue, workflows=CALLERS, plugins=[plugin])
     out.print("Main worker: serves.")
     return await serve(worker)

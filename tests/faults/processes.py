@@ -127,8 +127,15 @@ class Postgres:
 
     async def kill(self) -> None:
         """As a machine that fails: no connection is closed in good order, no transaction is finished."""
+        await self._end(signal.SIGQUIT)
+
+    async def stop(self) -> None:
+        """In order, but without waiting for anyone: transactions are rolled back."""
+        await self._end(signal.SIGINT)
+
+    async def _end(self, number: int) -> None:
         main = self._server.get_postmaster_info().process
-        main.send_signal(signal.SIGQUIT)
+        main.send_signal(number)
         await asyncio.to_thread(main.wait, 20)
 
     async def start(self) -> None:

@@ -22,6 +22,7 @@ from temporal_batching import BatcherHandle, BatcherNotRunning, BatcherStats, Ga
 from temporal_batching.routing import batcher_workflow_id
 from tests.databases import TestDatabase
 from tests.faults.auditing import TABLE, Asked, assert_the_truth_was_told, create_table, verdicts
+from tests.faults.callers import Leaver
 from tests.faults.processes import Process, command, python
 from tests.support.callers import CALLERS, DOORS, Caller, Job, Told, Write
 from tests.support.waiting import assert_eventually
@@ -41,13 +42,15 @@ class Scene:
         self.shards = shards
         self.name = f"f{uuid4().hex[:10]}"
         self.asked: list[Asked] = []
-        self._directory = directory
+        self._directory = directory / self.name
+        self._directory.mkdir()
         self._numbers = itertools.count()
         self._processes: list[Process] = []
         self._waiting: set[asyncio.Task[None]] = set()
         self._failures: list[str] = []
         self._listeners = asyncio.Semaphore(LISTENERS)
         self._stack = AsyncExitStack()
+        self._cleared = False
 
     @property
     def queue(self) -> str:
@@ -58,6 +61,11 @@ class Scene:
         return f"{self.name}-callers"
 
     @property
+    def fault(self) -> Path:
+        """While this file is there, a worker has the trouble that its seam stands for."""
+        return self._directory / "fault"
+
+    @property
     def handle(self) -> BatcherHandle:
         return BatcherHandle(self.client, self.name, shards=self.shards, task_queue=self.queue)
 
@@ -65,10 +73,13 @@ class Scene:
         create_table(self.database)
         if callers:
             plugin = GatewayPlugin(name=self.name, shards=self.shards, task_queue=self.queue)
-            worker = Worker(self.client, task_queue=self.callers_queue, workflows=CALLERS, plugins=[plugin])
+            worker = Worker(self.client, task_queue=self.callers_queue, workflows=[*CALLERS, Leaver], plugins=[plugin])
             await self._stack.enter_async_context(worker)
 
     async def clear(self) -> None:
+        if self._cleared:
+            return
+        self._cleared = True
         for task in self._waiting:
             task.cancel()
         await asyncio.gather(*self._waiting, return_exceptions=True)
@@ -81,25 +92,53 @@ class Scene:
 
     # Workers
 
-    async def start_batcher(self, *, seam: str = "", after: int = 0, url: str = "", **policy: str) -> Process:
-        """Starts a worker of the batcher: the command's, or one that kills itself at a seam; both are ready then."""
+    async def start_batcher(
+        self, *, seam: str = "", after: int = 0, source: Path | None = None, **policy: str
+    ) -> Process:
+        """Starts a worker of the batcher, and waits until its shards answer.
+
+        Args:
+            seam: Where it breaks, as `tests.faults.worker` knows it; nowhere by default.
+            after: How often it passes there before.
+            source: The library it runs; this checkout's by default.
+            policy: Its limits, in the words of its settings.
+        """
         settings = {"linger": "500ms", "retry_initial": "200ms", "retry_max": "1s", **policy}
         variables = {f"BATCHING_{name.upper()}": value for name, value in settings.items()}
         variables |= {
             "BATCHING_NAME": self.name,
             "BATCHING_TASK_QUEUE": self.queue,
             "BATCHING_SHARDS": str(self.shards),
-            "BATCHING_SINK": url or self.database.url,
+            "BATCHING_SINK": self.database.url,
         }
+        program = command("worker")
         if seam:
-            variables |= {"FAULT_SEAM": seam, "FAULT_AFTER": str(after)}
-        process = await self._start(python("tests.faults.worker") if seam else command("worker"), **variables)
+            program = python("tests.faults.worker")
+            variables |= {"FAULT_SEAM": seam, "FAULT_AFTER": str(after), "FAULT_WHILE": str(self.fault)}
+        elif source is not None:
+            program = python("temporal_batching.cli", "worker")
+            variables["PYTHONPATH"] = str(source)
+        process = await self._start(program, **variables)
         await process.says(r"Batcher")
         await self.until_shards_answer()
         return process
 
+    async def until_pending(self, count: int) -> None:
+        """Waits until so many requests wait in all shards together."""
+
+        async def pending() -> None:
+            waiting = sum(one.pending for one in await self.stats())
+            assert waiting == count, f"{waiting} wait, not {count}"
+
+        await assert_eventually(pending, within=30)
+
+    def logs(self) -> str:
+        """What all processes of this scene have logged."""
+        return "\n".join(process.log.read_text(errors="replace") for process in self._processes)
+
     async def start_main_worker(self) -> Process:
-        process = await self._start(python("tests.faults.main_worker", self.callers_queue, self.name, self.queue))
+        names = (self.callers_queue, self.name, self.queue, str(self.shards))
+        process = await self._start(python("tests.faults.main_worker", *names))
         await process.says("Main worker")
         return process
 
@@ -124,37 +163,55 @@ class Scene:
 
     # Callers
 
-    def ask(self, door: str, *, timeout: float = 60.0, request_id: str = "", poison: list[Any] | None = None) -> Asked:
+    def ask(
+        self,
+        door: str,
+        *,
+        request_id: str = "",
+        again: Asked | None = None,
+        padding: int = 0,
+        poison: list[Any] | None = None,
+        **options: float,
+    ) -> Asked:
         """Starts a caller with one write of one to three records, and of one more that is bad, if there is to be one.
 
         Args:
             door: How it goes in.
-            timeout: How long the caller waits.
             request_id: One of its own by default.
+            again: Another caller's write, that this one asks for as well.
+            padding: Characters to make each record so much longer.
             poison: The bad one, as [table, values].
+            options: How long it waits, and an attempt of its, as `Job` has them.
         """
-        number, shared = next(self._numbers), bool(request_id)
-        request_id, content, records = request_id or f"{self.name}-{number}", f"content {number}", 1 + number % 3
-        # Ten keys a door. Of one door each: a shard reads signals that came beside an update before it.
-        key = f"{door}-{number % 10}" if not shared else ""
-        rows = [[TABLE, {"request_id": request_id, "position": n, "content": content}] for n in range(records)]
-        asked = Asked(f"{door} {number}", door, request_id, key, records, content)
-        self.asked.append(asked)
-        rows += [poison] if poison else []
-        job = Job(
-            self.name,
-            self.queue,
-            door,
-            [Write(rows, key=key, request_id=request_id)],
-            shards=self.shards,
-            timeout=timeout,
-        )
+        asked, write = self.new_write(door, request_id=request_id, again=again, padding=padding)
+        write.rows += [poison] if poison else []
+        job = self.job(door, write, **options)
         task = asyncio.create_task(self._await(asked, job))
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
         return asked
 
-    def ask_each(self, doors: Sequence[str] = DOORS, *, count: int, **options: Any) -> list[Asked]:
+    def new_write(
+        self, door: str, *, request_id: str = "", again: Asked | None = None, padding: int = 0
+    ) -> tuple[Asked, Write]:
+        """A write that somebody is going to ask for, on record already."""
+        number = next(self._numbers)
+        # Ten keys a door. Of one door each: a shard reads signals that came beside an update before it.
+        key, records, content = f"{door}-{number % 10}", 1 + number % 3, f"content {number}" + "x" * padding
+        if again is not None:
+            request_id, key, records, content = again.request_id, again.key, again.records, again.content
+        elif request_id:
+            key = ""
+        request_id = request_id or f"{self.name}-{number}"
+        rows = [[TABLE, {"request_id": request_id, "position": n, "content": content}] for n in range(records)]
+        asked = Asked(f"{door} {number}", door, request_id, key, records, content)
+        self.asked.append(asked)
+        return asked, Write(rows, key=key, request_id=request_id)
+
+    def job(self, door: str, write: Write, *, timeout: float = 60.0, **options: float) -> Job:
+        return Job(self.name, self.queue, door, [write], shards=self.shards, timeout=timeout, **options)
+
+    def ask_each(self, doors: Sequence[str] = DOORS, *, count: int = 1, **options: Any) -> list[Asked]:
         """``count`` callers at each door."""
         return [self.ask(door, **options) for _ in range(count) for door in doors]
 
@@ -175,6 +232,27 @@ class Scene:
                 await asyncio.sleep(0.2)
             else:
                 return
+
+    async def start(self, run: Any, arg: Any, asked: Asked) -> WorkflowHandle[Any, Any]:
+        """Starts a caller of another kind; what it is told the test has to see itself."""
+        handle: WorkflowHandle[Any, Any] = await self.client.start_workflow(
+            run,
+            arg,
+            id=f"{self.name}-{asked.caller}",
+            task_queue=self.callers_queue,
+            execution_timeout=timedelta(minutes=4),
+        )
+        return handle
+
+    async def attempts(self, asked: Asked) -> int:
+        """How many attempts the caller's activity took."""
+        handle = self.client.get_workflow_handle(f"{self.name}-{asked.caller}")
+        started = [
+            event.activity_task_started_event_attributes.attempt
+            async for event in handle.fetch_history_events()
+            if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED
+        ]
+        return max(started)
 
     async def _listen(self, asked: Asked, handle: WorkflowHandle[Any, Any]) -> None:
         closes = WorkflowHistoryEventFilterType.CLOSE_EVENT

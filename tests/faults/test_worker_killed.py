@@ -19,7 +19,13 @@ WITHIN = 45.0
 SEAMS = ["accepting", "accepted", "flushing", "inserting", "committed", "confirming", "reporting"]
 
 
-@pytest.mark.parametrize(("seam", "kind"), [*((seam, "postgresql") for seam in SEAMS), ("inserting", "sqlite")])
+@pytest.mark.parametrize(
+    ("seam", "kind"),
+    [
+        *((seam, "postgresql") for seam in SEAMS),
+        *((seam, "sqlite") for seam in ("inserting", "committed")),
+    ],
+)
 async def test_a_worker_killed_at_a_seam_costs_seconds(
     seam: str, kind: str, client: Client, new_scene: NewScene, request: pytest.FixtureRequest
 ) -> None:

@@ -1,14 +1,16 @@
-"""The batcher's worker, in a process that kills itself at the seam that ``FAULT_SEAM`` names.
+"""The batcher's worker, in a process that breaks at the seam that ``FAULT_SEAM`` names: most kill it there.
 
-``python -m tests.faults.worker`` with the settings of ``temporal-batching worker`` as environment. Everything but the
-moment of death is the library's own.
+``python -m tests.faults.worker`` with the settings of ``temporal-batching worker`` as environment. Everything but
+the fault is the library's own.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from temporal_batching import batcher, buffer, confirm, flush, gateway
@@ -63,14 +65,15 @@ def committed() -> None:
 
 def confirming() -> None:
     """Some callers of a batch have been told, the others have not."""
-    send, left = confirm._send, int(os.environ["FAULT_AFTER"])
+    send, left, one_by_one = confirm._send, int(os.environ["FAULT_AFTER"]), asyncio.Lock()
 
     async def send_or_die(client: Any, call: Any) -> None:
         nonlocal left
-        if left == 0:
-            die()
-        left -= 1
-        await send(client, call)
+        async with one_by_one:
+            if left == 0:
+                die()
+            left -= 1
+            await send(client, call)
 
     setattr(confirm, "_send", send_or_die)  # noqa: B010
 
@@ -96,9 +99,33 @@ def opening() -> None:
     setattr(buffer.Buffer, "restore", classmethod(die))  # noqa: B010
 
 
+def full() -> None:
+    """The disk of the SQLite file is full for a while."""
+    _set_for_a_while("max_page_count", 1, 2**30)
+
+
+def read_only() -> None:
+    """The SQLite file cannot be written for a while."""
+    _set_for_a_while("query_only", 1, 0)
+
+
+def _set_for_a_while(pragma: str, ill: int, well: int) -> None:
+    begin = SqliteTransaction._begin
+
+    def set_and_begin(transaction: SqliteTransaction) -> None:
+        value = ill if Path(os.environ["FAULT_WHILE"]).exists() else well
+        transaction._connection.exec_driver_sql(f"PRAGMA {pragma} = {value}")
+        begin(transaction)
+
+    setattr(SqliteTransaction, "_begin", set_and_begin)  # noqa: B010
+
+
 SEAMS: dict[str, Callable[[], None]] = {
     seam.__name__: seam
-    for seam in (accepting, accepted, flushing, inserting, committed, confirming, reporting, closing, opening)
+    for seam in (
+        *(accepting, accepted, flushing, inserting, committed, confirming, reporting, closing, opening),
+        *(full, read_only),
+    )
 }
 
 

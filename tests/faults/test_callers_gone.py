@@ -1,0 +1,97 @@
+"""Callers that end in every way while their writes wait, and a batcher's worker that is killed meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+from temporalio.client import Client, WorkflowExecutionStatus
+
+from tests.auditor import Verdict
+from tests.databases import TestDatabase
+from tests.faults.auditing import TABLE, Asked
+from tests.faults.callers import Leaver
+from tests.faults.scene import NewScene
+from tests.support.callers import DOORS, Caller, Carry, Continuer
+from tests.support.waiting import assert_eventually
+
+pytestmark = pytest.mark.faults
+
+
+async def test_callers_that_are_gone_cost_the_others_nothing(
+    client: Client, database: TestDatabase, new_scene: NewScene
+) -> None:
+    scene = await new_scene(client, database)
+    batcher = await scene.start_batcher()
+    await scene.handle.pause()
+    stay = scene.ask_each(count=2)
+    gone: dict[str, list[Asked]] = {}
+    handles = {}
+    for kind, run in {
+        "terminated": Caller.run,
+        "cancelled": Caller.run,
+        "left": Leaver.run,
+        "continued": Continuer.run,
+    }.items():
+        for door in [*DOORS, *DOORS]:
+            asked, write = scene.new_write(door)
+            job = scene.job(door, write)
+            handles[asked.request_id] = await scene.start(run, Carry(job) if kind == "continued" else job, asked)
+            gone.setdefault(kind, []).append(asked)
+    everyone = len(scene.asked)
+    await scene.until_pending(everyone)
+
+    for asked in gone["terminated"]:
+        await handles[asked.request_id].terminate()
+    for asked in gone["cancelled"]:
+        await handles[asked.request_id].cancel()
+    for asked in gone["continued"]:
+        await handles[asked.request_id].signal(Continuer.go_on)
+    # What the cancelled take back is gone before the flush; what the continued ask for again is there already.
+    await scene.until_pending(everyone - len(gone["cancelled"]))
+    await batcher.kill()
+    await scene.start_batcher()
+    await scene.handle.resume()
+
+    for asked in [*gone["terminated"], *gone["cancelled"], *gone["left"]]:
+        asked.learned_nothing()
+    for asked in gone["continued"]:
+        asked.was_told((await handles[asked.request_id].result())[-1])
+
+    async def ended() -> None:
+        for asked in gone["cancelled"]:
+            description = await client.get_workflow_handle(handles[asked.request_id].id).describe()
+            assert description.status == WorkflowExecutionStatus.CANCELED
+
+    await assert_eventually(ended)
+    await scene.audit()
+    (stats,) = await scene.stats()
+    print(f"\n{database.dialect}: {stats.outcomes}, {stats.undelivered} undelivered; {scene.verdicts()}")
+    written = {row[0] for row in database.rows(f"SELECT DISTINCT request_id FROM {TABLE}")}
+    assert written == {asked.request_id for asked in scene.asked} - {asked.request_id for asked in gone["cancelled"]}
+    assert {one.verdict for one in stay} == {Verdict.WRITTEN}
+    assert {one.verdict for one in gone["continued"]} <= {Verdict.WRITTEN, Verdict.DUPLICATE}
+    assert stats.undelivered == 0
+
+
+@pytest.mark.parametrize("seam", ["inserting", "committed"])
+async def test_callers_cancelled_while_their_batch_is_in_a_flush_that_dies(
+    seam: str, client: Client, database: TestDatabase, new_scene: NewScene
+) -> None:
+    """The batch may be committed by then: its outcome stands, whatever its callers wanted meanwhile."""
+    scene = await new_scene(client, database)
+    batcher = await scene.start_batcher(seam=seam)
+    cancelled = [scene.new_write(door) for door in DOORS for _ in range(2)]
+    handles = [await scene.start(Caller.run, scene.job(asked.door, write), asked) for asked, write in cancelled]
+    await batcher.dies()
+    for handle in handles:
+        await handle.cancel()
+    stay = scene.ask_each()
+    await scene.start_batcher()
+    for asked, _ in cancelled:
+        asked.learned_nothing()
+    await scene.until_told()
+    await scene.audit()
+    written = {row[0] for row in database.rows(f"SELECT DISTINCT request_id FROM {TABLE}")}
+    print(
+        f"\n{seam}, {database.dialect}: {len(written & {a.request_id for a, _ in cancelled})} of {len(cancelled)} stand"
+    )
+    assert {one.verdict for one in stay} == {Verdict.WRITTEN}

@@ -1,0 +1,70 @@
+"""The database answers and cannot store: its disk is full, or its file read-only."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import pytest
+from temporalio.client import Client
+
+from tests.auditor import Verdict
+from tests.faults.auditing import full_disk, verdicts
+from tests.faults.scene import NewScene, Scene
+from tests.support.waiting import assert_eventually
+
+pytestmark = pytest.mark.faults
+
+
+@contextlib.contextmanager
+def _trouble(scene: Scene) -> Iterator[None]:
+    if scene.database.dialect == "postgresql":
+        with full_disk(scene.database):
+            yield
+    else:
+        scene.fault.touch()
+        yield
+        scene.fault.unlink()
+
+
+@pytest.mark.parametrize(
+    ("kind", "seam", "words"),
+    [
+        ("postgresql", "", "No space left"),
+        ("sqlite", "full", "full"),
+        ("sqlite", "read_only", "readonly"),
+    ],
+    ids=["postgresql, full", "sqlite, full", "sqlite, read-only"],
+)
+async def test_a_database_that_cannot_store_is_waited_for(
+    kind: str, seam: str, words: str, client: Client, new_scene: NewScene, request: pytest.FixtureRequest
+) -> None:
+    scene = await new_scene(client, request.getfixturevalue(kind))
+    await scene.start_batcher(seam=seam)
+    await scene.until_told(scene.ask_each(count=2))
+    with _trouble(scene):
+        # Larger than what is left of a page of the file.
+        patient = scene.ask_each(count=5, padding=5_000)
+        hasty = scene.ask_each(count=2, timeout=6.0, padding=5_000)
+
+        async def waits() -> None:
+            (stats,) = await scene.stats()
+            assert stats.breaker == "open"
+            assert words in str(stats.sink_error)
+            assert stats.flush_failures > 2
+
+        await assert_eventually(waits)
+        await scene.until_told(hasty, within=20)
+        (stats,) = await scene.stats()
+    usable = time.time()
+    await scene.until_told(within=30)
+    print(
+        f"\n{stats.sink_error}: {stats.flush_failures} tries, hasty {verdicts(hasty)}; the patient were told "
+        f"{max(one.told_at for one in patient) - usable:.1f} s after there was room again"
+    )
+    await scene.audit()
+    assert (await scene.stats())[0].breaker == "closed"
+    # Nothing can be entered into a ledger that is on the same full disk, so nobody can be told `expired` for certain.
+    assert {one.verdict for one in hasty} <= {Verdict.EXPIRED, Verdict.NOT_CONFIRMED}
+    assert {one.verdict for one in patient} == {Verdict.WRITTEN}

@@ -1,0 +1,86 @@
+"""Workers of an earlier commit and of this one serve the same shards under load, in both directions."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+
+from tests.databases import TestDatabase
+from tests.faults.auditing import full_disk
+from tests.faults.earlier import NoHistory, earlier_commit, materialise
+from tests.faults.scene import NewScene
+from tests.support.waiting import assert_eventually
+
+pytestmark = pytest.mark.faults
+
+STEPS = {"the last change": 1, "five changes": 5}
+"""How many changes of the library lie between the two; a release has more than one."""
+
+
+@pytest.fixture(scope="module")
+def earlier(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """The library before some changes."""
+    # Not under pytest's temporary directory: another run beside this one may clear that away.
+    with tempfile.TemporaryDirectory(prefix="batching-earlier-") as directory:
+        try:
+            yield materialise(earlier_commit(STEPS[request.param]), Path(directory))
+        except NoHistory as err:
+            pytest.skip(str(err))
+
+
+@pytest.mark.parametrize(
+    ("way", "earlier"),
+    [("upgrade", "the last change"), ("downgrade", "the last change"), ("upgrade", "five changes")],
+    indirect=["earlier"],
+)
+async def test_workers_of_two_ages_share_the_shards(
+    way: str, earlier: Path, continuing_client: Client, postgresql: TestDatabase, new_scene: NewScene
+) -> None:
+    """Each takes runs over that the other has begun, replays them and ends them."""
+    scene = await new_scene(continuing_client, postgresql, shards=2)
+    before, after = (earlier, None) if way == "upgrade" else (None, earlier)
+    first = await scene.start_batcher(source=before)
+    async with scene.load(rate=12):
+        await scene.until_told_some(20)
+        second = await scene.start_batcher(source=after)
+        await scene.until_told_some(20)
+        # Batches that were tried by one are tried again by the other.
+        with full_disk(postgresql):
+
+            async def tried_again() -> None:
+                assert all(one.flush_failures > 1 for one in await scene.stats())
+
+            await assert_eventually(tried_again, within=30)
+            await first.kill()
+            await scene.until_shards_answer()
+        await scene.until_told_some(20)
+        # On second thoughts, back again; and then for good.
+        first = await scene.start_batcher(source=before)
+        await second.kill()
+        await scene.until_told_some(20)
+        second = await scene.start_batcher(source=after)
+        assert await first.terminate() == 0
+        await scene.until_told_some(20)
+    await scene.until_told()
+    stats = await scene.stats()
+    print(
+        f"\n{way} between now and an earlier commit: {len(scene.asked)} writes, "
+        f"{sum(one.continue_as_new + 1 for one in stats)} runs; {scene.verdicts()}"
+    )
+    await scene.audit()
+    assert set(scene.verdicts()) <= {"written", "duplicate"}
+    assert re.findall("(?i)non-?determinis.*", scene.logs()) == []
+
+
+@pytest.mark.parametrize("earlier", STEPS, indirect=True)
+def test_the_earlier_library_is_another_one(earlier: Path) -> None:
+    """Otherwise the tests beside this one would show nothing."""
+    now = Path(__file__).parents[2] / "src" / "temporal_batching"
+    then = earlier / "temporal_batching"
+    assert (then / "batcher.py").exists()
+    assert any(file.read_bytes() != (then / file.name).read_bytes() for file in now.glob("*.py"))
