@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -27,9 +28,17 @@ SERVICES = {
 }
 
 
+BESIDE = ROOT / ".tools" / "uv" / "bin" / "uv"
+UV = str(BESIDE) if BESIDE.exists() else shutil.which("uv")
+"""The `uv` that this checkout was set up with, if it was by one."""
+
+
 @dataclass
 class Process:
-    """A command that runs: its output so far, and a way to wait for more."""
+    """A command that runs: its output so far, and a way to wait for more.
+
+    It leads a process group, as a command in a terminal does: `uv run` is not the only one in it.
+    """
 
     raw: asyncio.subprocess.Process
     lines: list[str] = field(default_factory=list)
@@ -70,8 +79,12 @@ class Process:
         return code
 
     async def stopped_by(self, which: signal.Signals) -> int:
-        self.raw.send_signal(which)
+        self.signal(which)
         return await self.ends()
+
+    def signal(self, which: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.raw.pid, which)
 
 
 Start = Callable[..., Awaitable[Process]]
@@ -97,7 +110,11 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 
     async def start(*command: str, **variables: str) -> Process:
         name, *options = command
-        program = [COMMAND] if name == "temporal-batching" else [sys.executable, SERVICES[name]]
+        if name == "uv run":
+            assert UV is not None
+            program = [UV, "run"]
+        else:
+            program = [COMMAND] if name == "temporal-batching" else [sys.executable, SERVICES[name]]
         foreign = ("BATCHING_", "TEMPORAL_", "MAIN_TASK_QUEUE")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         nobodys = tmp_path / "no-profile.toml"
@@ -110,6 +127,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             env=environment | {"TEMPORAL_CONFIG_FILE": str(nobodys), "PYTHONUNBUFFERED": "1"} | variables,
+            start_new_session=True,
         )
         processes.append(Process(raw))
         return processes[-1]
@@ -117,6 +135,6 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     yield start
     for process in processes:
         if process.raw.returncode is None:
-            process.raw.kill()
+            process.signal(signal.SIGKILL)
     for process in processes:
         await process.ends()

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
 import signal
 import sqlite3
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
 from temporalio.client import Client
+from tests.acceptance.conftest import PATIENCE, SERVICES, UV
 
-from temporal_batching.embedded import free_port
+from temporal_batching.cli.connect import connect
+from temporal_batching.cli.console import CommandError
+from temporal_batching.embedded import free_port, temporal_server
 
 if TYPE_CHECKING:
-    from tests.acceptance.conftest import Start
+    from tests.acceptance.conftest import Process, Start
 
 PAYMENTS = "examples/payments.csv"
 
@@ -30,33 +36,66 @@ def _apart(name: str, temporal: str) -> dict[str, str]:
     }
 
 
-async def test_the_four_commands_with_their_defaults_book_ten_payments_in_one_batch(
-    start: Start, temporal: str
-) -> None:
-    """The batcher prints its batch, the starter its results; Temporal knows every workflow; a signal ends in order."""
-    where = {"TEMPORAL_ADDRESS": temporal}
-    batcher = await start("batcher worker", **where)
-    main = await start("main worker", **where)
-    await batcher.says("Batcher 'main' .* sink console")
-    monitor = await start("batcher starter", **where)
-    await monitor.says("main-0 state=idle pending=0")
-    starter = await start("main starter", "--workflows", "10", **where)
-    assert await starter.ends() == 0, starter.output
-    assert starter.lines[-1] == "10 payments: 10 written in 1 batch, largest 10."
-    assert len(re.findall(r"  written  +main-0/1  +10  ", starter.output)) == 10
-    await batcher.says(r"batch main-0/1 .*trigger=linger.* 10 requests, 10 records")
-    await monitor.says("main-0 state=gathering pending=[1-9].* written=0")
-    await monitor.says("written=10")
-    client = await Client.connect(temporal)
-    booked = [
-        w async for w in client.list_workflows("WorkflowType = 'PaymentWorkflow' AND TaskQueue = 'main-workflow-queue'")
-    ]
-    assert len(booked) == 10
-    assert await monitor.stopped_by(signal.SIGINT) == 0
-    assert await main.stopped_by(signal.SIGTERM) == 0
-    assert await batcher.stopped_by(signal.SIGINT) == 0
-    assert batcher.lines[-1] == "Stopped."
-    assert "Traceback" not in batcher.output + main.output + starter.output + monitor.output
+async def test_the_commands_of_the_readme_with_their_defaults_book_ten_payments_in_one_batch(start: Start) -> None:
+    """The batcher prints its batch, the starter its results; Temporal knows every workflow; a signal ends in order.
+
+    They run as README has them, with `uv run` where there is a uv; only the ports are others, for these may be taken.
+    """
+
+    async def run(command: str, **variables: str) -> Process:
+        prefix, _, program = command.partition(" python ")
+        assert prefix == "uv run"
+        script, *options = program.split()
+        if UV is not None:
+            # Once everything is there, `uv run` must not need anybody else.
+            return await start("uv run", "python", script, *options, UV_OFFLINE="1", **variables)
+        return await start(next(name for name, path in SERVICES.items() if path == script), *options, **variables)
+
+    port, ui_port = free_port(), free_port()
+    where = {"TEMPORAL_ADDRESS": f"127.0.0.1:{port}"}
+    if UV is not None:
+        options = ("server", "start-dev", "--port", str(port), "--ui-port", str(ui_port))
+        await start("uv run", "temporal", *options, UV_OFFLINE="1")
+    async with AsyncExitStack() as stack:
+        if UV is None:
+            directory = Path(stack.enter_context(TemporaryDirectory()))
+            await stack.enter_async_context(temporal_server(directory=directory, port=port, ui_port=ui_port))
+        client = await answering(where["TEMPORAL_ADDRESS"])
+        batcher = await run("uv run python batcher-service/worker.py", **where)
+        main = await run("uv run python main-service/worker.py", **where)
+        await batcher.says("Batcher 'main' .* sink console")
+        monitor = await run("uv run python batcher-service/starter.py", **where)
+        await monitor.says("main-0 state=idle pending=0")
+        starter = await run("uv run python main-service/starter.py --workflows 10", **where)
+        assert await starter.ends() == 0, starter.output
+        assert starter.lines[-1] == "10 payments: 10 written in 1 batch, largest 10."
+        assert len(re.findall(r"  written  +main-0/1  +10  ", starter.output)) == 10
+        await batcher.says(r"batch main-0/1 .*trigger=linger.* 10 requests, 10 records")
+        await monitor.says("main-0 state=gathering pending=[1-9].* written=0")
+        await monitor.says("written=10")
+        query = "WorkflowType = 'PaymentWorkflow' AND TaskQueue = 'main-workflow-queue'"
+        assert len([w async for w in client.list_workflows(query)]) == 10
+        assert await monitor.stopped_by(signal.SIGINT) == 0
+        assert await main.stopped_by(signal.SIGTERM) == 0
+        assert await batcher.stopped_by(signal.SIGINT) == 0
+        assert batcher.lines[-1] == "Stopped."
+        assert "Traceback" not in batcher.output + main.output + starter.output + monitor.output
+
+
+async def answering(address: str) -> Client:
+    """A client of a server that is coming up."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                return await connect(address=address, environment={"TEMPORAL_CONFIG_FILE": os.devnull})
+            except CommandError:
+                await asyncio.sleep(0.2)
+
+
+@pytest.mark.skipif(UV is None, reason="this checkout was set up without uv")
+async def test_uv_run_needs_no_network_once_everything_is_there(start: Start) -> None:
+    process = await start("uv run", "python", "-c", "import temporal_batching.cli.app", UV_OFFLINE="1")
+    assert await process.ends() == 0, process.output
 
 
 async def test_a_payment_that_comes_again_by_whatever_door_is_booked_once(
