@@ -45,10 +45,10 @@ async def test_workers_of_two_ages_share_the_shards(
     scene = await new_scene(continuing_client, postgresql, shards=2)
     before, after = (earlier, None) if way == "upgrade" else (None, earlier)
     first = await scene.start_batcher(source=before)
-    async with scene.load(rate=12):
-        await scene.until_told_some(20)
+    async with scene.load(rate=10):
+        await scene.until_told_some(10)
         second = await scene.start_batcher(source=after)
-        await scene.until_told_some(20)
+        await scene.until_told_some(10)
         # Batches that were tried by one are tried again by the other.
         with full_disk(postgresql):
 
@@ -58,14 +58,14 @@ async def test_workers_of_two_ages_share_the_shards(
             await assert_eventually(tried_again, within=30)
             await first.kill()
             await scene.until_shards_answer()
-        await scene.until_told_some(20)
+        await scene.until_told_some(10)
         # On second thoughts, back again; and then for good.
         first = await scene.start_batcher(source=before)
         await second.kill()
-        await scene.until_told_some(20)
+        await scene.until_told_some(10)
         second = await scene.start_batcher(source=after)
         assert await first.terminate() == 0
-        await scene.until_told_some(20)
+        await scene.until_told_some(10)
     await scene.until_told()
     stats = await scene.stats()
     print(

@@ -12,9 +12,15 @@ from tests.faults.scene import NewScene
 
 pytestmark = pytest.mark.faults
 
-WITHIN = 45.0
-"""Seconds until the last caller is told: the longest are an attempt at the activity door, whose gateway died with it
-(30 s by default), and a workflow task (10 s)."""
+WITHIN = 25.0
+"""Seconds until the last caller is told, on a machine that is busy: on an idle one it takes five to ten. What takes them
+are a flush that stops beating (5 s), a shard's next task, which waits for the dead worker (3 s), and one that it had
+begun (10 s)."""
+
+WITHIN_GATEWAY = 45.0
+"""The same where the gateway died with requests in hand: an attempt at the activity door may take 30 s by default."""
+
+IN_GATEWAY = ("accepting", "accepted")
 
 SEAMS = ["accepting", "accepted", "flushing", "inserting", "committed", "confirming", "reporting"]
 
@@ -45,7 +51,8 @@ async def test_a_worker_killed_at_a_seam_costs_seconds(
     )
     await scene.audit()
     assert set(scene.verdicts()) <= {"written", "duplicate"}
-    assert max(one.told_at for one in scene.asked) - killed < WITHIN
+    within = WITHIN_GATEWAY if seam in IN_GATEWAY else WITHIN
+    assert max(one.told_at for one in scene.asked) - killed < within
     if seam == "confirming":
         assert 0 < early < len(scene.asked)
 
@@ -64,7 +71,7 @@ async def test_a_gateway_killed_with_every_request_in_its_hands(
     print(f"\nkilled with all in the gateway's hands: the last told after: {', '.join(scene.slowest(killed))}")
     await scene.audit()
     assert set(scene.verdicts()) == {"written"}
-    assert max(one.told_at for one in scene.asked) - killed < WITHIN
+    assert max(one.told_at for one in scene.asked) - killed < WITHIN_GATEWAY
 
 
 @pytest.mark.parametrize("seam", ["closing", "opening"])
@@ -85,4 +92,4 @@ async def test_a_worker_killed_while_its_shard_continues_as_new(
     stats = (await scene.stats())[0]
     assert stats.continue_as_new >= 1
     assert set(scene.verdicts()) <= {"written", "duplicate"}
-    assert recovered < WITHIN
+    assert recovered < WITHIN_GATEWAY
