@@ -15,6 +15,7 @@ Where a request can be::
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -84,6 +85,7 @@ class Buffer:
         self._pending_records = 0
         self._pending_bytes = 0
         self._pending_again = 0
+        self._first_arrival = math.inf  # of what is pending; entries from different gateways come in no order
         self._held_bytes = 0  # of batches in flight and set back
         self._held_entries: dict[str, list[Entry]] = {}  # one id may be set back with one batch, in flight with another
         self._deadlines: list[tuple[float, str]] = []  # a heap; whoever left `_pending` is skipped when it surfaces
@@ -131,7 +133,7 @@ class Buffer:
             raise BufferFull(f"{self.pending:,} requests are waiting, of {self.policy.max_pending:,} allowed")
         if self.pending_bytes + entry.size > self.policy.max_pending_bytes:
             raise BufferFull(f"{self.pending_bytes:,} bytes are waiting, of {self.policy.max_pending_bytes:,} allowed")
-        entry.arrived_at = now
+        entry.arrived_at = now - entry.waited
         self._add(entry)
         return Accepted.NEW
 
@@ -222,6 +224,7 @@ class Buffer:
             entry.replies[:] = others
             return False
         self._remove(entry)
+        self._look_for_first_arrival()
         self._answer(entry, OutcomeKind.REJECTED, RejectCode.WITHDRAWN, "withdrawn by its caller")
         return True
 
@@ -233,12 +236,15 @@ class Buffer:
 
     def expire(self, now: float) -> None:
         """Answers every request whose deadline has passed and that no attempt can have written."""
+        due = bool(self._deadlines) and self._deadlines[0][0] <= now
         while self._deadlines and self._deadlines[0][0] <= now:
             expires_at, request_id = heapq.heappop(self._deadlines)
             entry = self._pending.get(request_id)
             if entry is not None and entry.expires_at == expires_at and not entry.again:
                 self._remove(entry)
                 self._answer(entry, OutcomeKind.EXPIRED)
+        if due:
+            self._look_for_first_arrival()
         for batch in [b for b in self._set_back if not b.in_doubt]:
             for entry in [e for e in batch.entries if e.expires_at is not None and e.expires_at <= now]:
                 self._shrink(batch, entry)
@@ -281,10 +287,9 @@ class Buffer:
             yield 0.0, Trigger.BYTES
         if self._pending_again:  # has waited before, and may be past its deadline
             yield 0.0, Trigger.DEADLINE
-        arrived_at = self._oldest().arrived_at
-        if arrived_at <= self._flush_before:
+        if self._first_arrival <= self._flush_before:
             yield 0.0, Trigger.MANUAL
-        yield arrived_at + self.policy.linger.total_seconds(), Trigger.LINGER
+        yield self._first_arrival + self.policy.linger.total_seconds(), Trigger.LINGER
         deadline = self._next_deadline()
         if deadline is not None:
             yield deadline - self.policy.deadline_margin.total_seconds(), Trigger.DEADLINE
@@ -305,6 +310,7 @@ class Buffer:
             size += entry.size
         for entry in entries:
             self._remove(entry)
+        self._look_for_first_arrival()
         self._hold(entries)
         self._batch_number += 1
         batch_id = f"{self._name}/{self._batch_number}"
@@ -447,7 +453,7 @@ class Buffer:
         """Seconds that the request which waits longest has waited."""
         arrivals = [entry.arrived_at for batch in self._held() for entry in batch.entries]
         if self._pending:
-            arrivals.append(self._oldest().arrived_at)
+            arrivals.append(self._first_arrival)
         return max(0.0, now - min(arrivals)) if arrivals else 0.0
 
     @property
@@ -465,14 +471,14 @@ class Buffer:
             "policy": self.policy.to_wire(),
             "paused": self.paused,
             "draining": self.draining,
-            "pending": [_pack(entry) for entry in self._pending.values()],
+            "pending": [entry.pack() for entry in self._pending.values()],
             "set_back": [
                 {
                     "id": batch.id,
                     "number": batch.number,
                     "trigger": batch.trigger,
                     "in_doubt": batch.in_doubt,
-                    "entries": [_pack(entry) for entry in batch.entries],
+                    "entries": [entry.pack() for entry in batch.entries],
                 }
                 for batch in self._set_back
             ],
@@ -498,9 +504,9 @@ class Buffer:
         buffer.paused = state["paused"]
         buffer.draining = state["draining"]
         for packed in state["pending"]:
-            buffer._add(_unpack(packed))
+            buffer._add(Entry.unpack(packed))
         for wire in state["set_back"]:
-            entries = [_unpack(packed) for packed in wire["entries"]]
+            entries = [Entry.unpack(packed) for packed in wire["entries"]]
             records, size = sum(e.records for e in entries), sum(e.size for e in entries)
             batch = PendingBatch(
                 wire["id"], wire["number"], Trigger(wire["trigger"]), entries, records, size, wire["in_doubt"]
@@ -531,6 +537,7 @@ class Buffer:
         self._pending_records += entry.records
         self._pending_bytes += entry.size
         self._pending_again += entry.again
+        self._first_arrival = min(self._first_arrival, entry.arrived_at)
         self._watch(entry)
 
     def _watch(self, entry: Entry) -> None:
@@ -545,6 +552,9 @@ class Buffer:
         self._pending_bytes -= entry.size
         self._pending_again -= entry.again
         self._forget_deadlines()
+
+    def _look_for_first_arrival(self) -> None:
+        self._first_arrival = min((entry.arrived_at for entry in self._pending.values()), default=math.inf)
 
     def _forget_deadlines(self) -> None:
         if len(self._deadlines) > 2 * len(self._pending) + 64:
@@ -575,9 +585,6 @@ class Buffer:
     def _held(self) -> list[PendingBatch]:
         return [*self._in_flight.values(), *self._set_back]
 
-    def _oldest(self) -> Entry:
-        return next(iter(self._pending.values()))
-
     def _next_deadline(self) -> float | None:
         while self._deadlines:
             expires_at, request_id = self._deadlines[0]
@@ -586,21 +593,3 @@ class Buffer:
                 return expires_at
             heapq.heappop(self._deadlines)
         return None
-
-
-def _pack(entry: Entry) -> JsonObject:
-    return {
-        **entry.to_wire(),
-        "size": entry.size,
-        "arrived_at": entry.arrived_at,
-        "counts": [entry.requests, entry.records],
-    }
-
-
-def _unpack(packed: JsonObject) -> Entry:
-    body = dict(packed)
-    requests, records = body.pop("counts")
-    size, arrived_at = body.pop("size"), body.pop("arrived_at")
-    expires_at, replies = body.pop("expires_at"), body.pop("reply_to")
-    again = body.pop("again", False)
-    return Entry(body["request_id"], body, requests, records, size, expires_at, replies, arrived_at, again)

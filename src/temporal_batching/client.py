@@ -299,6 +299,7 @@ class BatcherHandle:
             BatcherNotRunning: A shard does not run.
             TimeoutError: It was not settled in time; the flush goes on.
         """
+        await self._until(lambda now: not any(s.unread for s in now), timeout)
         before = await self.stats()
         targets = [sum(s.outcomes.values()) + s.pending + s.in_flight for s in before]
         await self._control(Control(flush=True))
@@ -322,7 +323,7 @@ class BatcherHandle:
             TimeoutError: It was not empty in time; it goes on draining.
         """
         await self._control(Control(drain=True, pause=False))
-        await self._until(lambda now: all(s.dedup_ids == 0 for s in now), timeout)
+        await self._until(lambda now: all(s.dedup_ids == 0 and s.unread == 0 for s in now), timeout)
 
     async def configure(self, policy: BatchPolicy) -> None:
         """Changes the limits of every shard, now and for ever: a worker that starts does not change them back."""

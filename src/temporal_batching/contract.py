@@ -189,6 +189,7 @@ class BatcherStats:
         batcher: The service's name.
         shard: This shard's number.
         run_id: The run that answered: it changes when the shard continues as new.
+        unread: Signals that are not read yet: of a flood, a shard reads a portion at a time.
         pending: Requests waiting for a batch.
         pending_bytes: Their size as they travel.
         in_flight: Requests in a flush right now.
@@ -218,6 +219,7 @@ class BatcherStats:
     batcher: str
     shard: int
     run_id: str = ""
+    unread: int = 0
     pending: int = 0
     pending_bytes: int = 0
     in_flight: int = 0
@@ -296,11 +298,14 @@ class SubmitResult:
     Attributes:
         refused: What was not accepted, as [position, code, reason]; the code is a `RejectCode`, or `overloaded`
             for what may be submitted again later.
-        gather_seconds: How long a gateway may gather requests before it submits them; grows with the linger.
+        gather_seconds: How long a gateway may gather requests before it submits them; grows with the linger, which
+            counts from a request's arrival at the gateway.
+        batch_records: How many records fill a batch: a gateway that holds as many need not gather on. 0: not said.
     """
 
     refused: list[list[Any]] = field(default_factory=list)
     gather_seconds: float = 0.0
+    batch_records: int = 0
 
 
 @dataclass(frozen=True)

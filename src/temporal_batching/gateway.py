@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -56,6 +58,13 @@ SUBMISSION_TIMEOUT = timedelta(seconds=10)
 
 FIRST_GATHER = 0.005
 """Seconds to gather before the first submission; afterwards the batcher says."""
+
+BUSY_PAUSES = (0.05, 0.1, 0.2, 0.4)
+"""Seconds between submissions to a shard that is busy for a moment only, as one that is about to continue as new: what
+the gateway waits here need not go back to Temporal."""
+
+LATEST_GATHERED = 0.25
+"""Of the time that is left to a request's deadline, the part it may spend gathering company."""
 
 _BUSY_DELAY = timedelta(milliseconds=500)
 _UNREACHABLE_DELAY = timedelta(seconds=1)
@@ -166,6 +175,9 @@ class Gateway:
 class _Waiting:
     entry: Entry
     answer: asyncio.Future[tuple[str, str] | None]
+    arrived: float
+    patience: float
+    """Seconds that it may wait for company at most, because of its deadline."""
 
 
 class _Lane:
@@ -179,12 +191,15 @@ class _Lane:
         self._waiting: list[_Waiting] = []
         self._arrived = asyncio.Event()
         self._gather = FIRST_GATHER
+        self._enough = MAX_SUBMISSION_REQUESTS
         self._known_to_run = False
         self._runner: asyncio.Task[None] | None = None
 
     async def submit(self, entry: Entry) -> tuple[str, str] | None:
         """Returns None if the shard accepted the request, else the code and the reason of its refusal."""
-        waiting = _Waiting(entry, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        patience = math.inf if entry.expires_at is None else LATEST_GATHERED * max(0.0, entry.expires_at - time.time())
+        waiting = _Waiting(entry, loop.create_future(), loop.time(), patience)
         self._waiting.append(waiting)
         self._arrived.set()
         if self._runner is None:
@@ -197,14 +212,14 @@ class _Lane:
             await self._gather_more()
             part = self._take()
             try:
-                result = await self._send([waiting.entry.to_wire() for waiting in part])
+                result = await self._send(part)
             except ApplicationError as err:
                 activity.logger.warning("%d requests go back to Temporal: %s", len(part), err.message)
                 for waiting in part:
                     if not waiting.answer.done():
                         waiting.answer.set_exception(_again(err))
                 continue
-            self._gather = result.gather_seconds
+            self._gather, self._enough = result.gather_seconds, result.batch_records or MAX_SUBMISSION_REQUESTS
             refused = {position: (code, reason) for position, code, reason in result.refused}
             for position, waiting in enumerate(part):
                 if not waiting.answer.done():  # its activity was cancelled meanwhile
@@ -213,10 +228,18 @@ class _Lane:
 
     async def _gather_more(self) -> None:
         """Waits for company, but not once there is enough for one update."""
-        deadline = asyncio.get_running_loop().time() + self._gather
-        while len(self._waiting) < MAX_SUBMISSION_REQUESTS:
-            left = deadline - asyncio.get_running_loop().time()
-            if left <= 0:
+        until = math.inf
+        looked_at = records = size = 0
+        while True:
+            for waiting in self._waiting[looked_at:]:
+                until = min(until, waiting.arrived + min(self._gather, waiting.patience))
+                records += waiting.entry.records
+                size += waiting.entry.size
+            looked_at = len(self._waiting)
+            left = until - asyncio.get_running_loop().time()
+            if left <= 0 or records >= self._enough or size >= MAX_SUBMISSION_BYTES:
+                return
+            if looked_at >= MAX_SUBMISSION_REQUESTS:
                 return
             self._arrived.clear()
             with contextlib.suppress(TimeoutError):
@@ -233,15 +256,22 @@ class _Lane:
         del self._waiting[: len(part)]
         return part
 
-    async def _send(self, wires: list[JsonObject]) -> SubmitResult:
+    async def _send(self, part: Sequence[_Waiting]) -> SubmitResult:
         try:
             async with asyncio.timeout(SUBMISSION_TIMEOUT.total_seconds()):
-                return await once_ready(lambda: self._update(wires))
+                for pause in BUSY_PAUSES:
+                    try:
+                        return await once_ready(lambda: self._update(_wires(part)))
+                    except WorkflowUpdateFailedError as err:
+                        if not _is_busy_for_a_moment(err):
+                            raise
+                    await asyncio.sleep(pause)
+                return await once_ready(lambda: self._update(_wires(part)))
         except WorkflowUpdateFailedError as err:
             cause = err.cause
             if isinstance(cause, ApplicationError) and cause.type == ErrorType.BATCHER_BUSY:
-                refused = [[position, RejectCode.OVERLOADED, cause.message] for position in range(len(wires))]
-                return SubmitResult(refused, self._gather)
+                refused = [[position, RejectCode.OVERLOADED, cause.message] for position in range(len(part))]
+                return SubmitResult(refused, self._gather, self._enough)
             raise _unreachable(f"the batcher refused the submission: {cause}") from None
         except RPCError as err:
             raise _unreachable(f"{err.status.name}: {err.message}") from None
@@ -273,6 +303,16 @@ class _Lane:
         )
         self._known_to_run = True
         return result
+
+
+def _wires(part: Sequence[_Waiting]) -> list[JsonObject]:
+    now = asyncio.get_running_loop().time()
+    return [{**waiting.entry.to_wire(), "waited": round(now - waiting.arrived, 3)} for waiting in part]
+
+
+def _is_busy_for_a_moment(err: WorkflowUpdateFailedError) -> bool:
+    cause = err.cause
+    return isinstance(cause, ApplicationError) and cause.type == ErrorType.BATCHER_BUSY and any(cause.details)
 
 
 def _run_id(info: activity.Info) -> str | None:

@@ -27,6 +27,9 @@ MAX_NAME = 255
 ENVELOPE_BYTES = 200
 """Allowance for what travels around the records: field names, reply address, batch id."""
 
+MAX_WAITED = 60.0
+"""Seconds before its acceptance that count for a request's linger; no gateway keeps one nearly as long."""
+
 MAX_REPLIES = 32
 """Callers that may wait for one request id at the same time."""
 
@@ -46,6 +49,7 @@ class Entry:
         expires_at: Seconds since the epoch, or None.
         replies: Where the outcome goes; the first is the caller whose records these are.
         arrived_at: Seconds since the epoch; set when the buffer accepts it.
+        waited: Seconds that it waited in a gateway before.
         again: An earlier submission may have been accepted, and settled, without its caller hearing of it. So only the
             sink can say that it is not written.
     """
@@ -59,10 +63,26 @@ class Entry:
     replies: list[JsonObject] = field(default_factory=list)
     arrived_at: float = 0.0
     again: bool = False
+    waited: float = 0.0
 
     def to_wire(self) -> JsonObject:
         wire = {**self.body, "expires_at": self.expires_at, "reply_to": self.replies}
         return {**wire, "again": True} if self.again else wire
+
+    def pack(self) -> JsonObject:
+        """What the next run needs of it."""
+        counts = [self.requests, self.records]
+        return {**self.to_wire(), "size": self.size, "arrived_at": self.arrived_at, "counts": counts}
+
+    @classmethod
+    def unpack(cls, packed: JsonObject) -> Entry:
+        """The entry that `pack` described."""
+        body = dict(packed)
+        requests, records = body.pop("counts")
+        size, arrived_at = body.pop("size"), body.pop("arrived_at")
+        expires_at, replies = body.pop("expires_at"), body.pop("reply_to")
+        again = body.pop("again", False)
+        return cls(body["request_id"], body, requests, records, size, expires_at, replies, arrived_at, again)
 
 
 def jsonable(value: Any) -> Any:
@@ -162,8 +182,16 @@ def read_entry(wire: Any) -> Entry:
         raise InvalidRequest(
             f"the request has {size:,} bytes: at most {MAX_REQUEST_BYTES:,} fit a batch", RejectCode.TOO_LARGE
         )
-    again = wire.get("again") is True
-    return Entry(request_id, body, count, records, size, expires_at, replies, again=again)
+    again, waited = wire.get("again") is True, _read_waited(wire.get("waited"))
+    return Entry(request_id, body, count, records, size, expires_at, replies, again=again, waited=waited)
+
+
+def _read_waited(value: Any) -> float:
+    if value is None:
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise InvalidRequest("waited is a number of seconds, 0 or more")
+    return float(min(value, MAX_WAITED))
 
 
 def read_replies(wire: Any) -> list[JsonObject]:

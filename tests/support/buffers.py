@@ -34,6 +34,7 @@ def entry(
     records: int = 1,
     expires_at: float | None = None,
     again: bool = False,
+    waited: float | None = None,
 ) -> Entry:
     wire = {
         "request_id": request_id,
@@ -41,6 +42,7 @@ def entry(
         "expires_at": expires_at,
         "reply_to": [caller(name) for name in callers or [f"w-{request_id}"]],
         "again": again,
+        "waited": waited,
     }
     return read_entry(wire)
 

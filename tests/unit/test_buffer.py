@@ -32,6 +32,36 @@ def test_the_linger_counts_from_the_oldest_request() -> None:
     assert ids(take(buf, NOW + 20)) == ["a", "b"]
 
 
+def test_what_a_request_waited_in_its_gateway_counts_for_the_linger() -> None:
+    buf = buffer(linger=20)
+    buf.accept(entry("a", waited=1.0), NOW)
+    buf.accept(entry("b", waited=2.0), NOW)
+    assert buf.wake_at() == NOW + 18
+    assert buf.oldest_age(NOW) == 2.0
+    assert buf.next_batch(NOW + 17.9) is None
+    later = Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
+    assert later.wake_at() == NOW + 18
+    assert ids(take(later, NOW + 18)) == ["a", "b"], "in the order of acceptance all the same"
+    assert later.wake_at() is None
+
+
+@pytest.mark.parametrize("way", ["withdrawn", "expired", "flushed"])
+def test_when_the_oldest_leaves_the_next_one_counts(way: str) -> None:
+    buf = buffer(linger=20, deadline_margin=0, max_batch_size=2)
+    buf.accept(entry("a", records=2 if way == "flushed" else 1, waited=2.0, expires_at=NOW + 10), NOW)
+    buf.accept(entry("b"), NOW + 5)
+    if way == "withdrawn":
+        assert buf.withdraw("a")
+    elif way == "expired":
+        buf.expire(NOW + 10)
+    else:
+        batch = take(buf, NOW + 5)
+        assert ids(batch) == ["a"]
+        buf.settle(batch.id, {"written": 1}, [])
+    assert buf.oldest_age(NOW + 10) == 5.0
+    assert buf.wake_at() == NOW + 25
+
+
 def test_a_full_batch_is_flushed_at_once_and_the_rest_waits() -> None:
     buf = buffer(max_batch_size=2)
     for name in "abc":

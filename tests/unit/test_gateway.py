@@ -1,17 +1,22 @@
-"""What the gateway says about a request that it may have handed over before."""
+"""What the gateway says about a request, when it hands it over, and together with which others."""
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import time
 from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from temporal_batching.gateway import Gateway
-from temporal_batching.intake import Entry
+from temporal_batching.contract import JsonObject, RejectCode, SubmitResult
+from temporal_batching.errors import ErrorType
+from temporal_batching.gateway import Gateway, _Lane
+from temporal_batching.intake import Entry, read_entry
 
 CALL = {"request_id": "r", "records": [{"table": "entries", "values": {"n": 1}}]}
 
@@ -36,3 +41,61 @@ async def test_a_retry_says_so_unless_every_attempt_was_refused(
         return gateway._read(dict(CALL))
 
     assert (await environment.run(read)).again is again
+
+
+class Lane(_Lane):
+    """A lane whose shard answers as the test says, and notes what it was sent."""
+
+    def __init__(self, gather: float = 0.0, enough: int = 100, busy: Sequence[bool] = ()) -> None:
+        super().__init__(cast(Client, None), "main", 0, "queue", None)
+        self._gather, self._enough = gather, enough
+        self.busy = list(busy)
+        self.sent: list[list[JsonObject]] = []
+
+    async def _update(self, wires: list[JsonObject]) -> SubmitResult:
+        self.sent.append(wires)
+        if self.busy:
+            cause = ApplicationError("busy", self.busy.pop(0), type=ErrorType.BATCHER_BUSY)
+            raise WorkflowUpdateFailedError(cause)
+        return SubmitResult([], self._gather, self._enough)
+
+
+def request(number: int, *, records: int = 1, expires_in: float | None = None) -> Entry:
+    wire: JsonObject = {"request_id": f"r-{number}", "records": [{"table": "t", "values": {"n": 1}}] * records}
+    return read_entry({**wire, "expires_at": None if expires_in is None else time.time() + expires_in})
+
+
+async def test_a_full_batch_is_not_kept_to_gather_more() -> None:
+    lane = Lane(gather=3600, enough=10)
+    await asyncio.gather(*(lane.submit(request(n)) for n in range(10)))
+    await lane.submit(request(10, records=10))
+    assert [len(update) for update in lane.sent] == [10, 1]
+
+
+async def test_company_is_waited_for_as_long_as_the_shard_says_and_the_wait_is_told() -> None:
+    lane = Lane(gather=0.2)
+    first = asyncio.create_task(lane.submit(request(0)))
+    await asyncio.sleep(0.05)
+    await asyncio.gather(first, lane.submit(request(1)))
+    (update,) = lane.sent
+    assert 0.19 <= update[0]["waited"] < 5
+    assert update[0]["waited"] > update[1]["waited"]
+
+
+async def test_a_deadline_is_not_spent_on_gathering() -> None:
+    lane = Lane(gather=3600)
+    await lane.submit(request(0, expires_in=0.4))
+    await lane.submit(request(1, expires_in=-1.0))
+    assert [len(update) for update in lane.sent] == [1, 1]
+
+
+async def test_a_shard_busy_for_a_moment_is_asked_again_without_failing_an_attempt() -> None:
+    lane = Lane(busy=[True, True])
+    assert await lane.submit(request(0)) is None
+    assert len(lane.sent) == 3
+
+
+async def test_a_shard_whose_buffer_is_full_is_not_pressed() -> None:
+    lane = Lane(busy=[False, False])
+    assert await lane.submit(request(0)) == (RejectCode.OVERLOADED, "busy")
+    assert len(lane.sent) == 1

@@ -22,6 +22,7 @@ from temporal_batching.errors import InvalidRequest
 from temporal_batching.intake import (
     ENVELOPE_BYTES,
     MAX_REPLIES,
+    MAX_WAITED,
     Entry,
     deadline_after,
     encode_request,
@@ -337,3 +338,11 @@ def test_the_key_does_not_make_a_request_another() -> None:
 )
 def test_a_deadline_lies_a_little_before_the_caller_gives_up(timeout: float, before: float) -> None:
     assert deadline_after(1000.0, timedelta(seconds=timeout)) == pytest.approx(1000.0 + timeout - before)
+
+
+def test_what_a_gateway_says_of_the_wait_is_believed_within_reason() -> None:
+    wire = {"request_id": "r", "records": [{"table": "t", "values": {"n": 1}}]}
+    assert [read_entry({**wire, "waited": w}).waited for w in (None, 0, 1.5, 10**400)] == [0.0, 0.0, 1.5, MAX_WAITED]
+    for wrong in (-1, "1", True, float("nan"), float("inf")):
+        with pytest.raises(InvalidRequest, match="waited"):
+            read_entry({**wire, "waited": wrong})
