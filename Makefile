@@ -44,8 +44,8 @@ format: setup ## ruff's fixes and its formatting
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
 
-bench: setup ## measure
-	$(RUN)/python -m benchmarks $(BENCH)
+bench: setup ## what batching costs and saves: a table and benchmarks/report/; QUICK=1 BENCH="--only ways"
+	QUICK=$(QUICK) $(RUN)/python -m benchmarks $(BENCH)
 
 faults: setup ## kill and restart real processes under load
 	$(RUN)/pytest -m faults $(TESTS)

@@ -31,19 +31,20 @@ class Caller:
     """Writes one row and waits until it is committed."""
 
     def __init__(self) -> None:
-        self._classic_confirmed = False
+        self._classic_batch: str | None = None
 
     @workflow.run
     async def run(self, job: Job) -> None:
         with workflow.unsafe.sandbox_unrestricted():
             started = recorder.now()
-        settled_at = None
+        flush = workflow.info().workflow_id
         if job.way in ("direct", "in-process"):
             await workflow.execute_activity("insert_row", job.row, start_to_close_timeout=TIMEOUT)
         elif job.way == "classic":
             batcher = workflow.get_external_workflow_handle(classic.WORKFLOW_ID)
             await batcher.signal(classic.SIGNAL_ADD, {"caller": workflow.info().workflow_id, "row": job.row})
-            await workflow.wait_condition(lambda: self._classic_confirmed, timeout=TIMEOUT)
+            await workflow.wait_condition(lambda: self._classic_batch is not None, timeout=TIMEOUT)
+            flush = self._classic_batch or ""
         else:
             writer = BatchWriter(
                 via="signal" if job.way == "signal" else "activity",
@@ -52,11 +53,11 @@ class Caller:
                 timeout=TIMEOUT,
                 attempt_timeout=TIMEOUT,
             )
-            settled_at = (await writer.write(TABLE, job.row)).settled_at
+            flush = (await writer.write(TABLE, job.row)).batch_id
         if not workflow.unsafe.is_replaying():
             with workflow.unsafe.sandbox_unrestricted():
-                recorder.confirmed(started, settled_at)
+                recorder.confirmed(started, flush)
 
     @workflow.signal(name=classic.SIGNAL_CONFIRM)
-    def confirm_classic(self) -> None:
-        self._classic_confirmed = True
+    def confirm_classic(self, batch: str) -> None:
+        self._classic_batch = batch

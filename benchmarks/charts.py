@@ -11,8 +11,10 @@ LEFT, RIGHT, TOP = 190, 90, 28
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#9c6b4e")
 
 
-def bars(title: str, unit: str, values: Mapping[str, float], *, target: tuple[str, float] | None = None) -> str:
-    """One horizontal bar for each name."""
+def bars(
+    title: str, unit: str, values: Mapping[str, float], *, target: tuple[str, float] | None = None, group: int = 1
+) -> str:
+    """One horizontal bar for each name; so many in a row share a colour."""
     height_of_bar, gap = 22, 10
     inner = len(values) * (height_of_bar + gap)
     top = ceiling(max([*values.values(), target[1] if target else 0.0, 0.0]))
@@ -25,7 +27,7 @@ def bars(title: str, unit: str, values: Mapping[str, float], *, target: tuple[st
         parts.append(f'<text x="{LEFT - 8}" y="{middle}" text-anchor="end">{escape(name)}</text>')
         parts.append(
             f'<rect x="{LEFT}" y="{y}" width="{width:.1f}" height="{height_of_bar}" '
-            f'fill="{COLOURS[index % len(COLOURS)]}">'
+            f'fill="{COLOURS[index // group % len(COLOURS)]}">'
             f"<title>{escape(name)}: {number(value)} {escape(unit)}</title></rect>"
         )
         parts.append(f'<text x="{LEFT + width + 6:.1f}" y="{middle}" class="value">{number(value)}</text>')
@@ -61,31 +63,40 @@ def stacked(title: str, unit: str, values: Mapping[str, Mapping[str, float]]) ->
 
 
 def curves(
-    title: str, x_name: str, y_unit: str, lines: Mapping[str, Sequence[tuple[float, float]]], *, height: int = 300
+    title: str,
+    x_name: str,
+    y_unit: str,
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    height: int = 300,
+    log: bool = True,
+    marks: bool = True,
 ) -> str:
-    """Lines over a logarithmic x; y starts at zero."""
+    """Lines; y starts at zero, x is logarithmic, or linear and starts at zero too."""
     points = [point for line in lines.values() for point in line]
     top = ceiling(max(y for _, y in points))
-    low, high = math.log10(min(x for x, _ in points)), math.log10(max(x for x, _ in points))
+    furthest = max(x for x, _ in points)
+    ticks = sorted({x for x, _ in points}) if log else [ceiling(furthest) * step / 4 for step in range(5)]
+    low, high = (math.log10(ticks[0]), math.log10(ticks[-1])) if log else (0.0, ticks[-1])
     left, inner = 80, height - TOP
 
     def place(x: float, y: float) -> tuple[float, float]:
-        share = (math.log10(x) - low) / ((high - low) or 1)
-        return left + share * (WIDTH - left - RIGHT), TOP + inner * (1 - y / top)
+        share = ((math.log10(x) if log else x) - low) / ((high - low) or 1)
+        return left + share * (WIDTH - left - RIGHT), TOP + inner * (1 - max(0.0, y) / top)
 
     parts = []
     for step in range(5):
         value = top * step / 4
-        _, y = place(10**low, value)
+        _, y = place(ticks[0], value)
         parts.append(f'<line x1="{left}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
         parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end" class="small">{number(value)}</text>')
-    for value in sorted({x for x, _ in points}):
+    for value in ticks:
         x, _ = place(value, 0)
         parts.append(
             f'<text x="{x:.1f}" y="{TOP + inner + 16}" text-anchor="middle" class="small">{number(value)}</text>'
         )
-    middle = (left + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{TOP + inner + 34}" text-anchor="middle">{escape(x_name)} (log)</text>')
+    middle, scale = (left + WIDTH - RIGHT) / 2, " (log)" if log else ""
+    parts.append(f'<text x="{middle}" y="{TOP + inner + 34}" text-anchor="middle">{escape(x_name)}{scale}</text>')
     parts.append(f'<text x="{left}" y="{TOP - 10}" class="small">{escape(y_unit)}</text>')
     colour = {}
     for index, (name, line) in enumerate(lines.items()):
@@ -93,7 +104,7 @@ def curves(
         placed = [place(x, y) for x, y in line]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour[name]}" stroke-width="2.5"/>')
-        for (x, y), (value, figure) in zip(placed, line, strict=True):
+        for (x, y), (value, figure) in zip(placed, line, strict=True) if marks else ():
             parts.append(
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour[name]}"><title>{escape(name)}, '
                 f"{number(value)}: {number(figure)} {escape(y_unit)}</title></circle>"

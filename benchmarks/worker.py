@@ -1,6 +1,7 @@
 """The workers of one way of writing, in a process of their own: ``python -m benchmarks.worker '<JSON>'``.
 
-Says ``ready`` on standard output, then a line for every confirmation; ends when its standard input closes.
+Says ``ready`` on standard output, then a line for every confirmation. A line on its standard input asks for its
+counters; the end of its input ends it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -17,13 +19,14 @@ from typing import Any
 
 import sqlalchemy as sa
 from temporalio import activity
-from temporalio.client import Client
+from temporalio.client import Client, GrpcCompression
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.worker import Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from benchmarks import classic, recorder
 from benchmarks.callers import CALLERS_QUEUE, TABLE, Caller
-from temporal_batching import BatcherPlugin, BatchPolicy, GatewayPlugin, Record, SqlSink, WriteRequest
+from temporal_batching import BatcherPlugin, BatchPolicy, GatewayPlugin, Outcome, Record, Sink, SqlSink, WriteRequest
 from temporal_batching.contract import DEFAULT_TASK_QUEUE
 from temporal_batching.sinks.base import Batch
 
@@ -50,37 +53,81 @@ class WorkerConfig:
         return BatchPolicy(max_batch_size=self.batch_size, linger=timedelta(seconds=self.linger))
 
 
+async def connect(address: str) -> Client:
+    """A client without gzip: on one machine it costs CPU and saves nothing. The same for every way."""
+    return await Client.connect(address, grpc_compression=GrpcCompression.NONE)
+
+
+class TimedSink(Sink):
+    """Our sink, with a look at the clock before and after each batch."""
+
+    def __init__(self, sink: SqlSink) -> None:
+        self._sink = sink
+
+    async def open(self) -> None:
+        await self._sink.open()
+
+    async def close(self) -> None:
+        await self._sink.close()
+
+    async def write(self, batch: Batch) -> Sequence[Outcome]:
+        start = time.time()
+        outcomes = await self._sink.write(batch)
+        recorder.flushed(batch.id, start, time.time())
+        return outcomes
+
+    async def settle(self, batch: Batch) -> Sequence[Outcome]:
+        return await self._sink.settle(batch)
+
+    @property
+    def statements(self) -> int:
+        return self._sink.counters.statements
+
+    @property
+    def transactions(self) -> int:
+        return self._sink.counters.transactions
+
+
 class DirectWriter:
     """An activity that inserts its row in a transaction of its own, without a ledger."""
 
     def __init__(self, database: str) -> None:
-        self._engine = sa.create_engine(database, pool_size=10)
+        # SQLite has one writer: the others wait for it in the driver.
+        waits = {"timeout": 60} if database.startswith("sqlite") else {}
+        self._engine = sa.create_engine(database, pool_size=10, connect_args=waits)
         self._table = sa.Table(TABLE, sa.MetaData(), autoload_with=self._engine)
+        self.statements = 0
+        self.transactions = 0
 
     @activity.defn(name="insert_row")
     async def insert_row(self, row: dict[str, Any]) -> None:
-        await asyncio.to_thread(self._insert, row)
+        start, end = await asyncio.to_thread(self._insert, row)
+        self.statements += 1
+        self.transactions += 1
+        recorder.flushed(activity.info().workflow_id or "", start, end)
 
-    def _insert(self, row: dict[str, Any]) -> None:
+    def _insert(self, row: dict[str, Any]) -> tuple[float, float]:
+        start = time.time()
         with self._engine.begin() as connection:
             connection.execute(sa.insert(self._table), [row])
+        return start, time.time()
 
 
 class CoalescingWriter:
     """An activity whose rows are gathered in the worker's memory: nothing durable, and nothing across workers."""
 
-    def __init__(self, sink: SqlSink, batch_size: int, linger: float) -> None:
+    def __init__(self, sink: Sink, batch_size: int, linger: float) -> None:
         self._sink = sink
         self._batch_size = batch_size
         self._linger = linger
-        self._waiting: list[tuple[WriteRequest, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[WriteRequest, str, asyncio.Future[None]]] = []
         self._full = asyncio.Event()
         self._flushing: asyncio.Task[None] | None = None
 
     @activity.defn(name="insert_row")
     async def insert_row(self, row: dict[str, Any]) -> None:
         done = asyncio.get_running_loop().create_future()
-        self._waiting.append((_request(row), done))
+        self._waiting.append((_request(row), activity.info().workflow_id or "", done))
         if len(self._waiting) >= self._batch_size:
             self._full.set()
         if self._flushing is None:
@@ -95,8 +142,11 @@ class CoalescingWriter:
                     await asyncio.wait_for(self._full.wait(), self._linger)
             part = self._waiting[: self._batch_size]
             del self._waiting[: len(part)]
-            await self._sink.write(Batch([request for request, _ in part], id=str(uuid.uuid4())))
-            for _, done in part:
+            start = time.time()
+            await self._sink.write(Batch([request for request, _, _ in part], id=str(uuid.uuid4())))
+            end = time.time()
+            for _, caller, done in part:
+                recorder.flushed(caller, start, end)
                 if not done.done():
                     done.set_result(None)
         self._flushing = None
@@ -105,7 +155,7 @@ class CoalescingWriter:
 class ClassicFlusher:
     """The activity of the classic batcher."""
 
-    def __init__(self, sink: SqlSink) -> None:
+    def __init__(self, sink: Sink) -> None:
         self._sink = sink
 
     @activity.defn(name=classic.ACTIVITY_FLUSH)
@@ -126,15 +176,20 @@ def callers_worker(
         workflows=[Caller],
         activities=activities,
         plugins=plugins,
+        # What the callers report is joined with what the flushes left there: there may be only one of it.
+        workflow_runner=SandboxedWorkflowRunner(
+            restrictions=SandboxRestrictions.default.with_passthrough_modules("benchmarks.recorder")
+        ),
         max_concurrent_activities=SLOTS,
         max_cached_workflows=5_000,
     )
 
 
 async def serve(config: WorkerConfig) -> None:
-    client = await Client.connect(config.address)
+    client = await connect(config.address)
     async with AsyncExitStack() as stack:
-        for worker in await _workers(config, client, stack):
+        workers, writer = await _workers(config, client, stack)
+        for worker in workers:
             await stack.enter_async_context(worker)
         if config.way == "classic":
             await client.start_workflow(
@@ -145,18 +200,24 @@ async def serve(config: WorkerConfig) -> None:
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             )
         recorder.say(ready=True)
-        await asyncio.to_thread(sys.stdin.read)
+        while await asyncio.to_thread(sys.stdin.readline):
+            recorder.say(statements=writer.statements, transactions=writer.transactions)
 
 
-async def _workers(config: WorkerConfig, client: Client, stack: AsyncExitStack) -> list[Worker]:
+async def _workers(
+    config: WorkerConfig, client: Client, stack: AsyncExitStack
+) -> tuple[list[Worker], DirectWriter | TimedSink]:
+    """The workers of the way, and who counts its statements."""
     if config.way == "direct":
-        return [callers_worker(client, [DirectWriter(config.database).insert_row])]
-    sink = SqlSink(config.database)
+        direct = DirectWriter(config.database)
+        return [callers_worker(client, [direct.insert_row])], direct
+    sink = TimedSink(SqlSink(config.database))
     if config.way in ("in-process", "classic"):
         await sink.open()
         stack.push_async_callback(sink.close)
     if config.way == "in-process":
-        return [callers_worker(client, [CoalescingWriter(sink, config.batch_size, config.linger).insert_row])]
+        coalescing = CoalescingWriter(sink, config.batch_size, config.linger)
+        return [callers_worker(client, [coalescing.insert_row])], sink
     if config.way == "classic":
         batcher = Worker(
             client,
@@ -164,11 +225,13 @@ async def _workers(config: WorkerConfig, client: Client, stack: AsyncExitStack) 
             workflows=[classic.ClassicBatcher],
             activities=[ClassicFlusher(sink).flush],
         )
-        return [callers_worker(client), batcher]
+        return [callers_worker(client), batcher], sink
     plugin = BatcherPlugin(sink, policy=config.policy, shards=config.shards)
     batcher = Worker(client, task_queue=DEFAULT_TASK_QUEUE, plugins=[plugin])
+    if config.way == "write_many":
+        return [batcher], sink
     # For every door: the plugin also lets the library through the sandbox. Only "local" uses its gateway.
-    return [batcher, callers_worker(client, plugins=[GatewayPlugin(shards=config.shards)])]
+    return [batcher, callers_worker(client, plugins=[GatewayPlugin(shards=config.shards)])], sink
 
 
 if __name__ == "__main__":
