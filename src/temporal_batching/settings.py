@@ -36,6 +36,7 @@ _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _BYTES = {"": 1, "kb": 1000, "mb": 1000**2, "kib": 1024, "mib": 1024**2}
 _SIZE = re.compile(r"(\d+)\s*(|kb|mb|kib|mib)", re.IGNORECASE)
+_LOGIN = re.compile(r"(?<=://).*(?=@)|(?<=\?).*", re.DOTALL)
 _URL = re.compile(r"[a-z][a-z0-9+_.-]*:(?://.*)?", re.DOTALL)
 
 
@@ -295,7 +296,9 @@ def _sentence(name: str, value: Any, said_by: str, cause: str) -> str:
         value = format_duration(value)
     if cause.startswith(f"{name} "):
         cause = cause.partition(": ")[2]
-    return f"{said_by} {str(value)!r}: {cause}"
+    # A database's URL in the place of something else is a slip, and its password no less a secret.
+    shown = _LOGIN.sub("***", str(value))
+    return f"{said_by} {shown!r}: {cause.replace(str(value), shown)}"
 
 
 def _range_of(name: str) -> str:

@@ -15,7 +15,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from temporal_batching import BatcherHandle
-from temporal_batching.cli.console import CommandError, out
+from temporal_batching.cli.console import CommandError, out, printable
 from temporal_batching.contract import BatcherStats, OutcomeKind
 from temporal_batching.errors import BatcherNotRunning
 from temporal_batching.settings import BatcherSettings
@@ -149,7 +149,7 @@ class _Watch:
             else:
                 news.append(f"was started again: run {now.run_id[:8]}")
         if now.breaker != before.breaker:
-            because = f": {now.sink_error}" if now.sink_error else ""
+            because = f": {printable(now.sink_error)}" if now.sink_error else ""
             news.append(f"sink {'unavailable' if now.breaker != 'closed' else 'available again'}{because}")
         if now.suggested and not before.suggested:
             news.append("Temporal suggests to continue as new")

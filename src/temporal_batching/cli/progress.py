@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
@@ -178,7 +179,7 @@ async def _advised(client: Client, state: _Run) -> AsyncIterator[None]:
         for queue in state.task_queues:
             if not await has_workers(client, queue):
                 err.print(
-                    f"[yellow]waiting:[/yellow] no worker polls the task queue '{queue}'. Is it running? "
+                    f"[yellow]waiting:[/yellow] no worker polls the task queue '{escape(queue)}'. Is it running? "
                     f"(`python {'main' if queue == state.task_queues[0] else 'batcher'}-service/worker.py`)"
                 )
 

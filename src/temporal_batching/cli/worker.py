@@ -9,7 +9,6 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from rich.markup import escape
 from temporalio.client import Client
 from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 from temporalio.worker import Worker
@@ -37,8 +36,9 @@ async def run_batcher_worker(
     worker = batcher_worker(client, settings, sink)
     out.print(
         f"Batcher '{settings.name}' ({plural(settings.shards, 'shard')}) on task queue '{settings.task_queue}', "
-        f"Temporal at {client.service_client.config.target_host}, sink {escape(settings.describe_sink())}. "
-        "Ctrl-C stops it."
+        f"Temporal at {client.service_client.config.target_host}, sink {settings.describe_sink()}. "
+        "Ctrl-C stops it.",
+        markup=False,
     )
     async with _written_down(sink, counters):
         return await serve(worker)

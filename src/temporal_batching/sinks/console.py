@@ -107,12 +107,14 @@ def _record(record: Record) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    # JSON escapes only the controls of ASCII: a terminal obeys others too, and bidi marks turn a line around.
+    return text if text.isprintable() else json.dumps(value, separators=(",", ":")).replace("\x7f", "\\u007f")
 
 
 def _word(text: str) -> str:
     """The text itself, unless something in it could be taken for layout or could move a terminal's cursor."""
-    return text if text.isprintable() and " " not in text else json.dumps(text)
+    return text if text.isprintable() and " " not in text else json.dumps(text).replace("\x7f", "\\u007f")
 
 
 def _count(number: int, noun: str) -> str:

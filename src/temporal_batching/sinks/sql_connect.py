@@ -122,8 +122,10 @@ def make_database(
 
 def without_password(text: str, engine: sa.Engine) -> str:
     """A message that may be stored in a history: drivers quote the URL's parts now and then."""
-    secrets = [engine.url.password, *(v for k, v in engine.url.query.items() if k in ("password", "passfile"))]
-    for secret in secrets:
-        if isinstance(secret, str) and secret:
-            text = text.replace(secret, "***")
+    url = engine.url
+    # What follows an unescaped "@" in a password passes for a part of the host.
+    secrets = [url.password, (url.host or "").rpartition("@")[0]]
+    secrets += [value for name, value in url.query.items() if "pass" in name.lower() and isinstance(value, str)]
+    for secret in sorted({secret for secret in secrets if secret}, key=len, reverse=True):
+        text = text.replace(secret, "***")
     return text
