@@ -113,6 +113,8 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         if name == "uv run":
             assert UV is not None
             program = [UV, "run"]
+        elif name == "python":
+            program = [sys.executable]
         else:
             program = [COMMAND] if name == "temporal-batching" else [sys.executable, SERVICES[name]]
         foreign = ("BATCHING_", "TEMPORAL_", "MAIN_TASK_QUEUE")

@@ -1,0 +1,198 @@
+"""What the documents show is what one gets: every command is held by a test, and README's Python runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from datetime import timedelta
+from importlib.metadata import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import typer
+from temporalio.client import Client
+from temporalio.worker import Worker
+from tests.acceptance.conftest import ROOT
+from tests.databases import TestDatabase
+
+from temporal_batching.cli.app import app
+from temporal_batching.embedded import find_temporal
+from temporal_batching.errors import InvalidRequest
+from temporal_batching.intake import read_entry
+
+if TYPE_CHECKING:
+    from tests.acceptance.conftest import Start
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROGRAMS = ("make", "uv", "pip", "python", "pytest", "temporal", "temporal-batching", "docker", "kubectl", "psql")
+
+SERVICES = "tests/acceptance/test_services.py"
+COMMANDS_OF_README = f"{SERVICES}::test_the_commands_of_the_readme_with_their_defaults_book_ten_payments_in_one_batch"
+DEMO = "tests/acceptance/test_demo.py::test_every_payment_is_confirmed_and_in_the_database_once"
+KEPT = "tests/acceptance/test_demo.py::test_a_signal_ends_it_without_a_trace"
+OPERATORS = f"{SERVICES}::test_operators_commands_reach_the_batcher"
+AUDIT = "tests/acceptance/test_audit.py::test_a_deployment_holds_its_audit_until_it_is_damaged"
+
+HELD_BY = {
+    "make demo": DEMO,
+    'make demo DEMO="--sink postgresql --keep"': KEPT,
+    # What runs this test, and what a person runs for longer; here it is seen that they would run what they say.
+    "make test": "Makefile",
+    "make lint": "Makefile",
+    "make format": "Makefile",
+    "make soak": "Makefile",
+    "make faults": "Makefile",
+    "make bench": "Makefile",
+    "make simulate SEEDS=20000": "tests/simulation/test_simulation.py::test_no_schedule_breaks_a_promise",
+    "make pins": "Makefile",
+    ".ci/run": "Makefile",
+    'pip install "temporal-batching[postgresql]"': "extras",
+    # `make setup` does it, without which there are no tests; a second one could change what others use.
+    "uv sync": "Makefile",
+    "uv run temporal server start-dev": COMMANDS_OF_README,
+    "uv run python batcher-service/worker.py": COMMANDS_OF_README,
+    "uv run python main-service/worker.py": COMMANDS_OF_README,
+    "uv run python batcher-service/starter.py": COMMANDS_OF_README,
+    "uv run python main-service/starter.py --workflows 10": COMMANDS_OF_README,
+    "temporal-batching demo --workflows 1000 --sink postgresql": DEMO,
+    "temporal-batching monitor": f"{SERVICES}::test_the_monitor_follows_a_batcher_through_every_continue_as_new",
+    "temporal-batching stats --json": OPERATORS,
+    "temporal-batching pause": OPERATORS,
+    "temporal-batching resume": OPERATORS,
+    "temporal-batching drain": OPERATORS,
+    "temporal-batching configure": OPERATORS,
+    "temporal-batching worker --metrics 127.0.0.1:9464": "tests/integration/test_metrics.py",
+    "temporal-batching audit": AUDIT,
+    "temporal-batching audit --complete": AUDIT,
+    "python -m benchmarks.operations": "module",
+    "temporal workflow describe": "temporal",
+}
+"""Every command of the documents: the test that runs it, or what else is seen to hold it."""
+
+
+def shown(text: str) -> Iterator[str]:
+    """The commands in a document: lines of shell blocks and of indented ones, and code within a sentence."""
+    fenced = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    for language, block in fenced.findall(text):
+        if language in ("sh", "bash", "shell", "console"):
+            yield from (line.removeprefix("$ ").strip() for line in block.splitlines() if line.strip())
+    rest = fenced.sub("", text)
+    program = re.compile(rf"(?:{'|'.join(PROGRAMS)})\s+\S|\.ci/run$")
+    for code in [*re.findall(r"^(?: {4}|\t)(\S.*)$", rest, re.MULTILINE), *re.findall(r"`([^`\n]+)`", rest)]:
+        if program.match(code):
+            yield code
+
+
+def commands() -> set[str]:
+    return {command for path in DOCUMENTS for command in shown(path.read_text(encoding="utf-8"))}
+
+
+def test_every_command_of_the_documents_is_held_by_something() -> None:
+    assert commands() - set(HELD_BY) == set(), "shown, and held by nothing: run it in a test, and say here in which"
+    assert set(HELD_BY) - commands() == set(), "not shown any more"
+
+
+@pytest.mark.parametrize("command", [c for c, by in HELD_BY.items() if "::" in by or by.endswith(".py")])
+def test_the_test_that_holds_a_command_is_there(command: str) -> None:
+    file, _, name = HELD_BY[command].partition("::")
+    text = (ROOT / file).read_text(encoding="utf-8")
+    assert not name or re.search(rf"^(?:async )?def {name}\(", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [c for c in HELD_BY if c.startswith("make ")])
+def test_make_knows_its_target(command: str) -> None:
+    done = subprocess.run(["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", [c for c in HELD_BY if c.startswith("temporal-batching ")])
+def test_the_command_line_knows_the_command_and_its_options(command: str) -> None:
+    group: Any = typer.main.get_command(app)
+    _, name, *options = shlex.split(command)
+    group.commands[name].make_context(name, options)
+
+
+@pytest.mark.parametrize("command", [c for c, by in HELD_BY.items() if by == "temporal"])
+def test_temporals_own_command_line_knows_its_command(command: str) -> None:
+    program = [str(find_temporal()), *shlex.split(command)[1:], "--help"]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert f"{command} [flags]" in done.stdout
+
+
+def test_what_else_is_shown_is_there() -> None:
+    assert "postgresql" in metadata("temporal-batching").get_all("Provides-Extra", [])
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o100
+    assert importlib.util.find_spec("benchmarks.operations") is not None
+
+
+# README's Python
+
+
+def blocks(document: str, language: str) -> list[str]:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+async def test_readmes_example_writes_its_row(
+    start: Start, temporal: str, postgresql: TestDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller and the batcher's worker as they stand there; only the two addresses are this test's."""
+    caller, batcher = blocks("README.md", "python")
+    addresses = {"localhost:7233": temporal, "postgresql://app@localhost/app": postgresql.url}
+    for shown_address, real in addresses.items():
+        assert batcher.count(shown_address) == 1
+        batcher = batcher.replace(shown_address, real)
+    (tmp_path / "readme_caller.py").write_text(caller, encoding="utf-8")
+    (tmp_path / "readme_batcher.py").write_text(batcher, encoding="utf-8")
+    postgresql.execute("CREATE TABLE entries (account text NOT NULL, amount numeric NOT NULL)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    workflow: Any = importlib.import_module("readme_caller").Payment
+    client = await Client.connect(temporal)
+    worker = await start("python", str(tmp_path / "readme_batcher.py"))
+    async with Worker(client, task_queue="readme", workflows=[workflow]):
+        batch_id = await client.execute_workflow(
+            workflow.run,
+            args=["a-1", "9.50"],
+            id="readme",
+            task_queue="readme",
+            execution_timeout=timedelta(seconds=60),
+        )
+    assert batch_id == "main-0/1", worker.output
+    assert postgresql.rows("SELECT account, amount::text FROM entries") == [("a-1", "9.50")]
+
+
+# What else the documents show
+
+
+@pytest.mark.parametrize("number", range(len(blocks("docs/wire-contract.md", "json"))))
+def test_the_requests_of_the_wire_contract_are_requests(number: int) -> None:
+    wire = json.loads(blocks("docs/wire-contract.md", "json")[number])
+    if "records" in wire:
+        assert read_entry(wire).records == len(wire["records"])
+    elif "reply_to" in wire:
+        request = json.loads(blocks("docs/wire-contract.md", "json")[0])
+        assert read_entry({**request, **wire}).replies == [wire["reply_to"]]
+    else:
+        with pytest.raises(InvalidRequest):
+            read_entry(wire)
+
+
+async def test_the_ledger_of_the_documents_is_one(postgresql: TestDatabase) -> None:
+    (ddl,) = blocks("docs/operating.md", "sql")
+    postgresql.execute(ddl)
+    await postgresql.sink(create_ledger=False).open()
+    text = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
+    (tidying,) = re.findall(r"`(DELETE FROM [^`]+)`", text)
+    postgresql.execute(tidying)
+
+
+def test_every_link_between_documents_leads_somewhere() -> None:
+    for path in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
