@@ -156,7 +156,7 @@ class BatcherWorkflow:
                 refused.append([position, RejectCode.OVERLOADED, str(err)])
         self._look(now)
         policy = self._buffer.policy
-        return SubmitResult(refused, min(MAX_GATHER, policy.linger.total_seconds() / 10), policy.max_batch_size)
+        return SubmitResult(refused, min(MAX_GATHER, policy.linger.total_seconds() / 10), policy.max_batch_size, True)
 
     @submit.validator
     def _may_submit(self, requests: RawValue) -> None:

@@ -471,14 +471,14 @@ class Buffer:
             "policy": self.policy.to_wire(),
             "paused": self.paused,
             "draining": self.draining,
-            "pending": [entry.pack() for entry in self._pending.values()],
+            "pending": [entry.carry() for entry in self._pending.values()],
             "set_back": [
                 {
                     "id": batch.id,
                     "number": batch.number,
                     "trigger": batch.trigger,
                     "in_doubt": batch.in_doubt,
-                    "entries": [entry.pack() for entry in batch.entries],
+                    "entries": [entry.carry() for entry in batch.entries],
                 }
                 for batch in self._set_back
             ],
@@ -503,10 +503,10 @@ class Buffer:
         buffer = cls(name, BatchPolicy.from_wire(state["policy"]))
         buffer.paused = state["paused"]
         buffer.draining = state["draining"]
-        for packed in state["pending"]:
-            buffer._add(Entry.unpack(packed))
+        for wire in state["pending"]:
+            buffer._add(Entry.restore(wire))
         for wire in state["set_back"]:
-            entries = [Entry.unpack(packed) for packed in wire["entries"]]
+            entries = [Entry.restore(one) for one in wire["entries"]]
             records, size = sum(e.records for e in entries), sum(e.size for e in entries)
             batch = PendingBatch(
                 wire["id"], wire["number"], Trigger(wire["trigger"]), entries, records, size, wire["in_doubt"]

@@ -30,7 +30,7 @@ from temporal_batching.contract import (
     Trigger,
     WriteRequest,
 )
-from temporal_batching.errors import ErrorType, SinkUnavailable
+from temporal_batching.errors import ErrorType, InvalidRequest, SinkUnavailable
 from temporal_batching.intake import read_requests
 from temporal_batching.sinks.base import Batch, Sink
 
@@ -96,17 +96,30 @@ async def settle(sink: Sink, flush: FlushInput, *, clock: Callable[[], float] = 
     """
     if flush.entries is None:
         raise ValueError("a flush is settled with its entries")
-    parcels = [read_requests(entry, entry.get("expires_at")) for entry in flush.entries]
+    parcels = [_requests_of(entry) for entry in flush.entries]
     requests = [request for parcel in parcels for request in parcel]
     try:
         outcomes = await _outcomes(sink, flush, requests, clock)
     except SinkUnavailable as err:
         raise _unavailable(str(err), in_doubt=err.in_doubt) from None
+    counts = Counter(outcome.kind.value for outcome in outcomes)
+    unreadable = sum(entry["holds"][0] for entry, parcel in zip(flush.entries, parcels, strict=True) if not parcel)
+    if unreadable:
+        counts[OutcomeKind.REJECTED.value] += unreadable
     return Settled(
-        counts=Counter(outcome.kind.value for outcome in outcomes),
+        counts=counts,
         records=sum(len(request.records) for request in requests),
         answers=_answers(flush, flush.entries, parcels, outcomes, datetime.fromtimestamp(clock(), UTC)),
     )
+
+
+def _requests_of(entry: JsonObject) -> list[WriteRequest]:
+    """The requests of an entry; none of a packed parcel that does not hold what it says, whoever sent it."""
+    try:
+        return read_requests(entry, entry.get("expires_at"))
+    except InvalidRequest as err:
+        activity.logger.warning("A parcel is rejected: %s", err)
+        return []
 
 
 async def _outcomes(
@@ -223,9 +236,17 @@ def _answers(
         own = [next(rest) for _ in parcel]
         for rank, reply in enumerate(entry["reply_to"]):
             told = own if rank == 0 else [_second_hand(outcome) for outcome in own]
-            body = _receipt(frame, told) if "requests" in entry else _confirmation(frame, entry["request_id"], told[0])
+            if not told:
+                body = _confirmation(frame, entry["request_id"], _UNREADABLE)
+            elif "requests" in entry or "packed" in entry:
+                body = _receipt(frame, told)
+            else:
+                body = _confirmation(frame, entry["request_id"], told[0])
             answers.append(Answer(reply, body))
     return answers
+
+
+_UNREADABLE = Outcome.rejected(RejectCode.INVALID, "a packed parcel does not hold what it says")
 
 
 def _confirmation(frame: JsonObject, request_id: str, outcome: Outcome) -> JsonObject:

@@ -152,6 +152,10 @@ class Gateway:
         reply_to = {"workflow_id": info.workflow_id, "run_id": _run_id(info), "activity_id": info.activity_id}
         try:
             if isinstance(wire, dict):
+                if "packed" in wire:
+                    raise InvalidRequest(
+                        "a parcel comes with its requests as a list; packing them is the gateway's part"
+                    )
                 wire["reply_to"] = {name: value for name, value in reply_to.items() if value is not None}
                 if info.schedule_to_close_timeout is not None and wire.get("expires_at") is None:
                     wire["expires_at"] = deadline_after(info.scheduled_time.timestamp(), info.schedule_to_close_timeout)
@@ -192,6 +196,7 @@ class _Lane:
         self._arrived = asyncio.Event()
         self._gather = FIRST_GATHER
         self._enough = MAX_SUBMISSION_REQUESTS
+        self._packs = False
         self._known_to_run = False
         self._runner: asyncio.Task[None] | None = None
 
@@ -221,9 +226,14 @@ class _Lane:
                 continue
             self._gather, self._enough = result.gather_seconds, result.batch_records or MAX_SUBMISSION_REQUESTS
             refused = {position: (code, reason) for position, code, reason in result.refused}
+            misread = self._packs and not result.takes_packed  # an earlier worker has taken the shard over
+            self._packs = result.takes_packed
             for position, waiting in enumerate(part):
-                if not waiting.answer.done():  # its activity was cancelled meanwhile
-                    waiting.answer.set_result(refused.get(position))
+                refusal = refused.get(position)
+                if misread and refusal and refusal[0] == RejectCode.INVALID and "requests" in waiting.entry.body:
+                    self._waiting.append(waiting)  # once more, unpacked
+                elif not waiting.answer.done():  # else its activity was cancelled meanwhile
+                    waiting.answer.set_result(refusal)
         self._runner = None
 
     async def _gather_more(self) -> None:
@@ -261,17 +271,17 @@ class _Lane:
             async with asyncio.timeout(SUBMISSION_TIMEOUT.total_seconds()):
                 for pause in BUSY_PAUSES:
                     try:
-                        return await once_ready(lambda: self._update(_wires(part)))
+                        return await once_ready(lambda: self._update(self._wires(part)))
                     except WorkflowUpdateFailedError as err:
                         if not _is_busy_for_a_moment(err):
                             raise
                     await asyncio.sleep(pause)
-                return await once_ready(lambda: self._update(_wires(part)))
+                return await once_ready(lambda: self._update(self._wires(part)))
         except WorkflowUpdateFailedError as err:
             cause = err.cause
             if isinstance(cause, ApplicationError) and cause.type == ErrorType.BATCHER_BUSY:
                 refused = [[position, RejectCode.OVERLOADED, cause.message] for position in range(len(part))]
-                return SubmitResult(refused, self._gather, self._enough)
+                return SubmitResult(refused, self._gather, self._enough, self._packs)
             raise _unreachable(f"the batcher refused the submission: {cause}") from None
         except RPCError as err:
             raise _unreachable(f"{err.status.name}: {err.message}") from None
@@ -279,6 +289,14 @@ class _Lane:
             raise _unreachable(
                 f"no answer from {self._workflow_id} within {SUBMISSION_TIMEOUT.total_seconds():g} s"
             ) from None
+
+    def _wires(self, part: Sequence[_Waiting]) -> list[JsonObject]:
+        now = asyncio.get_running_loop().time()
+        wires = []
+        for waiting in part:
+            entry = waiting.entry.packed() if self._packs else waiting.entry
+            wires.append({**entry.to_wire(), "waited": round(now - waiting.arrived, 3)})
+        return wires
 
     async def _update(self, wires: list[JsonObject]) -> SubmitResult:
         result: SubmitResult
@@ -303,11 +321,6 @@ class _Lane:
         )
         self._known_to_run = True
         return result
-
-
-def _wires(part: Sequence[_Waiting]) -> list[JsonObject]:
-    now = asyncio.get_running_loop().time()
-    return [{**waiting.entry.to_wire(), "waited": round(now - waiting.arrived, 3)} for waiting in part]
 
 
 def _is_busy_for_a_moment(err: WorkflowUpdateFailedError) -> bool:

@@ -10,7 +10,7 @@ import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -19,6 +19,7 @@ from uuid import UUID
 
 from temporal_batching.contract import JsonObject, Record, RejectCode, WriteRequest
 from temporal_batching.errors import InvalidRequest
+from temporal_batching.parcels import pack, read_packed, unpack
 from temporal_batching.policy import MAX_REQUEST_BYTES
 
 MAX_NAME = 255
@@ -69,15 +70,22 @@ class Entry:
         wire = {**self.body, "expires_at": self.expires_at, "reply_to": self.replies}
         return {**wire, "again": True} if self.again else wire
 
-    def pack(self) -> JsonObject:
+    def packed(self) -> Entry:
+        """A parcel as it costs its shard least; any other entry as it is."""
+        if "requests" not in self.body:
+            return self
+        body = pack(self.id, self.body["requests"], records=self.records, size=self.size)
+        return replace(self, body=body)
+
+    def carry(self) -> JsonObject:
         """What the next run needs of it."""
         counts = [self.requests, self.records]
         return {**self.to_wire(), "size": self.size, "arrived_at": self.arrived_at, "counts": counts}
 
     @classmethod
-    def unpack(cls, packed: JsonObject) -> Entry:
-        """The entry that `pack` described."""
-        body = dict(packed)
+    def restore(cls, carried: JsonObject) -> Entry:
+        """The entry that `carry` described."""
+        body = dict(carried)
         requests, records = body.pop("counts")
         size, arrived_at = body.pop("size"), body.pop("arrived_at")
         expires_at, replies = body.pop("expires_at"), body.pop("reply_to")
@@ -144,11 +152,23 @@ def read_request(body: Mapping[str, Any], expires_at: float | None) -> WriteRequ
     )
 
 
-def read_requests(body: Mapping[str, Any], expires_at: float | None) -> list[WriteRequest]:
-    """All requests of a body: its own, or its parcel's."""
-    if "requests" in body:
-        return [read_request(one, expires_at) for one in body["requests"]]
-    return [read_request(body, expires_at)]
+def read_requests(body: JsonObject, expires_at: float | None) -> list[WriteRequest]:
+    """All requests of a body: its own, or its parcel's.
+
+    Raises:
+        InvalidRequest: A packed parcel does not hold what it says.
+    """
+    return [read_request(one, expires_at) for one in _bodies(body)]
+
+
+def _bodies(body: JsonObject) -> Sequence[JsonObject]:
+    if "packed" in body:
+        bodies = [_read_body(one) for one in unpack(body)]
+        if [len(bodies), sum(len(one["records"]) for one in bodies)] != body["holds"]:
+            raise InvalidRequest("a packed parcel holds another number of requests or records than it says")
+        return bodies
+    requests: Sequence[JsonObject] = body.get("requests", [body])
+    return requests
 
 
 def read_entry(wire: Any) -> Entry:
@@ -168,7 +188,9 @@ def read_entry(wire: Any) -> Entry:
     ):  # no order holds for NaN: it would spoil the deadlines
         raise InvalidRequest("expires_at is a number of seconds since the epoch, not NaN or infinite")
     body: JsonObject
-    if "requests" in wire:
+    if "packed" in wire:
+        body, count, records, packed_size = read_packed(wire)
+    elif "requests" in wire:
         parcel = _sequence(wire["requests"], "requests")
         requests = [_read_body(one) for one in parcel]
         body = {"request_id": request_id, "requests": requests}
@@ -177,7 +199,7 @@ def read_entry(wire: Any) -> Entry:
         body = _read_body(wire)
         count, records = 1, len(body["records"])
     replies = read_replies(wire.get("reply_to"))
-    size = measure(body) + ENVELOPE_BYTES * max(1, len(replies))
+    size = (packed_size if "packed" in wire else measure(body)) + ENVELOPE_BYTES * max(1, len(replies))
     if size > MAX_REQUEST_BYTES:
         raise InvalidRequest(
             f"the request has {size:,} bytes: at most {MAX_REQUEST_BYTES:,} fit a batch", RejectCode.TOO_LARGE
@@ -224,12 +246,17 @@ def same_content(one: JsonObject, other: JsonObject) -> bool:
 
     The key does not matter, nor the order of columns; but 1, 1.0 and true do, which Python holds for equal.
     """
-    return one is other or _content(one) == _content(other)
+    if one is other or ("packed" in one and one["packed"] == other.get("packed")):
+        return True
+    try:
+        return _content(one) == _content(other)
+    except InvalidRequest:  # a packed parcel that cannot be unpacked
+        return False
 
 
 def _content(body: JsonObject) -> str:
-    content = [[r["request_id"], r["records"]] for r in body["requests"]] if "requests" in body else body["records"]
-    return json.dumps(content, sort_keys=True)
+    is_parcel = "packed" in body or "requests" in body
+    return json.dumps([is_parcel, [[one["request_id"], one["records"]] for one in _bodies(body)]], sort_keys=True)
 
 
 def measure(body: Any) -> int:

@@ -96,7 +96,10 @@ class Shard:
     def _accept(self, wire: JsonObject) -> None:
         wire = over_the_wire(wire)
         settled = self.buffer.settled
-        accepted = self.buffer.accept(read_entry(wire), self._world.clock)
+        entry = read_entry(wire)
+        if self._world.rng("packed", self._world.clock).random() < 0.5:  # a parcel; anything else stays as it is
+            entry = read_entry(over_the_wire(entry.packed().to_wire()))
+        accepted = self.buffer.accept(entry, self._world.clock)
         self.owed += self.buffer.settled - settled
         reply_to, request_id = wire["reply_to"], wire["request_id"]
         address = _address(reply_to, request_id)

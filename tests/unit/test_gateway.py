@@ -50,6 +50,7 @@ class Lane(_Lane):
         super().__init__(cast(Client, None), "main", 0, "queue", None)
         self._gather, self._enough = gather, enough
         self.busy = list(busy)
+        self.takes_packed = False
         self.sent: list[list[JsonObject]] = []
 
     async def _update(self, wires: list[JsonObject]) -> SubmitResult:
@@ -57,7 +58,9 @@ class Lane(_Lane):
         if self.busy:
             cause = ApplicationError("busy", self.busy.pop(0), type=ErrorType.BATCHER_BUSY)
             raise WorkflowUpdateFailedError(cause)
-        return SubmitResult([], self._gather, self._enough)
+        misread = [[n, "invalid", "records is missing"] for n, wire in enumerate(wires) if "packed" in wire]
+        refused = [] if self.takes_packed else misread
+        return SubmitResult(refused, self._gather, self._enough, self.takes_packed)
 
 
 def request(number: int, *, records: int = 1, expires_in: float | None = None) -> Entry:
@@ -99,3 +102,27 @@ async def test_a_shard_whose_buffer_is_full_is_not_pressed() -> None:
     lane = Lane(busy=[False, False])
     assert await lane.submit(request(0)) == (RejectCode.OVERLOADED, "busy")
     assert len(lane.sent) == 1
+
+
+def parcel(number: int) -> Entry:
+    requests = [{"request_id": f"r-{number}-{n}", "records": [{"table": "t", "values": {"n": n}}]} for n in range(3)]
+    return read_entry({"request_id": f"p-{number}", "requests": requests})
+
+
+async def test_parcels_go_packed_to_a_shard_that_takes_them_and_plain_to_one_that_does_not() -> None:
+    lane = Lane()
+    await lane.submit(parcel(0))  # not known yet
+    lane.takes_packed = True
+    await lane.submit(parcel(1))
+    await lane.submit(parcel(2))
+    assert ["packed" in update[0] for update in lane.sent] == [False, False, True]
+    lane.takes_packed = False  # an earlier worker takes the shard over
+    assert await lane.submit(parcel(3)) is None
+    assert ["packed" in update[0] for update in lane.sent[3:]] == [True, False]
+
+
+async def test_a_caller_cannot_pack_a_parcel_itself() -> None:
+    environment = ActivityEnvironment()
+    packed = parcel(0).packed().to_wire()
+    with pytest.raises(ApplicationError, match="packing them is the gateway's part"):
+        await environment.run(Gateway(cast(Client, None)).batch_write_many, packed)
