@@ -10,6 +10,7 @@ import asyncio
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -158,7 +159,8 @@ def _busy() -> str:
 
 def main() -> None:
     options = arguments()
-    console = Console()
+    # Into a file or a pipe, wide enough for the table.
+    console = Console(width=None if sys.stdout.isatty() else 160)
     if options.redraw:
         report = reports.load(options.report / "report.json")
     else:

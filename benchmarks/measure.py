@@ -39,8 +39,6 @@ WAYS = {
     "write_many": "ours, from a program, many at a time",
 }
 OURS = ("signal", "activity", "local", "write_many")
-SETTLE_SECONDS = 1.5
-"""What the server does after a workflow has closed (visibility, clean-up) belongs to the cost."""
 STALL_SECONDS = 45.0
 """A way whose confirmations stop coming for so long has failed."""
 SAMPLED_CALLERS = 20
@@ -65,6 +63,9 @@ class Load:
         record_bytes: JSON of one record's values.
         shards: Of our batcher.
         rate: New callers per second; None for as fast as they come back.
+        settle_seconds: How long the server is given for what it does after a workflow has closed (visibility,
+            clean-up), which belongs to the cost.
+        exact_fsyncs: Whether to write once more before the load, so that the fsyncs of the warm-up are not counted.
     """
 
     writes: int = 2_000
@@ -76,6 +77,8 @@ class Load:
     record_bytes: int = 200
     shards: int = 1
     rate: float | None = None
+    settle_seconds: float = 1.5
+    exact_fsyncs: bool = True
 
 
 @dataclass
@@ -145,26 +148,27 @@ class Measurement:
         # Full batches: what is left of one would wait for the linger.
         full = self.load.batch_size if self.way != "write_many" and self.load.linger else 1
         await self.write(worker, -(-self.load.warm_up // full) * full)
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(self.load.settle_seconds)
         quiet = await self.counters(worker)
         await asyncio.sleep(self.load.idle_seconds)
         self._idle = _difference(quiet, await self.counters(worker))
         # PostgreSQL's connections hand in their statistics with their first transaction after a second of rest.
-        await self.write(worker, max(20, full))
+        if self.load.exact_fsyncs:
+            await self.write(worker, max(20, full))
         self.progress = progress
 
     async def run(self, worker: WorkerProcess, load: Load) -> tuple[Result, DatabaseCounters]:
         """Returns the result, and the database's counters as the load began."""
         self.load = load
         histories = await self.batchers()
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(load.settle_seconds)
         worker.forget()
         first = self.started
         before = await self.counters(worker)
         async with self._memory(worker) as memory:
             seconds = await self.write(worker, load.writes)
         latencies, stages = list(worker.latencies), {name: list(v) for name, v in worker.stages.items()}
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(load.settle_seconds)
         cost = _difference(before, await self.counters(worker))
         callers = Histories()
         if self.way != "write_many":
@@ -393,7 +397,7 @@ async def measure(
             # The workers' connections are closed now: every statistic of theirs has arrived.
             await asyncio.sleep(0.2)
             fsyncs = database.counters().wal_fsyncs
-            if len(loads) == 1 and fsyncs is not None and before.wal_fsyncs is not None:
+            if len(loads) == 1 and load.exact_fsyncs and fsyncs is not None and before.wal_fsyncs is not None:
                 results[-1] = replace(results[-1], wal_fsyncs_per_write=(fsyncs - before.wal_fsyncs) / load.writes)
             rows = database.rows(url)
             if rows != measurement.started:
