@@ -41,6 +41,11 @@ STICKY_TIMEOUT = timedelta(seconds=3)
 memory, before any other may replay it. With Temporal's 10 s a shard stands still so long when its worker is killed. Not
 less than this: a worker that is only slow would be made to replay, and be slower still."""
 
+LONGEST_ACTIVATION = 8.0
+"""Seconds that one activation of a workflow may take on a batcher's worker: less than the 10 of its task. The SDK holds
+anything past 2 for a deadlock, which the dispatch of ten thousand signals is not, only slow where CPU is short; and the
+way it interrupts one (SDK 1.35) can leave the shard on that worker for ever."""
+
 _SDK_STICKY_TIMEOUT = inspect.signature(Worker).parameters["sticky_queue_schedule_to_start_timeout"].default
 
 
@@ -135,6 +140,7 @@ class BatcherPlugin(_PassthroughPlugin):
 
     async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:
         """Opens the sink, brings the shards up beside the worker, and closes the sink after it."""
+        _allow_long_activations(worker)
         await self._sink.open()
         announcing = asyncio.create_task(self._announce(worker)) if self._start_shards else None
         try:
@@ -167,6 +173,14 @@ class BatcherPlugin(_PassthroughPlugin):
 
 def _doors(gateway: Gateway) -> list[Callable[..., Any]]:
     return [gateway.batch_write, gateway.batch_write_many, gateway.batch_withdraw]
+
+
+def _allow_long_activations(worker: Worker) -> None:
+    # The SDK has no option for it. Under another name its own limit would apply again: test_backlog.py would say so.
+    workflows = getattr(worker, "_workflow_worker", None)
+    seconds = getattr(workflows, "_deadlock_timeout_seconds", None)
+    if workflows is not None and seconds is not None:  # None: its debug mode, without a limit
+        workflows._deadlock_timeout_seconds = max(seconds, LONGEST_ACTIVATION)
 
 
 def _pass_library_through(runner: WorkflowRunner | None) -> WorkflowRunner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -12,6 +13,7 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
 from temporal_batching import BatchPolicy, MemorySink, batcher
 from temporal_batching.batcher import BatcherWorkflow
+from temporal_batching.buffer import Buffer
 from tests.support.service import QUICK, Service, count, entry, running
 from tests.support.waiting import assert_eventually
 
@@ -69,3 +71,19 @@ async def test_a_run_does_not_end_before_it_has_read_every_signal(
 
         await assert_eventually(settled)
     assert Counter(row["n"] for row in sink.rows["entries"]) == dict.fromkeys(range(50), 1)
+
+
+async def test_a_slow_activation_is_not_held_for_a_deadlock(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where CPU is short, thousands of signals take long to dispatch."""
+    accept = Buffer.accept
+
+    def slowly(*args: Any) -> Any:
+        time.sleep(2.5)
+        return accept(*args)
+
+    monkeypatch.setattr(Buffer, "accept", slowly)
+    async with running(client, MemorySink()) as service:
+        (told,) = await service.call("signal", [entry(1)])
+        events = await service.events()
+    assert told.outcome == "written"
+    assert count(events, EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED) == 0
