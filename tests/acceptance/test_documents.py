@@ -66,6 +66,7 @@ HELD_BY = {
     "temporal-batching resume": OPERATORS,
     "temporal-batching drain": OPERATORS,
     "temporal-batching configure": OPERATORS,
+    "temporal-batching worker": DEMO,
     "temporal-batching worker --metrics 127.0.0.1:9464": "tests/integration/test_metrics.py",
     "temporal-batching audit": AUDIT,
     "temporal-batching audit --complete": AUDIT,

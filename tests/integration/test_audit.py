@@ -263,7 +263,7 @@ async def test_only_what_was_asked_since_then_is_judged(healthy: Deployment) -> 
     with healthy.copied() as database:
         database.execute("DELETE FROM payments;;DELETE FROM lines;;DELETE FROM batching_ledger")
         report, _ = await audited(healthy.service, database, since=healthy.ended)
-        assert (report.holds, report.requests) == (True, 0)
+        assert (report.holds, report.requests, report.unchecked) == (True, 0, {})
         report, _ = await audited(healthy.service, database, since=healthy.began)
         assert (report.holds, report.requests) == (False, 9)
 

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from temporal_batching import Record, WriteRequest
-from temporal_batching.cli.audit.check import Findings, Question, check
+from temporal_batching.cli.audit.check import Findings, Question, _for_reading, check
 from temporal_batching.cli.audit.facts import Facts, Told
 from temporal_batching.cli.audit.judge import Verdict
 from temporal_batching.cli.console import CommandError
+from temporal_batching.cli.database import sync_engine
 from temporal_batching.sinks.base import Batch
 from temporal_batching.sinks.ledger import digest
 from tests.databases import TestDatabase
@@ -243,6 +245,14 @@ def test_a_database_that_is_not_there_does_not_come_to_be(facts: Facts, tmp_path
     with pytest.raises(CommandError, match="no such file"):
         check(facts, Question(f"sqlite:///{tmp_path}/none.db", "main"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_opened_for_reading(sqlite: TestDatabase) -> None:
+    sqlite.execute("CREATE TABLE t (a integer)")
+    engine = sync_engine(_for_reading(sqlite.url))
+    with engine.connect() as connection, pytest.raises(sa.exc.OperationalError, match="readonly"):
+        connection.exec_driver_sql("INSERT INTO t VALUES (1)")
+    engine.dispose()
 
 
 def test_a_database_without_a_ledger_is_one_line(sqlite: TestDatabase, facts: Facts) -> None:
