@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from benchmarks import report as reports
 from benchmarks.databases import BenchDatabase, open_database
 from benchmarks.measure import WAYS
 from benchmarks.page import render
-from benchmarks.plan import IDLE_SECONDS, PARTS, QUICK_PARTS, Part, Wanted, make_plan
+from benchmarks.plan import IDLE_SECONDS, PARTS, QUICK_PARTS, LeftOut, Part, Wanted, make_plan
 from benchmarks.report import Report, print_tables
 from benchmarks.targets import judge
 from temporal_batching.embedded import find_temporal
@@ -101,6 +102,8 @@ class Run:
         try:
             async with asyncio.timeout(part.timeout):
                 await part.run(self._report, self._database, lambda done: self._show(task, done))
+        except LeftOut as err:
+            self._failed(part, f"left out: {err}")
         except TimeoutError:
             self._failed(part, f"failed: not done in {part.timeout:.0f} s")
         except Exception as err:  # whatever broke in one part, the others are worth having
@@ -118,6 +121,10 @@ class Run:
 
 
 async def run(options: argparse.Namespace, console: Console) -> Report:
+    current = asyncio.current_task()
+    if current is not None:
+        # As Ctrl-C: the servers are stopped in order.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, current.cancel)
     wanted = Wanted(
         parts=options.only or (QUICK_PARTS if options.quick else PARTS),
         ways=options.contenders,
@@ -166,7 +173,7 @@ def main() -> None:
     else:
         try:
             report = asyncio.run(run(options, console))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, asyncio.CancelledError):
             console.print(f"Stopped; what was measured until then is in {options.report}", soft_wrap=True)
             raise SystemExit(130) from None
     save(report, options.report)

@@ -29,6 +29,10 @@ SINK_DATABASE = 9_999
 Progress = Callable[[int], None]
 
 
+class LeftOut(Exception):
+    """A part that cannot be measured here; the message says why."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One thing to measure.
@@ -72,7 +76,7 @@ def _sink(wanted: Wanted) -> list[Part]:
 
     async def run(report: Report, database: BenchDatabase, progress: Progress) -> None:
         if not isinstance(database, Postgres):
-            raise RuntimeError("left out: it compares ways into PostgreSQL")
+            raise LeftOut("it compares ways into PostgreSQL")
         url = database.empty(SINK_DATABASE)
         # Its ways block: in a thread of its own the others go on.
         report.sink = await asyncio.to_thread(lambda: asyncio.run(sink_postgresql.measure(url, rounds)))

@@ -121,5 +121,9 @@ async def worker_process(config: WorkerConfig, log: Path) -> AsyncIterator[Worke
     try:
         await worker.ready()
         yield worker
+    except BaseException:
+        # Failed, out of time, or Ctrl-C: nobody needs what it would still finish.
+        await asyncio.shield(stop(process))
+        raise
     finally:
         await worker.close()
