@@ -51,6 +51,7 @@ class Asked:
         asked_at: When, in seconds since the epoch.
         told: What the caller was told; None while it waits.
         told_at: When that was.
+        failed: How its workflow ended, if it did not end well.
     """
 
     caller: str
@@ -62,6 +63,7 @@ class Asked:
     asked_at: float = field(default_factory=time.time)
     told: Told | None = None
     told_at: float = 0.0
+    failed: str = ""
 
     @property
     def verdict(self) -> Verdict | None:

@@ -230,7 +230,8 @@ class Scene:
                     await self._listen(asked, handle)
             except (RPCError, RuntimeError):  # the server is down
                 await asyncio.sleep(0.2)
-            else:
+            # A long poll may also end without an event.
+            if asked.told is not None or asked.failed:
                 return
 
     async def start(self, run: Any, arg: Any, asked: Asked) -> WorkflowHandle[Any, Any]:
@@ -258,7 +259,8 @@ class Scene:
         closes = WorkflowHistoryEventFilterType.CLOSE_EVENT
         async for event in handle.fetch_history_events(wait_new_event=True, event_filter_type=closes):
             if event.event_type != EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
-                self._failures.append(f"{asked.request_id} ended with {EventType.Name(event.event_type)}")
+                asked.failed = EventType.Name(event.event_type)
+                self._failures.append(f"{asked.request_id} ended with {asked.failed}")
                 return
             result = event.workflow_execution_completed_event_attributes.result.payloads
             ((told,),) = await self.client.data_converter.decode(result, [list[Told]])

@@ -12,15 +12,10 @@ from tests.faults.scene import NewScene
 
 pytestmark = pytest.mark.faults
 
-WITHIN = 25.0
-"""Seconds until the last caller is told, on a machine that is busy: on an idle one it takes five to ten. What takes them
-are a flush that stops beating (5 s), a shard's next task, which waits for the dead worker (3 s), and one that it had
-begun (10 s)."""
-
-WITHIN_GATEWAY = 45.0
-"""The same where the gateway died with requests in hand: an attempt at the activity door may take 30 s by default."""
-
-IN_GATEWAY = ("accepting", "accepted")
+WITHIN = 45.0
+"""Seconds until the last caller is told. Mostly it takes less than ten: a flush that stops beating is noticed after 5 s,
+a shard's next task waits 3 s for the dead worker, one that it had begun 10 s. The longest is an attempt at an activity's
+door whose gateway died with the request in its hands: 30 s by default, whatever the seam."""
 
 SEAMS = ["accepting", "accepted", "flushing", "inserting", "committed", "confirming", "reporting"]
 
@@ -51,8 +46,7 @@ async def test_a_worker_killed_at_a_seam_costs_seconds(
     )
     await scene.audit()
     assert set(scene.verdicts()) <= {"written", "duplicate"}
-    within = WITHIN_GATEWAY if seam in IN_GATEWAY else WITHIN
-    assert max(one.told_at for one in scene.asked) - killed < within
+    assert max(one.told_at for one in scene.asked) - killed < WITHIN
     if seam == "confirming":
         assert 0 < early < len(scene.asked)
 
@@ -71,7 +65,7 @@ async def test_a_gateway_killed_with_every_request_in_its_hands(
     print(f"\nkilled with all in the gateway's hands: the last told after: {', '.join(scene.slowest(killed))}")
     await scene.audit()
     assert set(scene.verdicts()) == {"written"}
-    assert max(one.told_at for one in scene.asked) - killed < WITHIN_GATEWAY
+    assert max(one.told_at for one in scene.asked) - killed < WITHIN
 
 
 @pytest.mark.parametrize("seam", ["closing", "opening"])
@@ -85,11 +79,11 @@ async def test_a_worker_killed_while_its_shard_continues_as_new(
         killed = time.time()
         under_way = [one for one in scene.asked if one.told is None]
         await scene.start_batcher(linger="100ms")
-        await scene.until_told(under_way)
+    await scene.until_told(under_way)
     recovered = max(one.told_at for one in under_way) - killed
     print(f"\nkilled when {seam}: {len(under_way)} under way, the last of them told after {recovered:.1f} s")
     await scene.audit()
     stats = (await scene.stats())[0]
     assert stats.continue_as_new >= 1
     assert set(scene.verdicts()) <= {"written", "duplicate"}
-    assert recovered < WITHIN_GATEWAY
+    assert recovered < WITHIN
