@@ -13,9 +13,9 @@ from tests.faults.scene import NewScene
 pytestmark = pytest.mark.faults
 
 WITHIN = 45.0
-"""Seconds until the last caller is told. Mostly it takes less than ten: a flush that stops beating is noticed after 5 s,
-a shard's next task waits 3 s for the dead worker, one that it had begun 10 s. The longest is an attempt at an activity's
-door whose gateway died with the request in its hands: 30 s by default, whatever the seam."""
+"""Seconds until the last caller is told. Mostly it takes less than ten: a flush that stops beating is noticed after
+5 s, a shard's next task waits 3 s for the dead worker, one that it had begun 10 s. The longest is an attempt at an
+activity's door whose gateway died with the request in its hands: 30 s by default, whatever the seam."""
 
 SEAMS = ["accepting", "accepted", "flushing", "inserting", "committed", "confirming", "reporting"]
 
