@@ -41,11 +41,6 @@ STICKY_TIMEOUT = timedelta(seconds=3)
 memory, before any other may replay it. With Temporal's 10 s a shard stands still so long when its worker is killed. Not
 less than this: a worker that is only slow would be made to replay, and be slower still."""
 
-LONGEST_ACTIVATION = 8.0
-"""Seconds that one activation of a workflow may take on a batcher's worker: less than the 10 of its task. The SDK holds
-anything past 2 for a deadlock, which the dispatch of ten thousand signals is not, only slow where CPU is short; and the
-way it interrupts one (SDK 1.35) can leave the shard on that worker for ever."""
-
 _SDK_STICKY_TIMEOUT = inspect.signature(Worker).parameters["sticky_queue_schedule_to_start_timeout"].default
 
 
@@ -140,7 +135,7 @@ class BatcherPlugin(_PassthroughPlugin):
 
     async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:
         """Opens the sink, brings the shards up beside the worker, and closes the sink after it."""
-        _allow_long_activations(worker)
+        _switch_deadlock_detector_off(worker)
         await self._sink.open()
         announcing = asyncio.create_task(self._announce(worker)) if self._start_shards else None
         try:
@@ -175,12 +170,18 @@ def _doors(gateway: Gateway) -> list[Callable[..., Any]]:
     return [gateway.batch_write, gateway.batch_write_many, gateway.batch_withdraw]
 
 
-def _allow_long_activations(worker: Worker) -> None:
-    # The SDK has no option for it. Under another name its own limit would apply again: test_backlog.py would say so.
-    workflows = getattr(worker, "_workflow_worker", None)
-    seconds = getattr(workflows, "_deadlock_timeout_seconds", None)
-    if workflows is not None and seconds is not None:  # None: its debug mode, without a limit
-        workflows._deadlock_timeout_seconds = max(seconds, LONGEST_ACTIVATION)
+def _switch_deadlock_detector_off(worker: Worker) -> None:
+    """Lets an activation take as long as it takes; Temporal still gives a workflow task up after its 10 seconds.
+
+    The SDK holds an activation of more than 2 seconds for a deadlock. The dispatch of ten thousand signals is none, it
+    is slow where CPU is short. And after a deadlock SDK 1.35 evicts the workflow without waiting for its thread: the
+    future it waits for was cancelled by its own timeout. Two threads then work on one event loop, tasks get lost,
+    eviction never succeeds, and the shard stands still while the worker lives. Nothing in a batcher can block.
+    """
+    # There is no option for it. Under another name the detector would be on again: test_backlog.py would say so.
+    workflows: Any = getattr(worker, "_workflow_worker", None)
+    if hasattr(workflows, "_deadlock_timeout_seconds"):
+        workflows._deadlock_timeout_seconds = None
 
 
 def _pass_library_through(runner: WorkflowRunner | None) -> WorkflowRunner:

@@ -74,7 +74,7 @@ async def test_a_run_does_not_end_before_it_has_read_every_signal(
 
 
 async def test_a_slow_activation_is_not_held_for_a_deadlock(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where CPU is short, thousands of signals take long to dispatch."""
+    """Where CPU is short, thousands of signals take long to dispatch; the SDK's limit is 2 seconds."""
     accept = Buffer.accept
 
     def slowly(*args: Any) -> Any:
