@@ -26,7 +26,7 @@ from benchmarks.histories import Histories, of_batchers, of_callers
 from benchmarks.servers import Temporal, fresh_temporal
 from benchmarks.worker import WorkerConfig, connect
 from benchmarks.worker_process import WorkerProcess, worker_process
-from temporal_batching import BatchClient, Record, WriteError
+from temporal_batching import BatchClient, BatcherHandle, BatcherNotRunning, OutcomeKind, Record, WriteError
 from temporal_batching.routing import batcher_workflow_id
 
 WAYS = {
@@ -145,6 +145,8 @@ class Measurement:
     async def warm_up(self, worker: WorkerProcess) -> None:
         """Brings everything up, and watches the server while nobody writes."""
         progress, self.progress = self.progress, lambda done: None
+        if self.way in OURS:
+            await self._batchers_up()
         # Full batches: what is left of one would wait for the linger.
         full = self.load.batch_size if self.way != "write_many" and self.load.linger else 1
         await self.write(worker, -(-self.load.warm_up // full) * full)
@@ -242,6 +244,16 @@ class Measurement:
         }
         return _Counters(time.monotonic(), await self.temporal.counters(), self.database.counters(), sink, cpu)
 
+    async def _batchers_up(self) -> None:
+        """A program that writes before there is a shard to ask cannot know how large a batch may be."""
+        handle = BatcherHandle(self.client, shards=self.load.shards)
+        async with asyncio.timeout(STALL_SECONDS):
+            while True:
+                with suppress(BatcherNotRunning):
+                    await handle.stats()
+                    return
+                await asyncio.sleep(0.2)
+
     async def batchers(self) -> Histories:
         if self.way == "classic":
             return await of_batchers(self.client, [classic.WORKFLOW_ID])
@@ -291,7 +303,7 @@ class Measurement:
     async def _write_many(self, writes: int) -> None:
         writer = BatchClient(self.client, shards=self.load.shards)
         results = await writer.write_many([Record(TABLE, self._row(n)) for n in range(writes)])
-        failed = [result for result in results if isinstance(result, WriteError)]
+        failed = [r for r in results if isinstance(r, WriteError) or r.outcome != OutcomeKind.WRITTEN]
         if failed:
             raise RuntimeError(f"{len(failed)} of {writes} writes failed, the first with: {failed[0]}")
         self.started += writes

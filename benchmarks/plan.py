@@ -128,7 +128,7 @@ def _callers(wanted: Wanted) -> list[Part]:
     if wanted.quick:
         few, each, ways = replace(few, warm_up=20, idle_seconds=1.0), {1: 20}, ("direct", "local")
     at = [(callers, replace(few, writes=writes, callers=callers)) for callers, writes in each.items()]
-    return [_curve("callers in flight", way, way, at, timeout=200) for way in ways if way in wanted.ways]
+    return [_curve("callers in flight", way, way, at, timeout=240) for way in ways if way in wanted.ways]
 
 
 def _writes(wanted: Wanted) -> list[Part]:
@@ -137,16 +137,16 @@ def _writes(wanted: Wanted) -> list[Part]:
     sizes = (1_000, 10_000) if wanted.quick else (1_000, 10_000, 100_000)
     load = Load(batch_size=1_000, linger=GROUPED, warm_up=2_000, idle_seconds=1.0 if wanted.quick else 3.0)
     at = [(writes, replace(load, writes=writes)) for writes in sizes]
-    return [_curve("writes", "write_many", "write_many", at, timeout=60 if wanted.quick else 200)]
+    return [_curve("writes", "write_many", "write_many", at, timeout=90 if wanted.quick else 240)]
 
 
 def _batch(wanted: Wanted) -> list[Part]:
     few = Load(warm_up=100, idle_seconds=2.0, linger=GROUPED)
     at = [
         (size, replace(few, batch_size=size, writes=writes))
-        for size, writes in {1: 400, 10: 3_000, 100: 10_000, 1000: 20_000}.items()
+        for size, writes in {1: 200, 10: 2_000, 100: 10_000, 1000: 20_000}.items()
     ]
-    return [_curve("records in a batch", "write_many", "write_many", at, timeout=150)]
+    return [_curve("records in a batch", "write_many", "write_many", at, timeout=240)]
 
 
 def _record(wanted: Wanted) -> list[Part]:
@@ -155,13 +155,13 @@ def _record(wanted: Wanted) -> list[Part]:
         (size, replace(few, record_bytes=size, writes=writes))
         for size, writes in {100: 10_000, 1_000: 5_000, 10_000: 1_000, 100_000: 200}.items()
     ]
-    return [_curve("bytes in a record", "write_many", "write_many", at, timeout=120)]
+    return [_curve("bytes in a record", "write_many", "write_many", at, timeout=180)]
 
 
 def _shards(wanted: Wanted) -> list[Part]:
     few = Load(warm_up=1_000, idle_seconds=2.0, linger=GROUPED, writes=15_000, batch_size=500)
     at = [(shards, replace(few, shards=shards)) for shards in (1, 2, 4, 8)]
-    return [_curve("shards", "write_many", "write_many", at, timeout=150)]
+    return [_curve("shards", "write_many", "write_many", at, timeout=180)]
 
 
 def _latency(wanted: Wanted) -> list[Part]:

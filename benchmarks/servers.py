@@ -78,9 +78,9 @@ class Temporal:
 @asynccontextmanager
 async def fresh_temporal(directory: Path) -> AsyncIterator[Temporal]:
     port = free_port()
-    before = {child.pid for child in psutil.Process().children()}
     async with temporal_server(
         directory=directory, port=0, ui_port=0, options=[*FAST, "--metrics-port", str(port)]
     ) as server:
-        (process,) = [c for c in psutil.Process().children() if c.pid not in before and "temporal" in c.name()]
+        # Several may be running: ours is the one that was given this port for its metrics.
+        (process,) = [c for c in psutil.Process().children() if str(port) in c.cmdline()]
         yield Temporal(server.address, port, process)
