@@ -34,8 +34,9 @@ from temporal_batching.contract import (
     OutcomeKind,
     Record,
 )
-from temporal_batching.errors import WriteError, WriteExpired, WriteNotSubmitted, WriteRejected
+from temporal_batching.errors import InvalidRequest, WriteError, WriteExpired, WriteNotSubmitted, WriteRejected
 from temporal_batching.failures import write_error
+from temporal_batching.parcels import unpack
 from temporal_batching.sinks.ledger import NotJson, digest, request_id_fault
 
 READ_AT_ONCE = 8
@@ -372,6 +373,9 @@ class Reader:
             self.tally.unreadable += 1
             return None
         bodies = wire.get("requests")
+        if "packed" in wire:
+            with contextlib.suppress(InvalidRequest):
+                bodies = unpack(wire)
         parcel = isinstance(bodies, list)
         asked = _Asked(at, [], parcel)
         for body in bodies if isinstance(bodies, list) else [wire]:
