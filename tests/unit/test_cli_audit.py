@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from temporalio.client import Client
 from temporalio.converter import DataConverter
 
 from temporal_batching import TableRule
@@ -60,6 +61,28 @@ async def test_an_audit_that_makes_no_sense_is_refused_before_anything_is_read(
                    data_converter=None)  # fmt: skip
     with pytest.raises(SettingsError, match=why):
         await command.audit_deployment(load({"sink": sink}), Target("127.0.0.1:1"), wanted, as_json=False)
+
+
+async def test_the_callers_converter_reads_their_histories(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    used: list[DataConverter] = []
+
+    async def connect(**_: Any) -> Client:
+        return await Client.connect("127.0.0.1:1", lazy=True)
+
+    async def audit(client: Client, *_: Any, **__: Any) -> tuple[Report, Findings]:
+        used.append(client.data_converter)
+        return _found(len(used) - 1)
+
+    monkeypatch.setattr(command, "connect", connect)
+    monkeypatch.setattr(command, "audit", audit)
+    scope = Scope(None, None, False, "ledger", [], f"{__name__}:CONVERTER")
+    settings = load({"sink": "sqlite:///x.db"})
+    assert await command.audit_deployment(settings, Target(), scope, as_json=True) == 0
+    assert await command.audit_deployment(settings, Target(), scope, as_json=True) == 1
+    assert used == [CONVERTER, CONVERTER]
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def _found(violations: int) -> tuple[Report, Findings]:
