@@ -266,12 +266,13 @@ def test_a_batch_that_failed_goes_first_and_keeps_its_id() -> None:
     for name in "abcd":
         buf.accept(entry(name), NOW)
     batch = take(buf, NOW)
-    buf.fail(batch.id, NOW, "down", in_doubt=True)
+    first_id = batch.id
+    buf.fail(first_id, NOW, "down", in_doubt=True)
     assert (buf.pending, buf.breaker_open, buf.sink_error, buf.flush_failures) == (4, True, "down", 1)
     assert buf.next_batch(NOW + 0.9) is None
     assert buf.wake_at() == NOW + 1
     again = take(buf, NOW + 1)
-    assert (again.id, ids(again)) == (batch.id, ["a", "b"])
+    assert (again.id, ids(again)) == (first_id, ["a", "b"])
 
 
 def test_the_breaker_backs_off_to_its_limit_and_closes_with_the_first_success() -> None:
