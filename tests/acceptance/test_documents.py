@@ -48,6 +48,7 @@ HELD_BY = {
     "make soak": "Makefile",
     "make faults": "Makefile",
     "make bench": "Makefile",
+    "make bench QUICK=1": "Makefile",
     "make simulate SEEDS=20000": "tests/simulation/test_simulation.py::test_no_schedule_breaks_a_promise",
     "make pins": "Makefile",
     ".ci/run": "Makefile",

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from temporal_batching.cli.demo_audit import audit
 from temporal_batching.cli.console import CommandError
 from temporal_batching.cli.database import prepare_database, sync_engine
+from temporal_batching.cli.demo_audit import audit
 from temporal_batching.cli.payments import find_examples, plausible_payments, read_csv
 from temporal_batching.embedded import free_port
 
