@@ -163,7 +163,7 @@ def report(finished: Sequence[Finished]) -> None:
 
 
 def _print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    filled = list(rows)
+    filled = [[" ".join(cell.split()) for cell in row] for row in rows]  # a reason may bring lines of its own
     if not filled:
         return
     if not out.is_terminal:

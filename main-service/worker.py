@@ -46,7 +46,8 @@ async def work(settings: BatcherSettings, target: Target, task_queue: str) -> in
     worker = payment_worker(client, settings, task_queue)
     out.print(
         f"Main worker on task queue '{task_queue}', Temporal at {client.service_client.config.target_host}, writing "
-        f"through batcher '{settings.name}'. Ctrl-C stops it."
+        f"through batcher '{settings.name}'. Ctrl-C stops it.",
+        markup=False,
     )
     return await serve(worker)
 

@@ -263,11 +263,14 @@ def measure(body: Any) -> int:
     """Bytes of JSON as Temporal's default converter writes it (ASCII, no spaces).
 
     Raises:
-        InvalidRequest: For NaN and infinities, which JSON does not know, and for nesting too deep to write.
+        InvalidRequest: For NaN and infinities, which JSON does not know; for nesting too deep and numbers too long to
+            write.
     """
     try:
         return len(json.dumps(body, allow_nan=False, separators=(",", ":")))
-    except ValueError:
+    except ValueError as err:
+        if "integer string conversion" in str(err):  # Python's limit, 4,300 digits
+            raise InvalidRequest("a number has too many digits; send it as a string") from None
         raise InvalidRequest("a value is NaN or infinite: JSON has no such number; send it as a string") from None
     except RecursionError:
         raise InvalidRequest("a value is nested too deeply") from None

@@ -116,6 +116,7 @@ BAD: list[tuple[Any, str]] = [
     (request(records=[{"table": "t", "values": {7: 1}}]), "a column name is a string, not a number"),
     (request(records=[record(), record(n=float("nan"))]), "NaN or infinite: JSON has no such number; send it as a str"),
     (request(records=[record(n=[{"deep": float("-inf")}])]), "NaN or infinite"),
+    (request(records=[record(n=10**5_000)]), "a number has too many digits; send it as a string"),
     (request(records=[record(n={1, 2})]), "a value is not JSON"),
     (request(records=[record(n=nested(100_000))]), "a value is nested too deeply"),
     (request(expires_at="soon"), "expires_at is a number of seconds since the epoch, not a string"),

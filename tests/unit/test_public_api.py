@@ -21,7 +21,7 @@ MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for p
 FLOORS = [
     {"contract"},
     {"errors", "policy", "routing"},
-    {"intake", "buffer", "outbox", "sinks"},
+    {"intake", "buffer", "outbox", "parcels", "sinks"},
     {"confirm", "failures", "flush", "gateway", "batcher", "inbox", "starting"},
     {"client", "plugin", "writer"},
     {"embedded", "settings", "testing"},
