@@ -29,6 +29,7 @@ from temporal_batching.contract import (
     OutcomeKind,
     ParcelReceipt,
     Record,
+    RejectCode,
     WriteRequest,
 )
 from temporal_batching.errors import (
@@ -189,6 +190,11 @@ class BatchClient:
         try:
             receipt = await self._run(ACTIVITY_WRITE_MANY, wire, ParcelReceipt, timeout)
         except ActivityFailureError as err:
+            if _is_too_large(write_error(first.id, err.cause, timeout)) and len(parcel) > 1:
+                # The limits in force are narrower than those it was cut for; so nothing of it was taken.
+                half = len(parcel) // 2
+                first_half = await self._write_parcel(parcel[:half], timeout)
+                return [*first_half, *await self._write_parcel(parcel[half:], timeout)]
             return [_for_each(write_error(entry.id, err.cause, timeout)) for entry in entries]
         return [_confirmation(receipt, position, entry.id) for position, entry in enumerate(entries)]
 
@@ -213,6 +219,14 @@ class BatchClient:
             start_to_close_timeout=min(timeout, self._attempt_timeout),
             retry_policy=_RETRY,
         )
+
+
+def _is_too_large(error: WriteError) -> bool:
+    return (
+        isinstance(error, WriteRejected)
+        and error.confirmation is not None
+        and error.confirmation.code == RejectCode.TOO_LARGE
+    )
 
 
 def _for_each(error: WriteError) -> WriteResult:

@@ -190,6 +190,23 @@ async def test_two_thousand_requests_each_have_their_own_result_in_order(client:
     assert len(sink.batches) < 60
 
 
+async def test_parcels_cut_for_wider_limits_than_those_in_force_are_cut_again(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As before a shard runs, when nobody can say what its limits will be."""
+
+    async def widest(_: BatchClient) -> BatchPolicy:
+        return BatchPolicy()
+
+    monkeypatch.setattr(BatchClient, "_batch_limit", widest)
+    sink = MemorySink()
+    async with running(client, sink, BatchPolicy(linger=QUICK.linger, max_batch_size=30)) as service:
+        requests = [WriteRequest(f"{service.name}-{n}", [Record("entries", {"n": n})], key="k") for n in range(100)]
+        results = await service.writer.write_many(requests)
+    assert [_outcome(result) for result in results] == ["written"] * 100
+    assert [row["n"] for row in sink.rows["entries"]] == list(range(100))
+
+
 def _outcome(result: Confirmation | WriteError) -> str:
     return result.outcome if isinstance(result, Confirmation) else type(result).__name__
 
