@@ -180,7 +180,9 @@ async def test_a_database_that_became_read_only_is_waited_for(
         f"{max(one.told_at for one in patient) - writable:.1f} s after it could be written again"
     )
     await scene.audit()
-    assert {one.verdict for one in hasty} == {Verdict.EXPIRED}
+    # On a busy machine one or the other is only told when it has given up itself.
+    assert Verdict.EXPIRED in {one.verdict for one in hasty}
+    assert {one.verdict for one in hasty} <= {Verdict.EXPIRED, Verdict.NOT_CONFIRMED}
     assert {one.verdict for one in patient} == {Verdict.WRITTEN}
 
 
