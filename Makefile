@@ -48,7 +48,7 @@ bench: setup ## what batching costs and saves: a table and benchmarks/report/; Q
 	QUICK=$(QUICK) $(RUN)/python -m benchmarks $(BENCH)
 
 faults: setup ## kill and restart real processes under load
-	$(RUN)/pytest -m faults $(TESTS)
+	$(RUN)/pytest -n 2 -m faults $(TESTS)
 
 simulate: setup ## many random schedules of the batcher's state machine; SEEDS=20000
 	$(RUN)/python -m tests.simulation --seeds $(SEEDS)

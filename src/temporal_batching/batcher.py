@@ -150,7 +150,10 @@ class BatcherWorkflow:
             try:
                 self._buffer.accept(_read(wire), now)
             except InvalidRequest as err:
-                refused.append([position, err.code, str(err)])
+                # Which of two contents an id belongs to is the ledger's to say, once the other one is settled: it may
+                # hold this one already, or refuse the other.
+                code = RejectCode.OVERLOADED if err.code == RejectCode.ID_REUSED else err.code
+                refused.append([position, code, str(err)])
             except BufferFull as err:
                 self._buffer.refused += 1
                 refused.append([position, RejectCode.OVERLOADED, str(err)])

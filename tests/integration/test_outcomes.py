@@ -8,6 +8,7 @@ from temporalio.client import Client
 from temporal_batching import MemorySink
 from tests.support.callers import DOORS, Write
 from tests.support.service import entry, running
+from tests.support.waiting import assert_eventually
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -35,3 +36,30 @@ async def test_records_of_one_request_are_written_together_or_not_at_all(client:
         told = await service.call(door, [pair, triple])
     assert [one.outcome for one in told] == ["written", "rejected"]
     assert sink.rows == {"entries": [{"n": 1}], "balances": [{"n": 1}]}
+
+
+@pytest.mark.parametrize("door", ["activity", "local"])
+async def test_while_an_id_is_pending_with_other_records_the_ledger_is_waited_for(client: Client, door: str) -> None:
+    """The buffer knows one of two contents; which one the id belongs to only the ledger knows."""
+    sink = MemorySink()
+    async with running(client, sink) as service:
+        mine, other = (Write([["entries", {"n": n}]], request_id="r") for n in (1, 2))
+        assert (await service.call(door, [mine]))[0].outcome == "written"
+        await service.handle.pause()
+        thief = await service.start("signal", [other])
+
+        async def pending() -> None:
+            assert (await service.stats()).pending == 1
+
+        await assert_eventually(pending)
+        updates = (await service.stats()).run_updates
+        again = await service.start(door, [mine])
+
+        async def turned_away() -> None:
+            assert (await service.stats()).run_updates > updates
+
+        await assert_eventually(turned_away)
+        await service.handle.resume()
+        assert (await again.result())[0].outcome == "duplicate"
+        assert (await thief.result())[0].code == "id_reused"
+    assert sink.rows["entries"] == [{"n": 1}]
