@@ -13,7 +13,7 @@ from typing import Any
 
 from temporalio.client import Client, WorkflowFailureError
 
-from temporal_batching import BatchPolicy, MemorySink
+from temporal_batching import BatchPolicy, MemorySink, Record
 from tests.conftest import CONTINUE_SOON, server
 from tests.support.callers import DOORS, Listener
 from tests.support.service import QUICK, Service, entry, running
@@ -129,6 +129,15 @@ async def late_policy(client: Client, recorder: Recorder) -> None:
         await recorder.save_shard(service, "late-policy")
 
 
+async def parcels(client: Client, recorder: Recorder) -> None:
+    """Many requests from a program, one of them rejected, in a parcel that is tried again."""
+    sink = MemorySink(reject=lambda request: "odd" if request.records[0].values["n"] == 1 else None)
+    sink.fail_next(1)
+    async with running(client, sink, QUICK) as service:
+        await service.writer.write_many([Record("entries", {"n": n}) for n in range(20)])
+        await recorder.save_shard(service, "parcels")
+
+
 async def continuing(client: Client, recorder: Recorder) -> None:
     """Runs that carry over what is pending, set back and undelivered."""
     sink = MemorySink()
@@ -150,7 +159,7 @@ async def main() -> None:
     recorder = Recorder(folder)
     with tempfile.TemporaryDirectory() as directory:
         async with server(Path(directory)) as client:
-            for scene in (doors, sink_down, answers, operating, late_policy):
+            for scene in (doors, sink_down, answers, operating, late_policy, parcels):
                 await scene(client, recorder)
         async with server(Path(directory), *CONTINUE_SOON) as client:
             await continuing(client, recorder)

@@ -38,6 +38,6 @@ async def test_a_history_that_does_not_fit_is_noticed() -> None:
 
 def test_there_are_histories_of_every_shape() -> None:
     names = {path.stem for path in HISTORIES}
-    for shape in ("activity", "signal", "sink-down", "answers", "operating", "late-policy", "continuing"):
+    for shape in ("activity", "signal", "sink-down", "answers", "operating", "late-policy", "parcels", "continuing"):
         assert f"{shape}-batcher" in names
     assert "continuing-batcher-1" in names
