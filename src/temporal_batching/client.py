@@ -42,7 +42,7 @@ from temporal_batching.errors import (
     WriteRejected,
 )
 from temporal_batching.failures import rejected_at_the_door, write_error
-from temporal_batching.intake import Entry, encode_request, read_entry
+from temporal_batching.intake import ENVELOPE_BYTES, Entry, encode_request, read_entry
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.routing import batcher_workflow_id, check_name, check_shards, shard_of
 from temporal_batching.starting import once_ready, start_shard, update_with_start
@@ -51,6 +51,9 @@ WriteResult: TypeAlias = Confirmation | WriteError
 
 PARCEL_BYTES = 400_000
 """Bytes of one parcel: large enough to be few, small enough that one does not fill the buffer."""
+
+PARCEL_ENVELOPE_BYTES = ENVELOPE_BYTES + 100
+"""Of a parcel beside its requests."""
 
 PARCELS_UNDER_WAY = 16
 """Parcels of one `write_many` that wait for their confirmation at the same time."""
@@ -171,12 +174,13 @@ class BatchClient:
         current: dict[int, tuple[list[tuple[int, Entry]], int, int]] = {}
         for position, entry in entries:
             shard = shard_of(entry.body["key"] or entry.id, self._shards)
-            parcel, records, size = current.get(shard, ([], 0, 0))
-            if not parcel or records + entry.records > limit.max_batch_size or size + entry.size > most_bytes:
-                parcel, records, size = [], 0, 0
+            parcel, records, size = current.get(shard, ([], 0, PARCEL_ENVELOPE_BYTES))
+            own = entry.size - ENVELOPE_BYTES + 1  # a parcel has one envelope for all, and commas
+            if not parcel or records + entry.records > limit.max_batch_size or size + own > most_bytes:
+                parcel, records, size = [], 0, PARCEL_ENVELOPE_BYTES
                 parcels.append(parcel)
             parcel.append((position, entry))
-            current[shard] = (parcel, records + entry.records, size + entry.size)
+            current[shard] = (parcel, records + entry.records, size + own)
         return parcels
 
     async def _write_parcel(self, parcel: list[tuple[int, Entry]], timeout: timedelta) -> list[WriteResult]:
