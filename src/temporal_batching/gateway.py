@@ -291,12 +291,11 @@ class _Lane:
             ) from None
 
     def _wires(self, part: Sequence[_Waiting]) -> list[JsonObject]:
+        if not self._packs:
+            # Nor how long it waited: an earlier worker would ignore that, and a later one that replays the run would not.
+            return [waiting.entry.to_wire() for waiting in part]
         now = asyncio.get_running_loop().time()
-        wires = []
-        for waiting in part:
-            entry = waiting.entry.packed() if self._packs else waiting.entry
-            wires.append({**entry.to_wire(), "waited": round(now - waiting.arrived, 3)})
-        return wires
+        return [{**w.entry.packed().to_wire(), "waited": round(now - w.arrived, 3)} for w in part]
 
     async def _update(self, wires: list[JsonObject]) -> SubmitResult:
         result: SubmitResult

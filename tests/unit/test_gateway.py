@@ -77,6 +77,7 @@ async def test_a_full_batch_is_not_kept_to_gather_more() -> None:
 
 async def test_company_is_waited_for_as_long_as_the_shard_says_and_the_wait_is_told() -> None:
     lane = Lane(gather=0.2)
+    lane._packs = lane.takes_packed = True
     first = asyncio.create_task(lane.submit(request(0)))
     await asyncio.sleep(0.05)
     await asyncio.gather(first, lane.submit(request(1)))
@@ -116,6 +117,7 @@ async def test_parcels_go_packed_to_a_shard_that_takes_them_and_plain_to_one_tha
     await lane.submit(parcel(1))
     await lane.submit(parcel(2))
     assert ["packed" in update[0] for update in lane.sent] == [False, False, True]
+    assert ["waited" in update[0] for update in lane.sent] == [False, False, True]
     lane.takes_packed = False  # an earlier worker takes the shard over
     assert await lane.submit(parcel(3)) is None
     assert ["packed" in update[0] for update in lane.sent[3:]] == [True, False]
