@@ -292,7 +292,7 @@ class _Lane:
 
     def _wires(self, part: Sequence[_Waiting]) -> list[JsonObject]:
         if not self._packs:
-            # Nor how long it waited: an earlier worker would ignore that, and a later one that replays the run would not.
+            # Nor how long it waited: an earlier worker ignores that, and a later one that replays the run would not.
             return [waiting.entry.to_wire() for waiting in part]
         now = asyncio.get_running_loop().time()
         return [{**w.entry.packed().to_wire(), "waited": round(now - w.arrived, 3)} for w in part]
