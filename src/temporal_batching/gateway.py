@@ -218,11 +218,12 @@ class _Lane:
             part = self._take()
             try:
                 result = await self._send(part)
-            except ApplicationError as err:
-                activity.logger.warning("%d requests go back to Temporal: %s", len(part), err.message)
+            except Exception as err:  # whatever it is: it must not end the lane, or every later request waits in vain
+                failure = err if isinstance(err, ApplicationError) else _unreachable(f"{type(err).__name__}: {err}")
+                activity.logger.warning("%d requests go back to Temporal: %s", len(part), failure.message)
                 for waiting in part:
                     if not waiting.answer.done():
-                        waiting.answer.set_exception(_again(err))
+                        waiting.answer.set_exception(_again(failure))
                 continue
             self._gather, self._enough = result.gather_seconds, result.batch_records or MAX_SUBMISSION_REQUESTS
             refused = {position: (code, reason) for position, code, reason in result.refused}

@@ -105,6 +105,16 @@ async def test_a_shard_whose_buffer_is_full_is_not_pressed() -> None:
     assert len(lane.sent) == 1
 
 
+async def test_a_submission_that_fails_in_an_unknown_way_does_not_end_the_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = Lane()
+    with monkeypatch.context() as broken:
+        broken.setattr(lane, "_wires", lambda part: 1 / 0)
+        with pytest.raises(ApplicationError, match="ZeroDivisionError") as failure:
+            await lane.submit(request(0))
+    assert failure.value.type == ErrorType.BATCHER_UNREACHABLE
+    assert await lane.submit(request(1)) is None
+
+
 def parcel(number: int) -> Entry:
     requests = [{"request_id": f"r-{number}-{n}", "records": [{"table": "t", "values": {"n": n}}]} for n in range(3)]
     return read_entry({"request_id": f"p-{number}", "requests": requests})
