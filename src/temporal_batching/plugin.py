@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import inspect
 import logging
@@ -12,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio import activity
+from temporalio.client import WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.plugin import SimplePlugin
 from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerConfig, WorkflowRunner
@@ -143,8 +143,7 @@ class BatcherPlugin(_PassthroughPlugin):
         finally:
             if announcing is not None:
                 announcing.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await announcing
+                await asyncio.wait([announcing])  # however it ends: the worker has ended, and the sink is to be closed
             await self._sink.close()
 
     async def _announce(self, worker: Worker) -> None:
@@ -154,8 +153,11 @@ class BatcherPlugin(_PassthroughPlugin):
         while True:
             try:
                 await handle.announce(self._policy)
-            except RPCError as err:
-                logger.warning("The shards of %r could not be started yet: %s", self._batcher, err.message)
+            except (RPCError, WorkflowUpdateRPCTimeoutOrCancelledError) as err:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():  # the SDK's update makes this error of a cancellation
+                    return
+                logger.warning("The shards of %r could not be started yet: %s", self._batcher, err)
             else:
                 return
             await asyncio.sleep(pause)

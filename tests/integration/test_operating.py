@@ -7,12 +7,14 @@ from collections import Counter
 from datetime import timedelta
 
 import pytest
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.worker import Worker
 
 from temporal_batching import (
     BatchClient,
     BatcherHandle,
     BatcherNotRunning,
+    BatcherPlugin,
     BatchPolicy,
     Confirmation,
     MemorySink,
@@ -205,6 +207,31 @@ async def test_parcels_cut_for_wider_limits_than_those_in_force_are_cut_again(
         results = await service.writer.write_many(requests)
     assert [_outcome(result) for result in results] == ["written"] * 100
     assert [row["n"] for row in sink.rows["entries"]] == list(range(100))
+
+
+async def test_a_worker_that_stops_before_its_shards_have_answered_ends_in_order(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announcing = asyncio.Event()
+
+    async def announce(_: BatcherHandle, policy: BatchPolicy) -> None:
+        announcing.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as err:
+            raise WorkflowUpdateRPCTimeoutOrCancelledError from err  # as the SDK's update does
+
+    class Closed(MemorySink):
+        closed = False
+
+        async def close(self) -> None:
+            self.closed = True
+
+    monkeypatch.setattr(BatcherHandle, "announce", announce)
+    sink = Closed()
+    async with Worker(client, task_queue="stops-soon", plugins=[BatcherPlugin(sink, name="stops-soon")]):
+        await announcing.wait()
+    assert sink.closed
 
 
 def _outcome(result: Confirmation | WriteError) -> str:
