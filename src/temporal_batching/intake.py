@@ -74,7 +74,8 @@ class Entry:
         """A parcel as it costs its shard least; any other entry as it is."""
         if "requests" not in self.body:
             return self
-        body = pack(self.id, self.body["requests"], records=self.records, size=self.size)
+        size = self.size - ENVELOPE_BYTES * max(1, len(self.replies))  # whoever reads it adds them again
+        body = pack(self.id, self.body["requests"], records=self.records, size=size)
         return replace(self, body=body)
 
     def carry(self) -> JsonObject:
