@@ -43,6 +43,9 @@ async def test_callers_that_are_gone_cost_the_others_nothing(
         await handles[asked.request_id].terminate()
     for asked in gone["cancelled"]:
         await handles[asked.request_id].cancel()
+    for asked in gone["left"]:
+        await handles[asked.request_id].signal(Leaver.leave)
+        await handles[asked.request_id].result()
     for asked in gone["continued"]:
         await handles[asked.request_id].signal(Continuer.go_on)
     # What the cancelled take back is gone before the flush; what the continued ask for again is there already.

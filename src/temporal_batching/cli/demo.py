@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -23,15 +23,14 @@ from rich.table import Table
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from temporal_batching import BatcherHandle
 from temporal_batching.cli.connect import connect
 from temporal_batching.cli.console import EXIT_FAILED, CommandError, err, out, plural, run
+from temporal_batching.cli.demo_handover import Handover
 from temporal_batching.cli.monitor import NoAnswer, read_stats
 from temporal_batching.cli.options import POLICY, Target, with_settings
 from temporal_batching.cli.payments import example_payments, write_csv
 from temporal_batching.contract import DEFAULT_TASK_QUEUE, BatcherStats
 from temporal_batching.embedded import child_process, postgres_server, stop, tail, temporal_server
-from temporal_batching.errors import BatchingError
 from temporal_batching.routing import batcher_workflow_id
 from temporal_batching.settings import CONSOLE, ENV_PREFIX, BatcherSettings, SettingsError, load, redact_url
 
@@ -55,6 +54,7 @@ class Plan:
     via: str
     keep: bool
     json: bool
+    hold: bool
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,22 @@ def demo(
     json: Annotated[
         bool, typer.Option("--json", help="Print the figures as one JSON object in the last line.")
     ] = False,
+    hold: Annotated[
+        bool | None,
+        typer.Option(
+            "--hold/--no-hold",
+            help="Hold the writes back until all have been handed over. Default: only with --linger 0, which writes "
+            "what is there at once: without a crowd at the door, a few payments at a time.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """See it work: Temporal, a database and both services from nothing, many payments at once, and an audit.
 
     It runs its own Temporal server with Web UI unless TEMPORAL_ADDRESS names one, and leaves nothing behind.
     """
-    run(_demo(settings, target, Plan(workflows, sink, via, keep, json)))
+    crowd = settings.linger == timedelta(0) if hold is None else hold
+    run(_demo(settings, target, Plan(workflows, sink, via, keep, json, crowd)))
 
 
 async def _demo(settings: BatcherSettings, target: Target, plan: Plan) -> int:
@@ -247,6 +257,8 @@ class _Stage:
     async def _start_payments(self, source: Path, results: Path) -> None:
         command = [sys.executable, str(self._main_service / "starter.py"), "--input", str(source)]
         command += ["--via", self.plan.via, "--results", str(results)]
+        handover = Handover(self.client, self.settings, expected=self.plan.workflows, hold=self.plan.hold)
+        await handover.begin()
         process = await asyncio.create_subprocess_exec(
             *command, env=self.environment | self._queue(), start_new_session=True
         )
@@ -256,24 +268,9 @@ class _Stage:
                 try:
                     await asyncio.wait_for(process.wait(), 0.5)
                 except TimeoutError:
-                    await self._flush_the_rest()
+                    await handover.look()
         finally:
             await asyncio.shield(stop(process))
-
-    async def _flush_the_rest(self) -> None:
-        """Once every payment's write is with the batcher no batch gets fuller: nobody needs to wait for the linger."""
-        try:
-            stats = await read_stats(self.client, self.settings)
-        except NoAnswer:
-            return  # busy; the linger ends without us
-        waiting = sum(shard.pending + shard.in_flight for shard in stats)
-        settled = sum(sum(shard.outcomes.values()) for shard in stats)
-        if waiting and waiting + settled == self.plan.workflows:
-            name, queue = self.settings.name, self.settings.task_queue
-            handle = BatcherHandle(self.client, name, shards=self.settings.shards, task_queue=queue)
-            # Only to save time: if it fails, the linger does the same a little later.
-            with suppress(TimeoutError, RPCError, BatchingError):
-                await handle.flush(timeout=timedelta(seconds=5))
 
     def _queue(self) -> dict[str, str]:
         return {"MAIN_TASK_QUEUE": self.main_queue}
