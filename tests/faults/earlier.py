@@ -11,6 +11,8 @@ from pathlib import Path
 from tests.faults.processes import ROOT
 
 SOURCE = "src/temporal_batching"
+AT_WORK = [SOURCE, f":(exclude){SOURCE}/cli", f":(exclude){SOURCE}/testing.py"]
+"""What makes a batcher's worker: a change of the demo alone is none that two workers could disagree about."""
 
 
 class NoHistory(Exception):
@@ -23,11 +25,11 @@ def earlier_commit(steps: int) -> str:
     Raises:
         NoHistory: Why there is none.
     """
-    commits = _git("log", "--format=%h", "--", SOURCE).decode().split()
+    commits = _git("log", "--format=%h", "--", *AT_WORK).decode().split()
     # What is here may be committed already, or not yet.
     different = [commit for commit in commits if _differs(commit)]
     if len(different) < steps:
-        raise NoHistory(f"git knows {len(commits)} commits of {SOURCE}: too few, or a shallow clone")
+        raise NoHistory(f"git knows {len(commits)} commits of the library: too few, or a shallow clone")
     return different[steps - 1]
 
 
@@ -40,7 +42,7 @@ def materialise(commit: str, directory: Path) -> Path:
 
 @cache
 def _differs(commit: str) -> bool:
-    return subprocess.run(["git", "diff", "--quiet", commit, "--", SOURCE], cwd=ROOT).returncode != 0
+    return subprocess.run(["git", "diff", "--quiet", commit, "--", *AT_WORK], cwd=ROOT).returncode != 0
 
 
 def _git(*arguments: str) -> bytes:
