@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,10 +11,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
 
 from temporal_batching.embedded import FAST, temporal_server
 
 pytest_plugins = ["tests.databases"]
+
+TEST_SERVER = Path(sys.executable).parent / "temporal-test-server"
 
 PROMPT = (
     *("--dynamic-config-value", 'history.timerProcessorMaxTimeShift="20ms"'),
@@ -41,6 +45,13 @@ async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Clie
     """A client of the development server."""
     async with server(tmp_path_factory.mktemp("temporal")) as connected:
         yield connected
+
+
+@pytest_asyncio.fixture(scope="module")
+async def skipping() -> AsyncIterator[WorkflowEnvironment]:
+    """A server that skips time, though not while an activity is open."""
+    async with await WorkflowEnvironment.start_time_skipping(test_server_existing_path=str(TEST_SERVER)) as env:
+        yield env
 
 
 @pytest_asyncio.fixture(scope="session")

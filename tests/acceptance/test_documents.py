@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from importlib.metadata import metadata
@@ -173,6 +174,18 @@ async def test_readmes_example_writes_its_row(
         )
     assert batch_id == "main-0/1", worker.output
     assert postgresql.rows("SELECT account, amount::text FROM entries") == [("a-1", "9.50")]
+
+
+def test_the_example_of_a_test_passes_as_it_stands(tmp_path: Path) -> None:
+    """As a user's own test; only Temporal's server is not downloaded."""
+    (caller, _), (example,) = blocks("README.md", "python"), blocks("docs/testing.md", "python")
+    assert example.count("start_local()") == 1
+    here = example.replace("start_local()", f"start_local(dev_server_existing_path={str(find_temporal())!r})")
+    (tmp_path / "payments.py").write_text(caller, encoding="utf-8")
+    (tmp_path / "test_payments.py").write_text(here, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
 
 
 # What else the documents show

@@ -5,28 +5,16 @@ It does not skip while an activity is open, so what waits here goes through the 
 
 from __future__ import annotations
 
-import sys
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from temporalio.client import WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 
 from temporal_batching import BatchPolicy, MemorySink
 from tests.support.callers import DOORS
 from tests.support.service import entry, running
-
-TEST_SERVER = Path(sys.executable).parent / "temporal-test-server"
-
-
-@pytest_asyncio.fixture(scope="module")
-async def skipping() -> AsyncIterator[WorkflowEnvironment]:
-    async with await WorkflowEnvironment.start_time_skipping(test_server_existing_path=str(TEST_SERVER)) as env:
-        yield env
 
 
 async def lifetime(caller: WorkflowHandle[Any, Any]) -> float:

@@ -1,0 +1,131 @@
+"""`running_batcher`: users test what writes through a batcher on a real one, without a database."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from temporalio.client import Client, WorkflowHandle
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+
+from temporal_batching import BatcherHandle, BatchPolicy, GatewayPlugin
+from temporal_batching.routing import batcher_workflow_id
+from temporal_batching.testing import running_batcher
+from tests.support.callers import CALLERS, DOORS, Caller, Job, Told, Write
+
+
+class Shop:
+    """A user's workflows, which expect their batcher under a name and a task queue."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.name = f"shop{uuid4().hex[:8]}"
+        self.options: dict[str, Any] = {"name": self.name, "task_queue": f"{self.name}-batcher", "shards": 2}
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Shop]:
+        plugin = GatewayPlugin(**self.options)
+        async with Worker(self.client, task_queue=self.name, workflows=CALLERS, plugins=[plugin]):
+            yield self
+
+    async def start(self, door: str, *writes: Write, timeout: float = 120.0) -> WorkflowHandle[Any, list[Told]]:
+        job = Job(self.name, f"{self.name}-batcher", door, list(writes), shards=2, timeout=timeout)
+        handle: WorkflowHandle[Any, list[Told]] = await self.client.start_workflow(
+            Caller.run, job, id=f"{self.name}-{uuid4().hex[:8]}", task_queue=self.name
+        )
+        return handle
+
+    async def buy(self, door: str, *writes: Write) -> list[Told]:
+        return await (await self.start(door, *writes)).result()
+
+
+def order(number: int, *, request_id: str = "") -> Write:
+    return Write([["orders", {"number": number}]], request_id=request_id or f"order-{number}", key="one")
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_what_a_workflow_writes_is_there_to_see_at_every_door(client: Client, door: str) -> None:
+    async with Shop(client).open() as shop, running_batcher(client, **shop.options) as batcher:
+        told = await shop.buy(door, order(1), order(2))
+        assert [one.outcome for one in told] == ["written", "written"]
+        # Asked for side by side, they come in any order.
+        assert sorted(row["number"] for row in batcher.rows["orders"]) == [1, 2]
+        assert [batcher.wrote(f"order-{n}") for n in (1, 2, 3)] == [True, True, False]
+        assert sum(shard.batches for shard in await batcher.handle.stats()) == len(batcher.sink.batches)
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_rejection_reaches_the_caller_with_the_tests_reason(client: Client, door: str) -> None:
+    async with (
+        Shop(client).open() as shop,
+        running_batcher(
+            client, **shop.options, reject=lambda r: "sold out" if r.request_id == "order-1" else None
+        ) as batcher,
+    ):
+        bad, good = await shop.buy(door, order(1), order(2))
+        assert bad.error == "WriteRejected"
+        assert bad.reason.endswith(": sold out")
+        assert good.outcome == "written"
+        assert batcher.rows == {"orders": [{"number": 2}]}
+        assert not batcher.wrote("order-1")
+
+
+async def test_an_outage_is_one_line_and_passes(client: Client) -> None:
+    async with Shop(client).open() as shop, running_batcher(client, **shop.options) as batcher:
+        batcher.sink.fail_next(1, committed=True)
+        assert [one.outcome for one in await shop.buy("activity", order(1))] == ["written"]
+        assert batcher.rows == {"orders": [{"number": 1}]}
+
+
+@pytest.mark.parametrize(
+    ("moment", "door", "error"),
+    [
+        ("pause", "activity", "WriteExpired"),
+        ("pause", "signal", "WriteExpired"),
+        ("drain", "activity", "WriteNotSubmitted"),
+        ("drain", "signal", "WriteRejected"),
+    ],
+)
+async def test_a_batcher_that_does_not_go_on_ends_a_write_as_it_says(
+    moment: str, door: str, error: str, client: Client
+) -> None:
+    async with Shop(client).open() as shop, running_batcher(client, **shop.options) as batcher:
+        await (batcher.handle.pause() if moment == "pause" else batcher.handle.drain())
+        (told,) = await (await shop.start(door, order(1), timeout=3.0)).result()
+        assert told.error == error, told
+        assert batcher.rows == {}
+
+
+async def test_the_next_test_starts_from_nothing(client: Client) -> None:
+    async with Shop(client).open() as shop:
+        for _ in range(2):
+            async with running_batcher(client, **shop.options) as batcher:
+                assert batcher.rows == {}
+                assert [one.outcome for one in await shop.buy("signal", order(1))] == ["written"]
+
+
+async def test_what_a_killed_test_left_behind_is_cleared_away(client: Client) -> None:
+    async with Shop(client).open() as shop:
+        await BatcherHandle(client, **shop.options).start(BatchPolicy())
+        left = {"request_id": "order-1", "records": [{"table": "orders", "values": {"number": 1}}]}
+        for shard in range(2):
+            await client.get_workflow_handle(batcher_workflow_id(shop.name, shard)).signal("add_write_request", left)
+        async with running_batcher(client, **shop.options) as batcher:
+            assert [one.outcome for one in await shop.buy("signal", order(2))] == ["written"]
+            await batcher.handle.flush()
+            assert batcher.rows == {"orders": [{"number": 2}]}
+
+
+async def test_the_two_minutes_of_a_missing_confirmation_are_skipped(skipping: WorkflowEnvironment) -> None:
+    async with Shop(skipping.client).open() as shop, running_batcher(skipping.client, **shop.options) as batcher:
+        await batcher.handle.pause()
+        before = await skipping.get_current_time()
+        (told,) = await shop.buy("signal", order(1))
+        assert told.error == "WriteExpired"
+        assert await skipping.get_current_time() - before >= timedelta(minutes=1)
+        assert batcher.rows == {}
