@@ -130,6 +130,7 @@ class BatcherWorkflow:
             self._awake = False
             now = workflow.time()
             self._buffer.expire(now)
+            self._log_unheard()
             closing = self._closing()
             if closing and self._may_close():
                 self._continue_as_new()
@@ -254,6 +255,7 @@ class BatcherWorkflow:
         for _ in range(self._portion()):
             came_at, signal, args = self._unread.popleft()
             self._read_signal(signal, args, now, waited=now - came_at)
+        self._log_unheard()
         self._look(now)
 
     def _portion(self) -> int:
@@ -321,6 +323,13 @@ class BatcherWorkflow:
         self._malformed += 1
         self._awake = True
         workflow.logger.warning("A signal was ignored: %s", problem)
+
+    def _log_unheard(self) -> None:
+        """Requests that are not written, and that nobody is told of: some by name, the others by number."""
+        unheard, self._buffer.unheard = self._buffer.unheard, []
+        if unheard:
+            some = ", ".join(unheard[:5]) + ("" if len(unheard) <= 5 else f" and {len(unheard) - 5} more")
+            workflow.logger.warning("Not written, and nobody waits for it: %s", some)
 
     def _look(self, now: float) -> None:
         """Wakes the loop if a message changed anything it would act on; most only join a batch that waits."""

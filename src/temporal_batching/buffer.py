@@ -79,6 +79,7 @@ class Buffer:
         self.refused = 0
         self.flush_failures = 0
         self.sink_error: str | None = None
+        self.unheard: list[str] = []  # answers for nobody, until they are logged
         self._name = name
         self._pending: dict[str, Entry] = {}
         self._pending_requests = 0
@@ -374,6 +375,8 @@ class Buffer:
         if entry.replies:
             confirmation = {"request_id": entry.id, "outcome": outcome, "code": code, "reason": reason}
             self._outbox.add({"reply_to": entry.replies, "confirmation": confirmation})
+        elif code is not RejectCode.WITHDRAWN:
+            self.unheard.append(f"{entry.id!r} ({code or outcome})")
 
     # What the workflow and the monitor want to know
 

@@ -30,9 +30,13 @@ from temporal_batching.contract import (
     Trigger,
     WriteRequest,
 )
-from temporal_batching.errors import ErrorType, InvalidRequest, SinkUnavailable
+from temporal_batching.errors import ErrorType, InvalidRequest, SinkError, SinkUnavailable
 from temporal_batching.intake import read_requests
 from temporal_batching.sinks.base import Batch, Sink
+from temporal_batching.sinks.dead_letters import DeadLetter
+
+MAX_LOGGED = 5
+"""Of the rejected requests in a batch that nobody waits for, as many are named in the log."""
 
 QUERY_TIMEOUT = timedelta(seconds=10)
 """The longest a flush waits for its shard to say what is in a batch."""
@@ -102,6 +106,11 @@ async def settle(sink: Sink, flush: FlushInput, *, clock: Callable[[], float] = 
         outcomes = await _outcomes(sink, flush, requests, clock)
     except SinkUnavailable as err:
         raise _unavailable(str(err), in_doubt=err.in_doubt) from None
+    try:
+        await _keep_dead_letters(sink, flush.batch_id, _unheard(flush, parcels, outcomes))
+    except SinkUnavailable as err:
+        # Something of it may be committed, if only that a request is rejected.
+        raise _unavailable(str(err), in_doubt=True) from None
     counts = Counter(outcome.kind.value for outcome in outcomes)
     unreadable = sum(entry["holds"][0] for entry, parcel in zip(flush.entries, parcels, strict=True) if not parcel)
     if unreadable:
@@ -111,6 +120,36 @@ async def settle(sink: Sink, flush: FlushInput, *, clock: Callable[[], float] = 
         records=sum(len(request.records) for request in requests),
         answers=_answers(flush, flush.entries, parcels, outcomes, datetime.fromtimestamp(clock(), UTC)),
     )
+
+
+def _unheard(
+    flush: FlushInput, parcels: Sequence[Sequence[WriteRequest]], outcomes: Sequence[Outcome]
+) -> list[DeadLetter]:
+    """The rejected requests that nobody waits for."""
+    rest = iter(outcomes)
+    letters: list[DeadLetter] = []
+    for entry, parcel in zip(flush.entries or [], parcels, strict=True):
+        for request in parcel:
+            outcome = next(rest)
+            if outcome.kind is OutcomeKind.REJECTED and not entry["reply_to"]:
+                letters.append(DeadLetter(request, outcome, flush.batch_id))
+    return letters
+
+
+async def _keep_dead_letters(sink: Sink, batch_id: str, letters: Sequence[DeadLetter]) -> None:
+    """Before anybody is told anything: an attempt that is lost here is made again."""
+    if not letters:
+        return
+    try:
+        kept = "kept as dead letters" if await sink.keep_dead_letters(letters) else "gone, for the sink keeps none"
+    except SinkUnavailable:
+        raise
+    except Exception as err:  # neighbours do not wait for what will not be better next time
+        kept = f"gone: {err}" if isinstance(err, SinkError) else f"gone: {type(err).__name__}"
+    # Without their reasons: a database quotes values in them.
+    some = ", ".join(f"{letter.request.request_id!r} ({letter.outcome.code})" for letter in letters[:MAX_LOGGED])
+    more = f" and {len(letters) - MAX_LOGGED} more" if len(letters) > MAX_LOGGED else ""
+    activity.logger.warning("Rejected in batch %s, and nobody waits for it: %s%s; %s", batch_id, some, more, kept)
 
 
 def _requests_of(entry: JsonObject) -> list[WriteRequest]:

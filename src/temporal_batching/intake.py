@@ -335,8 +335,8 @@ def _json_type(value: Any) -> str:
 def deadline_after(start: float, timeout: timedelta) -> float:
     """When a write whose caller waits ``timeout`` from ``start`` must be done, in seconds since the epoch.
 
-    A little before the caller gives up (a tenth, 5 seconds at most), so that it hears `expired`, which says that
+    A little before the caller gives up (a fifth, 5 seconds at most), so that it hears `expired`, which says that
     nothing was written, instead of running into its own timeout, which says nothing.
     """
     seconds = timeout.total_seconds()
-    return start + seconds - min(5.0, seconds / 10)
+    return start + seconds - min(5.0, seconds / 5)

@@ -22,9 +22,11 @@ from tests.acceptance.conftest import ROOT
 from tests.databases import TestDatabase
 
 from temporal_batching.cli.app import app
+from temporal_batching.contract import Outcome, Record, RejectCode, WriteRequest
 from temporal_batching.embedded import find_temporal
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.intake import read_entry
+from temporal_batching.sinks.dead_letters import DeadLetter
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Start
@@ -38,6 +40,8 @@ DEMO = "tests/acceptance/test_demo.py::test_every_payment_is_confirmed_and_in_th
 KEPT = "tests/acceptance/test_demo.py::test_a_signal_ends_it_without_a_trace"
 OPERATORS = f"{SERVICES}::test_operators_commands_reach_the_batcher"
 AUDIT = "tests/acceptance/test_audit.py::test_a_deployment_holds_its_audit_until_it_is_damaged"
+
+LETTERS = f"{SERVICES}::test_an_operator_sends_dead_letters_again"
 
 HELD_BY = {
     "make demo": DEMO,
@@ -71,6 +75,8 @@ HELD_BY = {
     "temporal-batching worker --metrics 127.0.0.1:9464": "tests/integration/test_metrics.py",
     "temporal-batching audit": AUDIT,
     "temporal-batching audit --complete": AUDIT,
+    "temporal-batching dead-letters": LETTERS,
+    "temporal-batching replay --all": LETTERS,
     "python -m benchmarks.operations": "module",
     "temporal workflow describe": "temporal",
 }
@@ -204,10 +210,15 @@ def test_the_requests_of_the_wire_contract_are_requests(number: int) -> None:
             read_entry(wire)
 
 
-async def test_the_ledger_of_the_documents_is_one(postgresql: TestDatabase) -> None:
+async def test_the_tables_of_the_documents_are_what_the_sink_needs(postgresql: TestDatabase) -> None:
     (ddl,) = blocks("docs/operating.md", "sql")
-    postgresql.execute(ddl)
-    await postgresql.sink(create_ledger=False).open()
+    postgresql.execute(ddl.replace(");\nCREATE", ");;CREATE"))
+    sink = postgresql.sink(create_ledger=False)
+    await sink.open()
+    rejected = DeadLetter(
+        WriteRequest("r", [Record("t", {"n": 1})]), Outcome.rejected(RejectCode.TYPE, "no"), "main-0/1"
+    )
+    assert await sink.keep_dead_letters([rejected])
     text = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
     (tidying,) = re.findall(r"`(DELETE FROM [^`]+)`", text)
     postgresql.execute(tidying)

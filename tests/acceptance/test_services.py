@@ -142,6 +142,32 @@ async def test_operators_commands_reach_the_batcher(start: Start, temporal: str)
     await process.says('"linger": 3.0')
 
 
+async def test_an_operator_sends_dead_letters_again(start: Start, temporal: str, tmp_path: Path) -> None:
+    where = _apart("letters", temporal) | {"BATCHING_SINK": f"sqlite:///{tmp_path}/rows.db", "BATCHING_LINGER": "100ms"}
+    with closing(sqlite3.connect(tmp_path / "rows.db", isolation_level=None)) as database:
+        database.execute("CREATE TABLE articles (id integer PRIMARY KEY)")
+        database.execute("CREATE TABLE orders (article integer NOT NULL REFERENCES articles)")
+        worker = await start("batcher worker", **where)
+        await worker.says("Batcher")
+        process = await start("temporal-batching", "dead-letters", **where)
+        assert await process.ends() == 0
+        assert process.lines == ["No dead letters."]
+        client = await Client.connect(temporal)
+        wires = [{"request_id": f"o-{n}", "records": [{"table": "orders", "values": {"article": n}}]} for n in range(3)]
+        await client.get_workflow_handle("batcher-letters-0").signal("add_write_request", wires)
+        await worker.says("nobody waits for it.*'o-0' .*'o-1' .*'o-2' .*kept as dead letters")
+        process = await start("temporal-batching", "dead-letters", **where)
+        assert await process.ends() == 0
+        assert [line.split("  ")[2:5:2] for line in process.lines] == [[f"o-{n}", "constraint"] for n in range(3)]
+        process = await start("temporal-batching", "replay", "--all", **where)
+        assert await process.ends() == 1
+        database.execute("INSERT INTO articles VALUES (0), (1), (2)")
+        process = await start("temporal-batching", "replay", "--all", **where)
+        assert await process.ends() == 0, process.output
+        assert process.lines[-1] == "3 dead letters of 3 written."
+        assert sorted(database.execute("SELECT article FROM orders")) == [(0,), (1,), (2,)]
+
+
 async def test_without_a_batcher_payments_fail_and_say_why(start: Start, temporal: str) -> None:
     where = _apart("absent", temporal)
     await start("main worker", **where)

@@ -168,7 +168,7 @@ async def test_a_database_that_became_read_only_is_waited_for(
     await scene.until_told(scene.ask_each(count=2))
     async with _read_only(postgresql, scope):
         patient = scene.ask_each(count=5)
-        hasty = scene.ask_each(count=2, timeout=6.0)
+        hasty = scene.ask_each(count=2, timeout=10.0)
         await scene.until_told(hasty)
         (stats,) = await scene.stats()
         assert stats.breaker == "open"

@@ -13,6 +13,7 @@ from temporalio.client import Client
 from temporal_batching import SqlSink, TableRule
 from temporal_batching.contract import Record, WriteRequest
 from temporal_batching.sinks.base import Batch
+from temporal_batching.sinks.dead_letters import DeadLetter
 from tests.databases import TestDatabase
 from tests.support.callers import DOORS, Write
 from tests.support.service import running
@@ -33,6 +34,7 @@ def batcher_url(postgresql: TestDatabase) -> Iterator[sa.URL]:
         "CREATE TABLE balances (account text PRIMARY KEY, n integer);;CREATE TABLE others (n integer)"
     )
     postgresql.execute(SqlSink(postgresql.url).ledger_ddl())
+    postgresql.execute(SqlSink(postgresql.url).dead_letters_ddl())
     sql = "\n".join(re.findall(r"^```sql\n(.*?)^```$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
     # Roles belong to the whole server, which other tests use too.
     own = str(postgresql.engine.url.database)
@@ -74,6 +76,9 @@ async def test_it_may_settle_and_isolate_without_any_other_right(postgresql: Tes
     outcomes = await sink.settle(Batch(requests[:3], id="main-0/1"))
     assert [outcome.kind.value for outcome in outcomes] == ["written", "expired", "written"]
     assert set(await sink.lookup(["r0", "nobody"])) == {"r0"}
+    for _ in range(2):
+        assert await sink.keep_dead_letters([DeadLetter(requests[3], outcomes[2], "main-0/1")])
+    assert postgresql.rows("SELECT request_id FROM batching_dead_letters") == [("other",)]
 
 
 def test_it_cannot_do_more(postgresql: TestDatabase, batcher_url: sa.URL) -> None:
@@ -83,6 +88,8 @@ def test_it_cannot_do_more(postgresql: TestDatabase, batcher_url: sa.URL) -> Non
         "UPDATE entries SET n = 1",
         "DELETE FROM entries",
         "DELETE FROM batching_ledger",
+        "SELECT * FROM batching_dead_letters",
+        "DELETE FROM batching_dead_letters",
         "TRUNCATE batching_ledger",
         "SELECT * FROM others",
         "INSERT INTO others VALUES (1)",

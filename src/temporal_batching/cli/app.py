@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -177,11 +178,57 @@ def audit(
     run(_audit(settings, target, (query, since, complete, ledger, rule or [], data_converter), json))
 
 
-async def _audit(settings: BatcherSettings, target: Target, scope: tuple[Any, ...], json: bool) -> int:
+LettersTable = Annotated[str, typer.Option("--table", metavar="TABLE", help="The table of dead letters.")]
+
+
+@app.command("dead-letters")
+@with_settings("sink")
+def dead_letters(
+    settings: BatcherSettings,
+    target: Target,
+    table: LettersTable = "batching_dead_letters",
+    json: Annotated[bool, typer.Option("--json", help="A JSON object each, with the records.")] = False,
+) -> None:
+    """List the rejected requests that nobody waited for: signals without `reply_to`."""
+    run(_list_dead_letters(settings, table, json))
+
+
+@app.command()
+@with_settings(*BATCHER, "sink")
+def replay(
+    settings: BatcherSettings,
+    target: Target,
+    letters: Annotated[list[str] | None, typer.Argument(metavar="[LETTER]...", show_default=False)] = None,
+    every: Annotated[bool, typer.Option("--all", help="All that there are.")] = False,
+    table: LettersTable = "batching_dead_letters",
+) -> None:
+    """Send dead letters through the batcher again. Exit status 0 only if all of them are written then."""
+    run(_replay(settings, target, table, letters or [], every))
+
+
+async def _list_dead_letters(settings: BatcherSettings, table: str, json: bool) -> int:
+    with _sql_is_there("dead letters need"):
+        from temporal_batching.cli.dead_letters import list_dead_letters
+    return await list_dead_letters(settings, table, as_json=json)
+
+
+async def _replay(settings: BatcherSettings, target: Target, table: str, letters: list[str], every: bool) -> int:
+    with _sql_is_there("dead letters need"):
+        from temporal_batching.cli.dead_letters import replay_dead_letters
+    return await replay_dead_letters(await _connect(target), settings, table, letters, every=every)
+
+
+@contextmanager
+def _sql_is_there(who_needs: str) -> Iterator[None]:
     try:
-        from temporal_batching.cli.audit.command import Scope, audit_deployment
+        yield
     except ImportError as err:
-        raise CommandError(f"an audit needs the extra 'sql', for PostgreSQL 'postgresql': {err}") from None
+        raise CommandError(f"{who_needs} the extra 'sql', for PostgreSQL 'postgresql': {err}") from None
+
+
+async def _audit(settings: BatcherSettings, target: Target, scope: tuple[Any, ...], json: bool) -> int:
+    with _sql_is_there("an audit needs"):
+        from temporal_batching.cli.audit.command import Scope, audit_deployment
     return await audit_deployment(settings, target, Scope(*scope), as_json=json)
 
 

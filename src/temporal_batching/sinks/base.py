@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import overload
 
 from temporal_batching.contract import Outcome, Trigger, WriteRequest
+from temporal_batching.sinks.dead_letters import DeadLetter
 
 
 class Batch(Sequence[WriteRequest]):
@@ -81,3 +82,17 @@ class Sink(ABC):
             SinkUnavailable: The sink cannot tell now. It is asked again later.
         """
         return [Outcome.expired() for _ in batch]
+
+    async def keep_dead_letters(self, letters: Sequence[DeadLetter]) -> bool:
+        """Keeps rejected requests that nobody waits for, so that people can look at them and send them again.
+
+        Called before the batch counts as settled, and again with every further attempt at it: a letter's ``id`` says
+        whether it is kept already.
+
+        Returns:
+            Whether it keeps dead letters. The default does not; then their ids and reasons are all that is logged.
+
+        Raises:
+            SinkUnavailable: The sink cannot keep them now. The whole batch is tried again later.
+        """
+        return False

@@ -10,6 +10,7 @@ from typing import Any
 from temporal_batching.contract import Outcome, OutcomeKind, RejectCode, WriteRequest
 from temporal_batching.errors import SinkUnavailable
 from temporal_batching.sinks.base import Batch, Sink
+from temporal_batching.sinks.dead_letters import DeadLetter
 from temporal_batching.sinks.ledger import LedgerEntry, LedgerStatus, NotJson, digest, judge, request_id_fault
 
 
@@ -20,6 +21,7 @@ class MemorySink(Sink):
         rows: Table name to the rows applied, in order.
         ledger: Request id to what is known of it.
         batches: Every batch that was committed, in order.
+        dead_letters: Rejected requests that nobody waited for, by the letters' ids.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class MemorySink(Sink):
         self.rows: dict[str, list[dict[str, Any]]] = {}
         self.ledger: dict[str, LedgerEntry] = {}
         self.batches: list[Batch] = []
+        self.dead_letters: dict[str, DeadLetter] = {}
         self._reject = reject
         self._clock = clock
         self._failures: list[tuple[SinkUnavailable, bool]] = []
@@ -107,6 +110,10 @@ class MemorySink(Sink):
                 answer = Outcome.expired()
             outcomes.append(answer)
         return outcomes
+
+    async def keep_dead_letters(self, letters: Sequence[DeadLetter]) -> bool:
+        self.dead_letters.update({letter.id: letter for letter in letters})
+        return True
 
     async def lookup(self, request_ids: Sequence[str]) -> dict[str, LedgerEntry]:
         """What the ledger knows of these ids; unknown ones are missing from the answer."""

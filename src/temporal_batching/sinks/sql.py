@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 try:
@@ -38,11 +38,13 @@ except ImportError as err:
     raise ImportError("SqlSink needs SQLAlchemy: install temporal-batching[sql]") from err
 
 from temporal_batching.contract import Outcome, OutcomeKind
-from temporal_batching.errors import SinkConfigurationError, SinkUnavailable
+from temporal_batching.errors import SinkConfigurationError, SinkError, SinkUnavailable
 from temporal_batching.sinks.base import Batch, Sink
+from temporal_batching.sinks.dead_letters import DeadLetter
 from temporal_batching.sinks.ledger import LedgerEntry
 from temporal_batching.sinks.sql_connect import connect_engine, make_database, without_password
 from temporal_batching.sinks.sql_database import Database, SinkCounters
+from temporal_batching.sinks.sql_dead_letters import DEFAULT_DEAD_LETTERS, DeadLetters
 from temporal_batching.sinks.sql_errors import DatabaseFailure, Verdict
 from temporal_batching.sinks.sql_flush import Flush
 from temporal_batching.sinks.sql_ledger import DEFAULT_LEDGER, ensure_ledger, ledger_ddl
@@ -80,6 +82,7 @@ class SqlSink(Sink):
         tables: Mapping[str, TableRule] | Iterable[str] | None = None,
         ledger_table: str = DEFAULT_LEDGER,
         create_ledger: bool = True,
+        dead_letters: str | None = DEFAULT_DEAD_LETTERS,
         statement_timeout: timedelta = timedelta(seconds=25),
         lock_timeout: timedelta = timedelta(seconds=10),
         connect_timeout: timedelta = timedelta(seconds=10),
@@ -97,6 +100,9 @@ class SqlSink(Sink):
                 PostgreSQL a name may be ``schema.table``. None allows every table, and a conflict is an error.
             ledger_table: The table that remembers request ids; on PostgreSQL it may be ``schema.table``.
             create_ledger: Whether to create the ledger where it is missing. `ledger_ddl` tells how.
+            dead_letters: The table for rejected requests that nobody waits for; on PostgreSQL it may be
+                ``schema.table``. Under ``create_ledger`` it is created with the first of them; `dead_letters_ddl`
+                tells how. None keeps none.
             statement_timeout: PostgreSQL ends a statement after this, and a transaction that has been idle for it,
                 so that what a crashed or stuck worker left behind does not hold its locks. Keep it below the
                 batcher's ``flush_timeout``.
@@ -138,6 +144,9 @@ class SqlSink(Sink):
             lock_timeout=lock_timeout,
             wal=wal,
         )
+        self._letters = None if dead_letters is None else DeadLetters(dead_letters, self._engine.dialect)
+        if self._letters is not None:
+            self._database.own.append(self._letters.table)
         self._catalogue = Catalogue(
             rules=rules,
             list_names=lambda: self._with_connection(self._database.list_names),
@@ -156,6 +165,10 @@ class SqlSink(Sink):
     def ledger_ddl(self) -> str:
         """The statement that creates the ledger, for a migration where the sink's role must not create tables."""
         return ledger_ddl(self._ledger, self._engine.dialect)
+
+    def dead_letters_ddl(self) -> str:
+        """The statement that creates the table of dead letters; empty if none are kept."""
+        return "" if self._letters is None else self._letters.ddl()
 
     async def open(self) -> None:
         """Connects, creates or checks the ledger, and holds the tables and their rules against the database.
@@ -184,6 +197,31 @@ class SqlSink(Sink):
         way either has taken it first, and is waited for, or finds it taken and does not write.
         """
         return await self._in_thread(lambda: self._flush(batch, settle=True))
+
+    async def keep_dead_letters(self, letters: Sequence[DeadLetter]) -> bool:
+        """Keeps them in their table, in a transaction of its own.
+
+        Raises:
+            SinkUnavailable: The database cannot take them now.
+            SinkError: It never will: the table is missing or another one, or the role may not write to it.
+        """
+        table = self._letters
+        if table is None:
+            return False
+        at = datetime.fromtimestamp(self._clock(), UTC)
+
+        def keep() -> None:
+            try:
+                self._with_connection(lambda c: table.keep(c, letters, at, create=self._create_ledger))
+            except (DatabaseFailure, sa.exc.SQLAlchemyError) as err:
+                failure = err if isinstance(err, DatabaseFailure) else self._database.judge(err)
+                text = f"{self._engine.dialect.name}: {without_password(failure.reason, self._engine)}"
+                if failure.verdict in (Verdict.UNAVAILABLE, Verdict.AGAIN):
+                    raise SinkUnavailable(text, in_doubt=False) from None
+                raise SinkError(text) from None
+
+        await self._in_thread(keep)
+        return True
 
     async def lookup(self, request_ids: Iterable[str]) -> dict[str, LedgerEntry]:
         """What the ledger knows of these ids; unknown ones are missing from the answer.

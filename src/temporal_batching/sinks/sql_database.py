@@ -117,6 +117,7 @@ class Database(ABC):
     def __init__(self, engine: sa.Engine, ledger: sa.Table, counters: SinkCounters) -> None:
         self.engine = engine
         self.ledger = ledger
+        self.own = [ledger]
         self.counters = counters
 
     @abstractmethod
@@ -133,7 +134,7 @@ class Database(ABC):
 
     @abstractmethod
     def list_names(self, connection: sa.Connection) -> dict[str, TableName]:
-        """Every table a request could mean, by the name it would use. Never the ledger, never the system's own."""
+        """Every table a request could mean, by the name it would use. Never the sink's own, never the system's own."""
 
     @abstractmethod
     def reflect(self, connection: sa.Connection, name: str, where: TableName, rule: TableRule) -> BoundTable:

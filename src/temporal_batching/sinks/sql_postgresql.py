@@ -83,19 +83,15 @@ class PostgresqlDatabase(Database):
         return judge_postgresql_error(error)
 
     def list_names(self, connection: sa.Connection) -> dict[str, TableName]:
-        ledger = connection.scalar(_LEDGER_OID, {"name": self._quoted_ledger(connection)})
+        own = {connection.scalar(_OID, {"name": _quoted(connection, table)}) for table in self.own}
         names: dict[str, TableName] = {}
         for oid, schema, table, visible in connection.execute(_NAMES):
-            if oid == ledger:
+            if oid in own:
                 continue
             names[f"{schema}.{table}"] = TableName(schema, table)
             if visible:
                 names[table] = TableName(schema, table)
         return names
-
-    def _quoted_ledger(self, connection: sa.Connection) -> str:
-        # A bound value here, not a statement: the preparer's doubled percent signs have to go.
-        return connection.dialect.identifier_preparer.format_table(self.ledger).replace("%%", "%")
 
     def reflect(self, connection: sa.Connection, name: str, where: TableName, rule: TableRule) -> BoundTable:
         schema, table_name = where
@@ -124,7 +120,7 @@ class PostgresqlDatabase(Database):
         return BoundTable(name, sa.Table(table_name, sa.MetaData(), schema=schema), columns, rule)
 
     def missing_privileges(self, connection: sa.Connection) -> list[str]:
-        quoted = self._quoted_ledger(connection)
+        quoted = _quoted(connection, self.ledger)
         return [
             privilege
             for privilege in ("SELECT", "INSERT", "UPDATE")
@@ -132,7 +128,12 @@ class PostgresqlDatabase(Database):
         ]
 
 
-_LEDGER_OID = sa.text("SELECT to_regclass(:name)::oid")
+def _quoted(connection: sa.Connection, table: sa.Table) -> str:
+    # A bound value, not a statement: the preparer's doubled percent signs have to go.
+    return connection.dialect.identifier_preparer.format_table(table).replace("%%", "%")
+
+
+_OID = sa.text("SELECT to_regclass(:name)::oid")
 _PRIVILEGE = sa.text("SELECT has_table_privilege(:name, :privilege)")
 _NAMES = sa.text(
     "SELECT c.oid, n.nspname, c.relname, pg_table_is_visible(c.oid) FROM pg_class c"

@@ -83,8 +83,8 @@ class SqliteDatabase(Database):
     def list_names(self, connection: sa.Connection) -> dict[str, TableName]:
         inspector = sa.inspect(connection)
         names = [*inspector.get_table_names(), *inspector.get_view_names()]
-        ledger = self.ledger.name.casefold()
-        return {n: TableName(None, n) for n in names if n.casefold() != ledger}
+        own = {table.name.casefold() for table in self.own}
+        return {n: TableName(None, n) for n in names if n.casefold() not in own}
 
     def reflect(self, connection: sa.Connection, name: str, where: TableName, rule: TableRule) -> BoundTable:
         table = sa.Table(where.name, sa.MetaData())

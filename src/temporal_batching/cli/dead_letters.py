@@ -1,0 +1,145 @@
+"""``temporal-batching dead-letters`` and ``replay``: what was rejected with nobody waiting for it, and another try."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC
+from typing import TypeVar
+
+import sqlalchemy as sa
+from rich.markup import escape
+from rich.table import Table
+from temporalio.client import Client
+
+from temporal_batching import BatchClient
+from temporal_batching.cli.console import EXIT_FAILED, CommandError, err, out, plural
+from temporal_batching.cli.database import sync_engine
+from temporal_batching.errors import WriteError
+from temporal_batching.settings import CONSOLE, BatcherSettings, SettingsError, redact_url, without_secrets
+from temporal_batching.sinks.sql_dead_letters import DeadLetters, KeptLetter
+
+T = TypeVar("T")
+
+AT_ONCE = 50
+"""Letters of different keys that are sent side by side, so that they meet in batches and leave room for others."""
+
+
+class Box:
+    """The dead letters in the settings' database."""
+
+    def __init__(self, settings: BatcherSettings, table: str) -> None:
+        self._url = settings.sink_url()
+        if self._url == CONSOLE:
+            raise SettingsError("--sink 'console': a database URL, for only a database keeps dead letters")
+        self._engine = sync_engine(self._url)
+        self._letters = DeadLetters(table, self._engine.dialect)
+
+    async def read(self) -> list[KeptLetter]:
+        return await asyncio.to_thread(self._do, self._letters.read)
+
+    async def remove(self, letter: KeptLetter) -> None:
+        await asyncio.to_thread(self._do, lambda connection: self._letters.remove(connection, letter.id))
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _do(self, work: Callable[[sa.Connection], T]) -> T:
+        try:
+            with self._engine.begin() as connection:
+                return work(connection)
+        except sa.exc.SQLAlchemyError as problem:
+            first = next(iter(str(getattr(problem, "orig", None) or problem).strip().splitlines()), "")
+            reason = without_secrets(first, self._url)
+            raise CommandError(f"Cannot read the dead letters in {redact_url(self._url)}: {reason}") from None
+
+
+@contextmanager
+def _opened(settings: BatcherSettings, table: str) -> Iterator[Box]:
+    box = Box(settings, table)
+    try:
+        yield box
+    finally:
+        box.close()
+
+
+async def list_dead_letters(settings: BatcherSettings, table: str, *, as_json: bool) -> int:
+    with _opened(settings, table) as box:
+        letters = await box.read()
+    if as_json:
+        for letter in letters:
+            print(json.dumps(_facts(letter)), flush=True)
+    elif not letters:
+        out.print("No dead letters.")
+    elif out.is_terminal:
+        shown = Table("letter", "since", "request", "batch", "code", "reason", box=None)
+        for letter in letters:
+            shown.add_row(*map(escape, _columns(letter)))
+        out.print(shown)
+    else:
+        for letter in letters:
+            out.print("  ".join(_columns(letter)), markup=False)
+    return 0
+
+
+def _columns(letter: KeptLetter) -> tuple[str, ...]:
+    at = letter.kept_at.astimezone(UTC).isoformat(sep=" ", timespec="seconds")
+    return (letter.id, at, letter.request.request_id, letter.batch_id, letter.code, letter.reason)
+
+
+def _facts(letter: KeptLetter) -> dict[str, object]:
+    request = letter.request
+    return {
+        "letter": letter.id,
+        "kept_at": letter.kept_at.astimezone(UTC).isoformat(),
+        "batch_id": letter.batch_id,
+        "code": letter.code,
+        "reason": letter.reason,
+        "request_id": request.request_id,
+        "key": request.key,
+        "records": [{"table": record.table, "values": record.values} for record in request.records],
+    }
+
+
+async def replay_dead_letters(
+    client: Client, settings: BatcherSettings, table: str, ids: Sequence[str], *, every: bool
+) -> int:
+    """Sends them through the batcher again under their own request ids; who is written then is a dead letter no more.
+
+    Letters of one key go one after the other, as they came.
+    """
+    if bool(ids) == every:
+        raise SettingsError("which dead letters? Their ids, as `dead-letters` lists them, or --all")
+    with _opened(settings, table) as box:
+        letters = await box.read()
+        unknown = set(ids) - {letter.id for letter in letters}
+        if unknown:
+            raise CommandError(f"there is no dead letter {', '.join(sorted(unknown))}")
+        chosen = [letter for letter in letters if every or letter.id in ids]
+        writer = BatchClient(client, settings.name, shards=settings.shards, task_queue=settings.task_queue)
+        lanes: dict[str, list[KeptLetter]] = {}
+        for letter in chosen:
+            # Without a key there is no order; but the same id twice must not meet itself.
+            lanes.setdefault(letter.request.key or f"\0{letter.request.request_id}", []).append(letter)
+        room = asyncio.Semaphore(AT_ONCE)
+        told = await asyncio.gather(*(_replay(writer, box, lane, room) for lane in lanes.values()))
+    written = sum(told)
+    out.print(f"{plural(written, 'dead letter')} of {len(chosen):,} written.")
+    return 0 if written == len(chosen) else EXIT_FAILED
+
+
+async def _replay(writer: BatchClient, box: Box, lane: Sequence[KeptLetter], room: asyncio.Semaphore) -> int:
+    written = 0
+    for letter in lane:
+        request = letter.request
+        try:
+            async with room:
+                await writer.write_all(request.records, key=request.key, request_id=request.request_id)
+        except WriteError as problem:
+            err.print(f"{letter.id}: {problem}", markup=False)
+            continue
+        await box.remove(letter)
+        written += 1
+    return written
