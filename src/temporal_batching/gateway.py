@@ -171,7 +171,11 @@ class Gateway:
             activity.raise_complete_async()
         code, reason = refusal
         if code == RejectCode.OVERLOADED:
-            raise _turned_back(reason, never_accepted=_note_refusal())
+            never_accepted = _note_refusal()
+            # The next attempt would come too late to be written. Turned back for good, the caller hears in time that
+            # its request is nowhere; of an attempt that is open when its time is up, nobody could say so.
+            too_late = entry.expires_at is not None and time.time() + _BUSY_DELAY.total_seconds() >= entry.expires_at
+            raise _turned_back(reason, never_accepted=never_accepted, for_good=never_accepted and too_late)
         raise _rejected(entry.id, RejectCode(code), reason)
 
 
@@ -356,12 +360,13 @@ def _note_refusal() -> bool:
     return always
 
 
-def _turned_back(reason: str, *, never_accepted: bool) -> ApplicationError:
-    """Back-pressure: the request waits in Temporal and comes again."""
+def _turned_back(reason: str, *, never_accepted: bool, for_good: bool) -> ApplicationError:
+    """Back-pressure: the request waits in Temporal and comes again, unless it is ``for_good``."""
     return ApplicationError(
         reason,
         never_accepted,
         type=ErrorType.BATCHER_BUSY,
+        non_retryable=for_good,
         next_retry_delay=_BUSY_DELAY,
         category=ApplicationErrorCategory.BENIGN,
     )

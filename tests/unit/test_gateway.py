@@ -115,6 +115,33 @@ async def test_a_submission_that_fails_in_an_unknown_way_does_not_end_the_lane(m
     assert await lane.submit(request(1)) is None
 
 
+@pytest.mark.parametrize(
+    ("expires_in", "attempt", "heartbeat_details", "for_good"),
+    [
+        pytest.param(None, 1, [], False, id="no deadline"),
+        pytest.param(60.0, 1, [], False, id="time for another attempt"),
+        pytest.param(0.3, 1, [], True, id="no time for another attempt"),
+        pytest.param(0.3, 3, [2], True, id="nor was any accepted before"),
+        pytest.param(0.3, 3, [1], False, id="an earlier one may have been accepted"),
+    ],
+)
+async def test_a_caller_whose_next_attempt_would_be_too_late_hears_for_certain_that_it_is_nowhere(
+    expires_in: float | None, attempt: int, heartbeat_details: Sequence[Any], for_good: bool
+) -> None:
+    environment = ActivityEnvironment()
+    environment.info = dataclasses.replace(
+        environment.info, attempt=attempt, heartbeat_details=heartbeat_details, schedule_to_close_timeout=None
+    )
+    gateway = Gateway(cast(Client, None))
+    gateway._lanes = [Lane(busy=[False])]
+    call = CALL if expires_in is None else {**CALL, "expires_at": time.time() + expires_in}
+    with pytest.raises(ApplicationError) as failure:
+        await environment.run(gateway.batch_write, dict(call))
+    assert failure.value.type == ErrorType.BATCHER_BUSY
+    assert failure.value.non_retryable is for_good
+    assert list(failure.value.details) == [heartbeat_details != [1]]
+
+
 def parcel(number: int) -> Entry:
     requests = [{"request_id": f"r-{number}-{n}", "records": [{"table": "t", "values": {"n": n}}]} for n in range(3)]
     return read_entry({"request_id": f"p-{number}", "requests": requests})
