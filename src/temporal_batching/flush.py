@@ -144,8 +144,14 @@ async def _keep_dead_letters(sink: Sink, batch_id: str, letters: Sequence[DeadLe
         kept = "kept as dead letters" if await sink.keep_dead_letters(letters) else "gone, for the sink keeps none"
     except SinkUnavailable:
         raise
-    except Exception as err:  # neighbours do not wait for what will not be better next time
-        kept = f"gone: {err}" if isinstance(err, SinkError) else f"gone: {type(err).__name__}"
+    except SinkError as err:  # neighbours do not wait for what will not be better next time
+        kept = f"gone: {err}"
+    except Exception as err:
+        if len(letters) > 1:  # some letter is to blame
+            for letter in letters:
+                await _keep_dead_letters(sink, batch_id, [letter])
+            return
+        kept = f"gone: {type(err).__name__}"
     # Without their reasons: a database quotes values in them.
     some = ", ".join(f"{letter.request.request_id!r} ({letter.outcome.code})" for letter in letters[:MAX_LOGGED])
     more = f" and {len(letters) - MAX_LOGGED} more" if len(letters) > MAX_LOGGED else ""

@@ -58,6 +58,6 @@ async def test_a_deployment_holds_its_audit_until_it_is_damaged(
 async def test_an_audit_of_a_database_that_does_not_answer_ends_with_one_line(start: Start, temporal: str) -> None:
     sink = "postgresql://ann:s3cret@127.0.0.1:1/ledger"
     process = await start("temporal-batching", "audit", "--sink", sink, TEMPORAL_ADDRESS=temporal)
-    assert await process.ends() == 1
+    assert await process.ends() == 2
     assert ["127.0.0.1:1/ledger cannot be audited" in line for line in process.lines] == [True]
     assert "s3cret" not in process.output

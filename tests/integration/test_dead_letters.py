@@ -168,6 +168,24 @@ async def test_a_sink_that_keeps_none_says_so(client: Client, caplog: pytest.Log
     assert "'r-2' (constraint); gone: no room for letters" in caplog.text
 
 
+async def test_a_letter_that_breaks_the_sink_does_not_cost_the_others(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Brittle(MemorySink):
+        async def keep_dead_letters(self, letters: Sequence[DeadLetter]) -> bool:
+            if any(kept.request.request_id == "r-2" for kept in letters):
+                raise RecursionError
+            return await super().keep_dead_letters(letters)
+
+    sink = Brittle(reject=lambda _: "no")
+    with caplog.at_level(logging.WARNING, "temporalio.activity"):
+        async with running(client, sink) as service:
+            await tell(service, 1, 2, 3)
+            await until_settled(service, 3)
+    assert [kept.request.request_id for kept in sink.dead_letters.values()] == ["r-1", "r-3"]
+    assert "'r-2' (constraint); gone: RecursionError" in caplog.text
+
+
 async def test_what_nobody_is_told_at_the_door_is_in_the_log(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     policy = BatchPolicy(linger=timedelta(minutes=5), max_pending=2, confirmation_timeout=timedelta(seconds=1))
     with caplog.at_level(logging.WARNING, "temporalio.workflow"):

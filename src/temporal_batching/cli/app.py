@@ -16,10 +16,11 @@ from temporalio.service import RPCError
 from temporal_batching import BatcherHandle, BatchPolicy
 from temporal_batching.cli import monitor as monitoring
 from temporal_batching.cli.connect import connect
-from temporal_batching.cli.console import CommandError, out, plural, run
+from temporal_batching.cli.console import EXIT_TROUBLE, CommandError, complain, out, plural, run
 from temporal_batching.cli.demo import demo
 from temporal_batching.cli.options import BATCHER, POLICY, Target, with_settings
 from temporal_batching.cli.worker import run_batcher_worker
+from temporal_batching.errors import BatchingError
 from temporal_batching.settings import POLICY_FIELDS, BatcherSettings, SettingsError, flag, parse_duration
 
 app = typer.Typer(
@@ -174,7 +175,10 @@ def audit(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Hold what callers were told against the ledger and the rows. Exit status 0 only if every promise was kept."""
+    """Hold what callers were told against the ledger and the rows.
+
+    Exit status 0 if every promise was kept, 1 if one was not, 2 if that could not be found out.
+    """
     run(_audit(settings, target, (query, since, complete, ledger, rule or [], data_converter), json))
 
 
@@ -227,9 +231,13 @@ def _sql_is_there(who_needs: str) -> Iterator[None]:
 
 
 async def _audit(settings: BatcherSettings, target: Target, scope: tuple[Any, ...], json: bool) -> int:
-    with _sql_is_there("an audit needs"):
-        from temporal_batching.cli.audit.command import Scope, audit_deployment
-    return await audit_deployment(settings, target, Scope(*scope), as_json=json)
+    try:
+        with _sql_is_there("an audit needs"):
+            from temporal_batching.cli.audit.command import Scope, audit_deployment
+        return await audit_deployment(settings, target, Scope(*scope), as_json=json)
+    except BatchingError as problem:
+        complain(problem)
+        return EXIT_TROUBLE
 
 
 async def _connect(target: Target) -> Client:

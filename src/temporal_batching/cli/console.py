@@ -44,6 +44,8 @@ out: Console = _CleanConsole(highlight=False, soft_wrap=True)
 err: Console = _CleanConsole(stderr=True, highlight=False, soft_wrap=True)
 
 EXIT_FAILED = 1
+EXIT_TROUBLE = 2
+"""Of a command that judges: it could not. As with `diff` and `grep`, 1 is the judgement."""
 EXIT_INTERRUPTED = 130
 
 
@@ -52,8 +54,12 @@ class CommandError(BatchingError):
 
 
 def fail(message: object, code: int = EXIT_FAILED) -> NoReturn:
-    err.print(f"[red]error:[/red] {escape(str(message))}")
+    complain(message)
     sys.exit(code)
+
+
+def complain(message: object) -> None:
+    err.print(f"[red]error:[/red] {escape(str(message))}")
 
 
 def run(work: Coroutine[Any, Any, int | None]) -> NoReturn:

@@ -70,7 +70,7 @@ class Report:
 
 
 async def audit_deployment(settings: BatcherSettings, target: Target, scope: Scope, *, as_json: bool) -> int:
-    """Runs the audit. Returns the exit status: 0 only if every promise that could be checked was kept."""
+    """Runs the audit. Returns 0 if every promise that could be checked was kept, otherwise 1."""
     url = settings.sink_url()
     if url == CONSOLE:
         raise SettingsError("the console keeps nothing to audit: pass the database with --sink, or BATCHING_SINK")
