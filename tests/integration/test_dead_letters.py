@@ -204,22 +204,26 @@ async def test_once_the_cause_is_gone_replayed_letters_are_written_and_letters_n
     postgresql.execute(ENTRIES)
     async with running(client, postgresql.sink(), QUICK) as service:
         settings = settings_for(service, postgresql)
-        await tell(service, 500, 501, "x", key="k")
-        await until_settled(service, 3)
+        await tell(service, 500, 501, 502, "x", key="k")
+        await until_settled(service, 4)
         await list_dead_letters(settings, DEFAULT_DEAD_LETTERS, as_json=True)
         listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-        came = [("r-500", "constraint"), ("r-501", "constraint"), ("r-x", "type")]
+        came = [("r-500", "constraint"), ("r-501", "constraint"), ("r-502", "constraint"), ("r-x", "type")]
         assert [(one["request_id"], one["code"]) for one in listed] == came
         assert {one["key"] for one in listed} == {"k"}
         first = listed[0]["letter"]
         # Nothing has changed: it stays.
         assert await replay_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, [first], every=False) == 1
-        assert len(postgresql.rows(LETTERS)) == 3
+        assert len(postgresql.rows(LETTERS)) == 4
         postgresql.execute("ALTER TABLE entries DROP CONSTRAINT small")
         assert await replay_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, [first], every=False) == 0
+        assert postgresql.rows("SELECT n FROM entries") == [(500,)]
         assert await replay_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, [], every=True) == 1
-        assert postgresql.rows("SELECT n FROM entries ORDER BY n") == [(500,), (501,)]
+        assert postgresql.rows("SELECT n FROM entries ORDER BY n") == [(500,), (501,), (502,)]
         assert postgresql.rows(LETTERS) == [("r-x", "type")]
+        # Of one key: each after the one before it was written.
+        of_one_key = "SELECT count(DISTINCT batch_id) FROM batching_ledger WHERE request_id IN ('r-501', 'r-502')"
+        assert postgresql.scalar(of_one_key) == 2
         assert f"{first}: WriteRejected: write r-500: rejected" in capsys.readouterr().err
 
 
