@@ -81,9 +81,9 @@ async def test_messages_stream_in_at_both_doors_while_it_continues_as_new(contin
         WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND,
         WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND,  # over 100 messages during one task
     }
-    # A loaded machine costs a run a few attempts; one that never gets away costs it hundreds.
-    assert max(sum(f.values()) for f in failed) <= 60, "a run must not fight long for its end"
-    assert max(len(events) for events in histories) < 2_000, "a run goes on though it should end"
+    # Measured: 2 or 3 attempts and up to 133 events, also at a load of 8; a run that never gets away costs hundreds.
+    assert max(sum(f.values()) for f in failed) <= 12, "a run must not fight long for its end"
+    assert max(len(events) for events in histories) < 600, "a run goes on though it should end"
 
 
 def task_failures(events: list[HistoryEvent]) -> Counter[Any]:
