@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Coroutine, Iterable
 from typing import Any, NoReturn
 
@@ -67,7 +68,11 @@ def run(work: Coroutine[Any, Any, int | None]) -> NoReturn:
     try:
         code = asyncio.run(_cancelled_by_signals(work))
     except BatchingError as problem:
-        fail(problem)
+        complain(problem)
+        code = EXIT_FAILED
+    except Exception:  # nobody foresaw it: its stack is wanted, and no crash on top of it
+        traceback.print_exc()
+        code = EXIT_FAILED
     _leave(code or 0)
 
 
