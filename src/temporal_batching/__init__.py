@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from temporal_batching.policy import BatchPolicy
     from temporal_batching.sinks.base import Batch, Sink
     from temporal_batching.sinks.console import ConsoleSink
+    from temporal_batching.sinks.dead_letters import DeadLetter
     from temporal_batching.sinks.memory import MemorySink
     from temporal_batching.sinks.sql import SqlSink, TableRule
     from temporal_batching.writer import BatchWriter
@@ -63,6 +64,7 @@ _HOMES = {
     "policy": ["BatchPolicy"],
     "sinks.base": ["Batch", "Sink"],
     "sinks.console": ["ConsoleSink"],
+    "sinks.dead_letters": ["DeadLetter"],
     "sinks.memory": ["MemorySink"],
     "sinks.sql": ["SqlSink", "TableRule"],
     "writer": ["BatchWriter"],
@@ -82,6 +84,7 @@ __all__ = [
     "BatchingError",
     "Confirmation",
     "ConsoleSink",
+    "DeadLetter",
     "GatewayPlugin",
     "InvalidPolicy",
     "InvalidRequest",

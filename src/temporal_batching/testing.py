@@ -79,15 +79,13 @@ async def running_batcher(
         TimeoutError: Its shards did not answer within 30 seconds.
     """
     sink = MemorySink(reject=reject)
-    plugin = BatcherPlugin(
-        sink, policy=policy or BatchPolicy(linger=timedelta(0)), name=name, shards=shards, start_shards=True
-    )
+    plugin = BatcherPlugin(sink, policy=policy or BatchPolicy(linger=timedelta(0)), name=name, shards=shards)
     handle = BatcherHandle(client, name, shards=shards, task_queue=task_queue)
     # A test that has ended waits for nothing that is still in a flush.
-    options: dict[str, Any] = {"graceful_shutdown_timeout": timedelta(seconds=1), "plugins": [plugin]}
+    grace = timedelta(seconds=1)
     await _terminate(client, name, shards)  # left by a test that was killed: it would remember its requests
     try:
-        async with Worker(client, task_queue=task_queue, **options):
+        async with Worker(client, task_queue=task_queue, plugins=[plugin], graceful_shutdown_timeout=grace):
             await _until_shards_answer(handle)
             yield RunningBatcher(handle, sink)
     finally:

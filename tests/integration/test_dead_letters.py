@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from temporalio.client import Client
 
 from temporal_batching import BatchPolicy, MemorySink, SqlSink
@@ -86,6 +88,22 @@ async def test_a_letter_is_kept_once_however_often_its_batch_is_tried(database: 
     assert [row[0] for row in database.rows(LETTERS)] == ["a", "a", "b"]
 
 
+async def test_the_first_letters_of_two_workers_are_both_kept(postgresql: TestDatabase) -> None:
+    """IF NOT EXISTS does not help who waits for another's CREATE TABLE."""
+    sink = postgresql.sink()
+    await sink.open()
+    with postgresql.engine.begin() as other:
+        other.execute(sa.text(sink.dead_letters_ddl()))
+        keeping = asyncio.create_task(sink.keep_dead_letters([letter()]))
+
+        async def waits() -> None:
+            assert postgresql.scalar("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") > 0
+
+        await assert_eventually(waits)
+    assert await keeping
+    assert postgresql.rows(LETTERS) == [("r", "constraint")]
+
+
 async def test_more_letters_than_a_statement_takes_values_are_kept(database: TestDatabase) -> None:
     await database.sink().keep_dead_letters([letter(f"{n}") for n in range(10_000)])
     assert database.scalar(f"SELECT count(*) FROM {DEFAULT_DEAD_LETTERS}") == 10_000
@@ -112,7 +130,7 @@ async def test_no_request_can_write_letters_itself(client: Client, database: Tes
             assert (told.error, told.code) == ("WriteRejected", "unknown_table")
 
 
-@pytest.mark.parametrize("trouble", ["no table", "another table", "turned off"])
+@pytest.mark.parametrize("trouble", ["no table", "another table", "a stricter table", "turned off"])
 async def test_letters_that_cannot_be_kept_stop_nobody_and_are_in_the_log(
     trouble: str, client: Client, database: TestDatabase, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -123,6 +141,8 @@ async def test_letters_that_cannot_be_kept_stop_nobody_and_are_in_the_log(
         options = {"create_ledger": False}
     elif trouble == "another table":
         database.execute(f"CREATE TABLE {DEFAULT_DEAD_LETTERS} (n integer)")
+    elif trouble == "a stricter table":
+        database.execute(SqlSink(database.url).dead_letters_ddl().replace("PRIMARY KEY (id)", "more TEXT NOT NULL"))
     else:
         options = {"dead_letters": None}
     with caplog.at_level(logging.WARNING, "temporalio.activity"):
@@ -132,6 +152,7 @@ async def test_letters_that_cannot_be_kept_stop_nobody_and_are_in_the_log(
             assert [one.outcome for one in await service.call("activity", [entry(2)])] == ["written"]
     (line,) = [record.getMessage() for record in caplog.records if "nobody waits for it" in record.getMessage()]
     assert "'r-500' (constraint); gone" in line
+    assert '"request_id"' not in caplog.text, "PostgreSQL quotes the row that failed"
 
 
 async def test_letters_wait_for_a_database_that_is_away(client: Client) -> None:

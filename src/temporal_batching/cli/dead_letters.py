@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import UTC
 from typing import TypeVar
 
@@ -56,17 +56,8 @@ class Box:
             raise CommandError(f"Cannot read the dead letters in {redact_url(self._url)}: {reason}") from None
 
 
-@contextmanager
-def _opened(settings: BatcherSettings, table: str) -> Iterator[Box]:
-    box = Box(settings, table)
-    try:
-        yield box
-    finally:
-        box.close()
-
-
 async def list_dead_letters(settings: BatcherSettings, table: str, *, as_json: bool) -> int:
-    with _opened(settings, table) as box:
+    with closing(Box(settings, table)) as box:
         letters = await box.read()
     if as_json:
         for letter in letters:
@@ -112,7 +103,7 @@ async def replay_dead_letters(
     """
     if bool(ids) == every:
         raise SettingsError("which dead letters? Their ids, as `dead-letters` lists them, or --all")
-    with _opened(settings, table) as box:
+    with closing(Box(settings, table)) as box:
         letters = await box.read()
         unknown = set(ids) - {letter.id for letter in letters}
         if unknown:

@@ -90,7 +90,7 @@ class Sink(ABC):
         whether it is kept already.
 
         Returns:
-            Whether it keeps dead letters. The default does not; then their ids and reasons are all that is logged.
+            Whether it keeps dead letters. The default does not; then a line in the log with their ids is all there is.
 
         Raises:
             SinkUnavailable: The sink cannot keep them now. The whole batch is tried again later.

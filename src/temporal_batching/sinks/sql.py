@@ -47,9 +47,10 @@ from temporal_batching.sinks.sql_database import Database, SinkCounters
 from temporal_batching.sinks.sql_dead_letters import DEFAULT_DEAD_LETTERS, DeadLetters
 from temporal_batching.sinks.sql_errors import DatabaseFailure, Verdict
 from temporal_batching.sinks.sql_flush import Flush
-from temporal_batching.sinks.sql_ledger import DEFAULT_LEDGER, ensure_ledger, ledger_ddl
+from temporal_batching.sinks.sql_ledger import DEFAULT_LEDGER, ensure_ledger
 from temporal_batching.sinks.sql_ledger import ledger_table as define_ledger
 from temporal_batching.sinks.sql_schema import Catalogue, Misfit, Row, TableRule
+from temporal_batching.sinks.sql_tables import table_ddl
 
 __all__ = ["SinkCounters", "SqlSink", "TableRule"]
 
@@ -164,11 +165,11 @@ class SqlSink(Sink):
 
     def ledger_ddl(self) -> str:
         """The statement that creates the ledger, for a migration where the sink's role must not create tables."""
-        return ledger_ddl(self._ledger, self._engine.dialect)
+        return table_ddl(self._ledger, self._engine.dialect)
 
     def dead_letters_ddl(self) -> str:
         """The statement that creates the table of dead letters; empty if none are kept."""
-        return "" if self._letters is None else self._letters.ddl()
+        return "" if self._letters is None else table_ddl(self._letters.table, self._engine.dialect)
 
     async def open(self) -> None:
         """Connects, creates or checks the ledger, and holds the tables and their rules against the database.
@@ -215,10 +216,11 @@ class SqlSink(Sink):
                 self._with_connection(lambda c: table.keep(c, letters, at, create=self._create_ledger))
             except (DatabaseFailure, sa.exc.SQLAlchemyError) as err:
                 failure = err if isinstance(err, DatabaseFailure) else self._database.judge(err)
-                text = f"{self._engine.dialect.name}: {without_password(failure.reason, self._engine)}"
                 if failure.verdict in (Verdict.UNAVAILABLE, Verdict.AGAIN):
+                    text = f"{self._engine.dialect.name}: {without_password(failure.reason, self._engine)}"
                     raise SinkUnavailable(text, in_doubt=False) from None
-                raise SinkError(text) from None
+                # This is logged, and the database's own words may quote the row that failed.
+                raise SinkError(f"{table.table.fullname} takes no dead letters ({failure.code})") from None
 
         await self._in_thread(keep)
         return True

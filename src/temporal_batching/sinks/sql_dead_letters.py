@@ -8,12 +8,11 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.schema import CreateTable
 
 from temporal_batching.contract import WriteRequest
+from temporal_batching.sinks import sql_tables
 from temporal_batching.sinks.dead_letters import DeadLetter, read_content
-from temporal_batching.sinks.sql_ledger import split_name
-from temporal_batching.sinks.sql_schema import TableName
+from temporal_batching.sinks.sql_tables import own_name
 
 DEFAULT_DEAD_LETTERS = "batching_dead_letters"
 ROWS_PER_STATEMENT = 500
@@ -50,7 +49,7 @@ class DeadLetters:
     """
 
     def __init__(self, name: str, dialect: sa.Dialect) -> None:
-        where = split_name(name) if dialect.name == "postgresql" else TableName(None, name)
+        where = own_name(name, schemas=dialect.name == "postgresql")
         self._dialect = dialect
         self.table = sa.Table(
             where.name,
@@ -66,20 +65,14 @@ class DeadLetters:
             schema=where.schema,
         )
 
-    def ddl(self) -> str:
-        return str(CreateTable(self.table, if_not_exists=True).compile(dialect=self._dialect)).strip() + ";"
-
-    def exists(self, connection: sa.Connection) -> bool:
-        return sa.inspect(connection).has_table(self.table.name, schema=self.table.schema)
-
     def keep(self, connection: sa.Connection, letters: Sequence[DeadLetter], at: datetime, *, create: bool) -> None:
         """Keeps each of them once, however often it is called, and in this order.
 
         Raises:
             sqlalchemy.exc.SQLAlchemyError: The table is missing and cannot be created, or takes no rows.
         """
-        if create and not self.exists(connection):
-            connection.execute(CreateTable(self.table, if_not_exists=True))
+        if create and not sql_tables.exists(connection, self.table):
+            sql_tables.create(connection, self.table)
         rows = [
             {
                 "id": letter.id,
@@ -101,7 +94,7 @@ class DeadLetters:
 
     def read(self, connection: sa.Connection) -> list[KeptLetter]:
         """All of them, in the order they came; none if there is no table yet."""
-        if not self.exists(connection):
+        if not sql_tables.exists(connection, self.table):
             return []
         order = (self.table.c.kept_at, self.table.c.position)
         return [

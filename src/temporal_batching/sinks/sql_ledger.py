@@ -6,18 +6,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.schema import CreateTable
 
 from temporal_batching.errors import SinkConfigurationError
+from temporal_batching.sinks import sql_tables
 from temporal_batching.sinks.ledger import LedgerEntry, LedgerStatus
-from temporal_batching.sinks.sql_schema import TableName
+from temporal_batching.sinks.sql_tables import own_name, table_ddl
 
 DEFAULT_LEDGER = "batching_ledger"
 
 
 def ledger_table(name: str, *, schemas: bool) -> sa.Table:
     """The ledger's definition. ``name`` may be ``schema.table`` where the database has schemas."""
-    where = split_name(name) if schemas else TableName(None, name)
+    where = own_name(name, schemas=schemas)
     return sa.Table(
         where.name,
         sa.MetaData(),
@@ -32,15 +32,6 @@ def ledger_table(name: str, *, schemas: bool) -> sa.Table:
     )
 
 
-def split_name(name: str) -> TableName:
-    schema, dot, table = name.partition(".")
-    return TableName(schema, table) if dot else TableName(None, name)
-
-
-def ledger_ddl(ledger: sa.Table, dialect: sa.Dialect) -> str:
-    return str(CreateTable(ledger, if_not_exists=True).compile(dialect=dialect)).strip() + ";"
-
-
 def ensure_ledger(connection: sa.Connection, ledger: sa.Table, *, create: bool) -> None:
     """Creates the ledger if it is missing, and checks it if it is there. Where it exists, no DDL is attempted.
 
@@ -48,23 +39,12 @@ def ensure_ledger(connection: sa.Connection, ledger: sa.Table, *, create: bool) 
         SinkConfigurationError: It is missing and must not be created, or is not shaped like a ledger.
         sqlalchemy.exc.DBAPIError: It could not be created.
     """
-    if not _exists(connection, ledger):
+    if not sql_tables.exists(connection, ledger):
         if not create:
-            ddl = ledger_ddl(ledger, connection.dialect)
+            ddl = table_ddl(ledger, connection.dialect)
             raise SinkConfigurationError(f"the ledger {ledger.fullname} does not exist; create it with: {ddl}")
-        try:
-            connection.execute(CreateTable(ledger))
-            connection.commit()
-        except sa.exc.DBAPIError:
-            # Another worker may have been faster. CREATE TABLE IF NOT EXISTS fails in that race too.
-            connection.rollback()
-            if not _exists(connection, ledger):
-                raise
+        sql_tables.create(connection, ledger)
     _check(connection, ledger)
-
-
-def _exists(connection: sa.Connection, ledger: sa.Table) -> bool:
-    return sa.inspect(connection).has_table(ledger.name, schema=ledger.schema)
 
 
 def _check(connection: sa.Connection, ledger: sa.Table) -> None:
