@@ -41,6 +41,8 @@ class OutcomeKind(StrEnum):
     """Its id was in the ledger already, with the same records; nothing was applied again. A success."""
     REJECTED = "rejected"
     EXPIRED = "expired"
+    RETRY = "retry"
+    """Not applied now: try this request again later. A sink's answer only; no `Confirmation` ever carries it."""
 
 
 class RejectCode(StrEnum):
@@ -111,11 +113,19 @@ class WriteRequest:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A sink's answer for one request."""
+    """A sink's answer for one request.
+
+    Attributes:
+        kind: What became of the request.
+        code: Why it was rejected, for programs.
+        reason: Why it was rejected or has to be retried, for people.
+        in_doubt: Only with `OutcomeKind.RETRY`: the request may be committed all the same.
+    """
 
     kind: OutcomeKind
     code: RejectCode | None = None
     reason: str | None = None
+    in_doubt: bool = False
 
     @classmethod
     def written(cls) -> "Outcome":
@@ -132,6 +142,19 @@ class Outcome:
     @classmethod
     def rejected(cls, code: RejectCode, reason: str) -> "Outcome":
         return cls(OutcomeKind.REJECTED, code, reason[:MAX_REASON])
+
+    @classmethod
+    def retry(cls, reason: str, *, in_doubt: bool = False) -> "Outcome":
+        """The request cannot be applied now, and may be later; its neighbours in the batch are not concerned.
+
+        The batcher keeps the request, and what follows it under the same key, and retries it under the same batch id.
+        Its caller is notified of nothing yet.
+
+        Args:
+            reason: Why, for people who operate the batcher.
+            in_doubt: Whether the request may be committed all the same.
+        """
+        return cls(OutcomeKind.RETRY, None, reason[:MAX_REASON], in_doubt)
 
 
 MAX_REASON = 500
@@ -289,6 +312,8 @@ class FlushInput:
     in_doubt: bool = False
     """An earlier attempt at this batch may have committed. For who reads the history: the flush asks the sink in any
     case before it tells anyone `expired`."""
+    attempt: int = 0
+    """Earlier attempts at this batch."""
 
 
 @dataclass(frozen=True)

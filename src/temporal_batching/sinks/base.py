@@ -19,17 +19,25 @@ class Batch(Sequence[WriteRequest]):
             earlier attempt from another batch.
         shard: The batcher shard it comes from.
         trigger: What made it start.
+        attempt: Earlier attempts at this batch; 0 for the first.
     """
 
-    __slots__ = ("_requests", "id", "shard", "trigger")
+    __slots__ = ("_requests", "attempt", "id", "shard", "trigger")
 
     def __init__(
-        self, requests: Sequence[WriteRequest], *, id: str = "", shard: int = 0, trigger: Trigger = Trigger.COUNT
+        self,
+        requests: Sequence[WriteRequest],
+        *,
+        id: str = "",
+        shard: int = 0,
+        trigger: Trigger = Trigger.COUNT,
+        attempt: int = 0,
     ) -> None:
         self._requests = tuple(requests)
         self.id = id
         self.shard = shard
         self.trigger = trigger
+        self.attempt = attempt
 
     @overload
     def __getitem__(self, index: int) -> WriteRequest: ...
@@ -66,6 +74,9 @@ class Sink(ABC):
         applied again, but for an id that an earlier attempt at this same ``batch.id`` wrote, which is answered
         `written`. A request that cannot be written is answered `rejected` and leaves nothing behind; it must not
         keep the others from being written. The records of one request are applied together or not at all.
+
+        A request that cannot be written now, and may be later, is answered `Outcome.retry`: it alone is retried. Where
+        it has a key, later requests of this key in the batch must be answered so as well, for the order of the key.
 
         Raises:
             SinkUnavailable: The sink cannot take writes now. The whole batch is tried again later.
