@@ -5,8 +5,8 @@
 - `deliver_confirmations`: what could not be delivered at once.
 """
 
-from temporal_batching.confirm import deliver_confirmations
-from temporal_batching.flush import Flusher
-from temporal_batching.gateway import Gateway
+from temporal_batching.flush.activity import Flusher
+from temporal_batching.flush.delivery import deliver_confirmations
+from temporal_batching.gateway.activities import Gateway
 
 __all__ = ["Flusher", "Gateway", "deliver_confirmations"]

@@ -3,6 +3,6 @@
 It stands here so that the service has the four files one looks for, and to say which workflow the worker serves.
 """
 
-from temporal_batching.batcher import BatcherWorkflow
+from temporal_batching.batcher.workflow import BatcherWorkflow
 
 __all__ = ["BatcherWorkflow"]

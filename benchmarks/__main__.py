@@ -29,7 +29,7 @@ from benchmarks.page import render
 from benchmarks.plan import IDLE_SECONDS, PARTS, QUICK_PARTS, LeftOut, Part, Wanted, make_plan
 from benchmarks.report import Report, print_tables
 from benchmarks.targets import judge
-from temporal_batching.embedded import find_temporal
+from temporal_batching.testing.servers import find_temporal
 
 REPORT = Path(__file__).parent / "report"
 BUDGET_SECONDS = {False: 840.0, True: 175.0}

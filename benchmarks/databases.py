@@ -13,8 +13,8 @@ from typing import Literal
 import psutil  # type: ignore[import-untyped]
 import sqlalchemy as sa
 
-from temporal_batching.embedded import postgres_server
 from temporal_batching.sinks.sql import SqlSink
+from temporal_batching.testing.servers import postgres_server
 
 COLUMNS = "account text NOT NULL, amount numeric(14,2) NOT NULL, note text, at {timestamp} NOT NULL"
 ENTRIES_POSTGRESQL = (

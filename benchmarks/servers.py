@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from temporal_batching.embedded import FAST, free_port, temporal_server
+from temporal_batching.testing.servers import FAST, free_port, temporal_server
 
 _COUNTED = re.compile(r"^(persistence_requests|service_requests|action)\{([^}]*)\} (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')

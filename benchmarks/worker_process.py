@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks.worker import WorkerConfig
-from temporal_batching.embedded import stop
+from temporal_batching.testing.servers import stop
 
 STAGES = ("waiting", "flush", "delivery")
 """The parts of a confirmation's latency: until the flush began, while it wrote, until the caller knew."""

@@ -25,9 +25,9 @@ from workflow import TASK_QUEUE, PaymentInput, PaymentResult, PaymentWorkflow, R
 
 from temporal_batching.cli.connect import connect
 from temporal_batching.cli.console import EXIT_FAILED, CommandError, out, plural, run
+from temporal_batching.cli.demo.payments import plausible_payments
+from temporal_batching.cli.demo.progress import Finished, Job, batches, run_workflows
 from temporal_batching.cli.options import BATCHER, Target, with_settings
-from temporal_batching.cli.payments import plausible_payments
-from temporal_batching.cli.progress import Finished, Job, batches, run_workflows
 from temporal_batching.settings import BatcherSettings, SettingsError, parse_duration
 
 COLUMNS = tuple(f.name for f in fields(Payment))

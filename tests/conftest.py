@@ -13,9 +13,9 @@ import pytest_asyncio
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
-from temporal_batching.embedded import FAST, temporal_server
+from temporal_batching.testing.servers import FAST, temporal_server
 
-pytest_plugins = ["tests.databases"]
+pytest_plugins = ["tests.support.databases"]
 
 TEST_SERVER = Path(sys.executable).parent / "temporal-test-server"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from temporal_batching.embedded import FAST, free_port, temporal_server
+from temporal_batching.testing.servers import FAST, free_port, temporal_server
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 90.0

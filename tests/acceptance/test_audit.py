@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from temporalio.client import Client
-from tests.databases import TestDatabase
 from tests.support.callers import Write
+from tests.support.databases import TestDatabase
 from tests.support.service import running
 from tests.support.waiting import assert_eventually
 

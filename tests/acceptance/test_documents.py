@@ -19,14 +19,14 @@ import typer
 from temporalio.client import Client
 from temporalio.worker import Worker
 from tests.acceptance.conftest import ROOT
-from tests.databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 from temporal_batching.cli.app import app
 from temporal_batching.contract import Outcome, Record, RejectCode, WriteRequest
-from temporal_batching.embedded import find_temporal
 from temporal_batching.errors import InvalidRequest
-from temporal_batching.intake import read_entry
 from temporal_batching.sinks.dead_letters import DeadLetter
+from temporal_batching.testing.servers import find_temporal
+from temporal_batching.wire.submission import read_entry
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Start

@@ -18,7 +18,7 @@ from tests.acceptance.conftest import PATIENCE, SERVICES, UV
 
 from temporal_batching.cli.connect import connect
 from temporal_batching.cli.console import CommandError
-from temporal_batching.embedded import free_port, temporal_server
+from temporal_batching.testing.servers import free_port, temporal_server
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Process, Start

@@ -15,9 +15,9 @@ from temporalio.client import Client
 
 from temporal_batching.contract import SIGNAL_ADD, UPDATE_SUBMIT
 from temporal_batching.routing import batcher_workflow_id
-from tests.auditor import Arrival, Call, Row, Verdict, audit
-from tests.databases import TestDatabase
+from tests.support.auditor import Arrival, Call, Row, Verdict, audit
 from tests.support.callers import Told
+from tests.support.databases import TestDatabase
 
 TABLE = "facts"
 

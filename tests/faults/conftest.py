@@ -15,11 +15,11 @@ import pytest_asyncio
 import sqlalchemy as sa
 from temporalio.client import Client
 
-from tests.databases import TestDatabase
 from tests.faults import reaper
 from tests.faults.processes import Postgres
 from tests.faults.reaper import Reaper
 from tests.faults.scene import NewScene, Scene
+from tests.support.databases import TestDatabase
 
 _numbers = itertools.count()
 

@@ -16,7 +16,7 @@ from typing import Any
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from temporal_batching.embedded import find_temporal, free_port, tail
+from temporal_batching.testing.servers import find_temporal, free_port, tail
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0

@@ -20,11 +20,11 @@ from temporalio.worker import Worker
 
 from temporal_batching import BatcherHandle, BatcherNotRunning, BatcherStats, GatewayPlugin
 from temporal_batching.routing import batcher_workflow_id
-from tests.databases import TestDatabase
 from tests.faults.auditing import TABLE, Asked, assert_the_truth_was_told, create_table, verdicts
 from tests.faults.callers import Leaver
 from tests.faults.processes import Process, command, python
 from tests.support.callers import CALLERS, DOORS, Caller, Job, Told, Write
+from tests.support.databases import TestDatabase
 from tests.support.waiting import assert_eventually
 
 NewScene = Callable[..., Awaitable["Scene"]]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from temporalio.client import Client, WorkflowExecutionStatus
 
-from tests.auditor import Verdict
-from tests.databases import TestDatabase
 from tests.faults.auditing import TABLE, Asked
 from tests.faults.callers import Leaver
 from tests.faults.scene import NewScene
+from tests.support.auditor import Verdict
 from tests.support.callers import DOORS, Caller, Carry, Continuer
+from tests.support.databases import TestDatabase
 from tests.support.waiting import assert_eventually
 
 pytestmark = pytest.mark.faults

@@ -11,11 +11,11 @@ import pytest
 import sqlalchemy as sa
 from temporalio.client import Client
 
-from tests.auditor import Verdict
-from tests.databases import TestDatabase
 from tests.faults.auditing import TABLE, slow_down, verdicts
 from tests.faults.processes import Postgres
 from tests.faults.scene import NewScene
+from tests.support.auditor import Verdict
+from tests.support.databases import TestDatabase
 from tests.support.waiting import assert_eventually
 
 pytestmark = pytest.mark.faults

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 from temporalio.client import Client
 
-from tests.auditor import Verdict
 from tests.faults.auditing import full_disk, verdicts
 from tests.faults.scene import NewScene, Scene
+from tests.support.auditor import Verdict
 from tests.support.waiting import assert_eventually
 
 pytestmark = pytest.mark.faults

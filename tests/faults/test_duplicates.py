@@ -9,11 +9,11 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowHandle
 
-from tests.auditor import Verdict
-from tests.databases import TestDatabase
 from tests.faults.auditing import verdicts
 from tests.faults.scene import NewScene, Scene
+from tests.support.auditor import Verdict
 from tests.support.callers import DOORS, Resettable, Told
+from tests.support.databases import TestDatabase
 from tests.support.waiting import assert_eventually
 
 pytestmark = pytest.mark.faults

@@ -6,8 +6,8 @@ import time
 
 from temporalio.client import Client
 
-from tests.databases import TestDatabase
 from tests.faults.scene import NewScene
+from tests.support.databases import TestDatabase
 
 
 async def test_a_worker_killed_between_commit_and_confirmation_costs_seconds(

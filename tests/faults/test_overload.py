@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
-from tests.auditor import Verdict
-from tests.databases import TestDatabase
 from tests.faults.auditing import slow_down
 from tests.faults.scene import NewScene, told
+from tests.support.auditor import Verdict
+from tests.support.databases import TestDatabase
 from tests.support.waiting import assert_eventually
 
 pytestmark = pytest.mark.faults

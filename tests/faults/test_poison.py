@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from temporalio.client import Client
 
-from tests.auditor import Verdict
-from tests.databases import TestDatabase
 from tests.faults.scene import NewScene
+from tests.support.auditor import Verdict
 from tests.support.callers import DOORS
+from tests.support.databases import TestDatabase
 
 pytestmark = pytest.mark.faults
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
-from tests.databases import TestDatabase
 from tests.faults.auditing import full_disk
 from tests.faults.earlier import SOURCE, NoHistory, earlier_commit, materialise
 from tests.faults.processes import ROOT
 from tests.faults.scene import NewScene
+from tests.support.databases import TestDatabase
 from tests.support.waiting import assert_eventually
 
 pytestmark = pytest.mark.faults

@@ -11,11 +11,11 @@ from temporalio.client import Client
 
 from temporal_batching import BatchPolicy
 from temporal_batching.policy import CARRY_LIMIT_BYTES
-from tests.auditor import Verdict
-from tests.databases import TestDatabase
 from tests.faults.auditing import full_disk, histories
 from tests.faults.scene import NewScene
+from tests.support.auditor import Verdict
 from tests.support.callers import DOORS
+from tests.support.databases import TestDatabase
 from tests.support.waiting import assert_eventually
 
 pytestmark = pytest.mark.faults

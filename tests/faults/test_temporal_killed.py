@@ -10,9 +10,9 @@ import pytest
 from temporalio.client import Client
 
 from tests.conftest import CONTINUE_SOON, PROMPT
-from tests.databases import TestDatabase
 from tests.faults.processes import temporal
 from tests.faults.scene import NewScene
+from tests.support.databases import TestDatabase
 
 pytestmark = pytest.mark.faults
 

@@ -7,8 +7,8 @@ import time
 import pytest
 from temporalio.client import Client
 
-from tests.databases import TestDatabase
 from tests.faults.scene import NewScene
+from tests.support.databases import TestDatabase
 
 pytestmark = pytest.mark.faults
 

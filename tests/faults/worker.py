@@ -13,13 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from temporal_batching import batcher, buffer, confirm, flush, gateway
+from temporal_batching.batcher import buffer
+from temporal_batching.batcher import workflow as batcher
 from temporal_batching.cli.connect import connect
 from temporal_batching.cli.console import log_to_stderr, out, run
 from temporal_batching.cli.worker import batcher_worker, open_sink, serve
+from temporal_batching.flush import activity as flush
+from temporal_batching.flush import delivery as confirm
+from temporal_batching.gateway import activities as gateway
 from temporal_batching.settings import load
-from temporal_batching.sinks.sql_postgresql import PostgresqlTransaction
-from temporal_batching.sinks.sql_sqlite import SqliteTransaction
+from temporal_batching.sinks.sql.postgresql import PostgresqlTransaction
+from temporal_batching.sinks.sql.sqlite import SqliteTransaction
 
 
 def die(*_: Any, **__: Any) -> NoReturn:

@@ -17,11 +17,11 @@ import sqlalchemy as sa
 from temporalio.client import Client
 
 from temporal_batching import Record, SqlSink, TableRule, WriteRequest
-from temporal_batching.cli.audit.check import Findings, Question
-from temporal_batching.cli.audit.command import Report, audit
-from tests.databases import TestDatabase
+from temporal_batching.audit.check import Findings, Question
+from temporal_batching.cli.audit import Report, audit
 from tests.integration.test_codec import encrypting_client
 from tests.support.callers import DOORS, Write
+from tests.support.databases import TestDatabase
 from tests.support.service import Service, running
 from tests.support.waiting import assert_eventually
 

@@ -9,14 +9,14 @@ import pytest
 import sqlalchemy as sa
 
 from temporal_batching import Record, WriteRequest
-from temporal_batching.cli.audit.check import Findings, Question, _for_reading, check
-from temporal_batching.cli.audit.facts import Facts, Told
-from temporal_batching.cli.audit.judge import Verdict
+from temporal_batching.audit.check import Findings, Question, _for_reading, check
+from temporal_batching.audit.facts import Facts, Told
+from temporal_batching.audit.judge import Verdict
 from temporal_batching.cli.console import CommandError
 from temporal_batching.cli.database import sync_engine
 from temporal_batching.sinks.base import Batch
 from temporal_batching.sinks.ledger import digest
-from tests.databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 POSTGRESQL: dict[str, list[Any]] = {
     "smallint": [-5],

@@ -12,8 +12,8 @@ from temporalio.client import Client
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
 from temporal_batching import BatchPolicy, MemorySink, batcher
-from temporal_batching.batcher import BatcherWorkflow
-from temporal_batching.buffer import Buffer
+from temporal_batching.batcher.buffer import Buffer
+from temporal_batching.batcher.workflow import BatcherWorkflow
 from tests.support.service import QUICK, Service, count, entry, running
 from tests.support.waiting import assert_eventually
 

@@ -14,9 +14,9 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowExecutionStatus
 
 from temporal_batching import BatchPolicy, MemorySink, batcher
+from temporal_batching.batcher.shards import once_ready
 from temporal_batching.errors import SinkUnavailable
 from temporal_batching.routing import batcher_workflow_id
-from temporal_batching.starting import once_ready
 from tests.support.callers import DOORS, Listener, Write
 from tests.support.service import QUICK, Service, count, entry, running
 from tests.support.waiting import assert_eventually

@@ -13,8 +13,8 @@ from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client
 
 from temporal_batching import SqlSink
-from tests.databases import TestDatabase
 from tests.support.callers import DOORS, Resettable, Told, Write
+from tests.support.databases import TestDatabase
 from tests.support.service import Service, running
 from tests.support.waiting import assert_eventually
 

@@ -20,9 +20,9 @@ from temporal_batching.contract import Outcome, Record, RejectCode, WriteRequest
 from temporal_batching.errors import SinkError, SinkUnavailable
 from temporal_batching.settings import BatcherSettings, SettingsError, load
 from temporal_batching.sinks.dead_letters import DeadLetter, read_content
-from temporal_batching.sinks.sql_dead_letters import DEFAULT_DEAD_LETTERS
-from tests.databases import TestDatabase
+from temporal_batching.sinks.sql.dead_letters import DEFAULT_DEAD_LETTERS
 from tests.support.callers import DOORS
+from tests.support.databases import TestDatabase
 from tests.support.service import QUICK, Service, entry, running
 from tests.support.waiting import assert_eventually
 

@@ -9,7 +9,7 @@ from temporalio.client import Client
 from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 
 from temporal_batching import MemorySink
-from temporal_batching.embedded import free_port
+from temporal_batching.testing.servers import free_port
 from tests.support.service import entry, running
 from tests.support.waiting import assert_eventually
 

@@ -12,8 +12,8 @@ import pytest
 from temporal_batching.contract import Outcome, Record, RejectCode, WriteRequest
 from temporal_batching.sinks.base import Batch
 from temporal_batching.sinks.ledger import LedgerStatus, digest
-from temporal_batching.sinks.sql import TableRule
-from tests.databases import TestDatabase
+from temporal_batching.sinks.sql.sink import TableRule
+from tests.support.databases import TestDatabase
 
 ENTRIES = "CREATE TABLE entries (id integer PRIMARY KEY, account text NOT NULL, amount integer CHECK (amount > 0))"
 

@@ -16,10 +16,10 @@ import pytest
 from temporal_batching.contract import OutcomeKind, Record, WriteRequest
 from temporal_batching.errors import SinkUnavailable
 from temporal_batching.sinks.base import Batch
-from temporal_batching.sinks.sql_database import Transaction
-from temporal_batching.sinks.sql_errors import DatabaseFailure, Verdict
-from temporal_batching.sinks.sql_flush import Flush
-from tests.databases import TestDatabase
+from temporal_batching.sinks.sql.database import Transaction
+from temporal_batching.sinks.sql.errors import DatabaseFailure, Verdict
+from temporal_batching.sinks.sql.flush import Flush
+from tests.support.databases import TestDatabase
 from tests.support.waiting import assert_eventually
 
 ENTRIES = "CREATE TABLE entries (id integer PRIMARY KEY, amount integer)"

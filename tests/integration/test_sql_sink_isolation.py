@@ -9,7 +9,7 @@ import pytest
 
 from temporal_batching.contract import OutcomeKind, Record, RejectCode, WriteRequest
 from temporal_batching.sinks.base import Batch
-from tests.databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 ENTRIES = "CREATE TABLE entries (id integer PRIMARY KEY, amount integer CHECK (amount > 0))"
 

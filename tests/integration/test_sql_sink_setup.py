@@ -15,8 +15,8 @@ from sqlalchemy.pool import StaticPool
 from temporal_batching.contract import OutcomeKind, Record, RejectCode, WriteRequest
 from temporal_batching.errors import SinkConfigurationError, SinkUnavailable
 from temporal_batching.sinks.base import Batch
-from temporal_batching.sinks.sql import SqlSink, TableRule
-from tests.databases import TestDatabase
+from temporal_batching.sinks.sql.sink import SqlSink, TableRule
+from tests.support.databases import TestDatabase
 
 ENTRIES = "CREATE TABLE entries (id integer PRIMARY KEY, account text)"
 

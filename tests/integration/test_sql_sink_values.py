@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from temporal_batching.contract import Outcome, OutcomeKind, Record, RejectCode, WriteRequest
 from temporal_batching.sinks.base import Batch
 from temporal_batching.sinks.sql import SqlSink
-from tests.databases import TestDatabase
+from tests.support.databases import TestDatabase
 
 MANY = settings(
     max_examples=60,

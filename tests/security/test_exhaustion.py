@@ -10,9 +10,9 @@ import pytest
 
 from temporal_batching.contract import JsonObject, Record, WriteRequest
 from temporal_batching.errors import InvalidRequest
-from temporal_batching.intake import encode_request, read_entry
 from temporal_batching.sinks.base import Batch
-from tests.databases import TestDatabase
+from temporal_batching.wire.submission import encode_request, read_entry
+from tests.support.databases import TestDatabase
 
 MILLION = 1_000_000
 MOMENT = 5.0

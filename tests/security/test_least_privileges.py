@@ -14,8 +14,8 @@ from temporal_batching import SqlSink, TableRule
 from temporal_batching.contract import Record, WriteRequest
 from temporal_batching.sinks.base import Batch
 from temporal_batching.sinks.dead_letters import DeadLetter
-from tests.databases import TestDatabase
 from tests.support.callers import DOORS, Write
+from tests.support.databases import TestDatabase
 from tests.support.service import running
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "security.md"

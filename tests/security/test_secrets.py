@@ -13,15 +13,15 @@ import pytest
 from temporalio.client import Client
 
 from temporal_batching import SqlSink
-from temporal_batching.cli.audit.check import Question, check
-from temporal_batching.cli.audit.facts import Facts
+from temporal_batching.audit.check import Question, check
+from temporal_batching.audit.facts import Facts
 from temporal_batching.cli.connect import connect
 from temporal_batching.cli.console import CommandError
 from temporal_batching.cli.database import prepare_database
-from temporal_batching.embedded import free_port
 from temporal_batching.errors import BatchingError
 from temporal_batching.settings import SettingsError, load
-from tests.databases import TestDatabase
+from temporal_batching.testing.servers import free_port
+from tests.support.databases import TestDatabase
 
 SECRET = "s3cr3t"
 URLS = [

@@ -15,7 +15,7 @@ from rich.markup import escape
 from temporal_batching import BatcherStats, ConsoleSink, Record, WriteRequest
 from temporal_batching.cli import console, monitor
 from temporal_batching.cli.console import CommandError, fail, printable
-from temporal_batching.cli.progress import Finished, Job
+from temporal_batching.cli.demo.progress import Finished, Job
 from temporal_batching.settings import load
 from temporal_batching.sinks.base import Batch
 

@@ -11,8 +11,8 @@ from temporalio.client import Client
 from temporal_batching import MemorySink, SqlSink
 from temporal_batching.contract import WriteRequest
 from temporal_batching.sinks.base import Batch
-from tests.databases import TestDatabase
 from tests.support.callers import DOORS, FailingCaller, Write
+from tests.support.databases import TestDatabase
 from tests.support.service import running
 from tests.support.waiting import assert_eventually
 

@@ -8,16 +8,16 @@ from typing import Any
 
 from temporalio.exceptions import ApplicationError, TimeoutError, TimeoutType
 
-from temporal_batching.buffer import BufferFull
+from temporal_batching.batcher.buffer import BufferFull
 from temporal_batching.contract import JsonObject, RejectCode
 from temporal_batching.errors import ErrorType, WriteExpired, WriteNotSubmitted, WriteRejected
-from temporal_batching.failures import write_error
-from temporal_batching.intake import deadline_after
 from temporal_batching.routing import shard_of
-from tests.auditor import Call, Verdict
+from temporal_batching.wire.submission import deadline_after
+from temporal_batching.writers.failures import write_error
 from tests.simulation.plan import CallPlan, RequestSpec
 from tests.simulation.shard import Shard
 from tests.simulation.world import World
+from tests.support.auditor import Call, Verdict
 
 SUBMISSION_TIMEOUT = 10.0
 LATEST_SUBMISSION = 9.9

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from tests.auditor import Violation, audit
 from tests.simulation.callers import Callers
 from tests.simulation.plan import CallPlan, Plan, Trouble
 from tests.simulation.shard import Shard
 from tests.simulation.world import World
+from tests.support.auditor import Violation, audit
 
 MOST_SHARDS = 3
 END_OF_TROUBLE = 60.0

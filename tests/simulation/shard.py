@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from temporalio.exceptions import ApplicationError
 
-from temporal_batching.buffer import Accepted, Buffer, BufferFull, PendingBatch
-from temporal_batching.confirm import Answer
+from temporal_batching.batcher.buffer import Accepted, Buffer, BufferFull, PendingBatch
 from temporal_batching.contract import FlushInput, JsonObject, RejectCode
 from temporal_batching.errors import ErrorType, InvalidRequest
-from temporal_batching.flush import Settled, settle
-from temporal_batching.intake import read_entry
+from temporal_batching.flush.activity import Settled, settle
+from temporal_batching.flush.delivery import Answer
 from temporal_batching.policy import BatchPolicy
-from tests.auditor import Arrival
+from temporal_batching.wire.submission import read_entry
 from tests.simulation.world import Connection, Task, World
+from tests.support.auditor import Arrival
 
 if TYPE_CHECKING:
     from tests.simulation.callers import Callers

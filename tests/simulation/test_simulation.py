@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.auditor import Arrival, Call, Row, Verdict, Violation, audit
 from tests.simulation.plan import make_plan
 from tests.simulation.run import run, shrink
+from tests.support.auditor import Arrival, Call, Row, Verdict, Violation, audit
 
 SEEDS = 600
 PARTS = 6

@@ -13,8 +13,8 @@ from temporal_batching.errors import SinkUnavailable
 from temporal_batching.sinks.base import Batch, Sink
 from temporal_batching.sinks.ledger import LedgerStatus
 from temporal_batching.sinks.memory import MemorySink
-from tests.auditor import Row
 from tests.simulation.plan import Plan
+from tests.support.auditor import Row
 
 EPOCH = 1_700_000_000.0
 

@@ -13,7 +13,7 @@ from temporalio.service import RPCError
 
 from temporal_batching import BatchPolicy, OutcomeKind, Record
 from temporal_batching.contract import SIGNAL_ADD
-from tests.databases import TestDatabase
+from tests.support.databases import TestDatabase
 from tests.support.service import running
 from tests.support.waiting import assert_eventually
 

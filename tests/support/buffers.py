@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from temporal_batching.buffer import Buffer, PendingBatch
+from temporal_batching.batcher.buffer import Buffer, PendingBatch
 from temporal_batching.contract import JsonObject
-from temporal_batching.intake import Entry, read_entry
 from temporal_batching.policy import BatchPolicy
+from temporal_batching.wire.submission import Entry, read_entry
 
 NOW = 1_000_000.0
 

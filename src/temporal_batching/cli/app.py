@@ -17,7 +17,7 @@ from temporal_batching import BatcherHandle, BatchPolicy
 from temporal_batching.cli import monitor as monitoring
 from temporal_batching.cli.connect import connect
 from temporal_batching.cli.console import EXIT_TROUBLE, CommandError, complain, out, plural, run
-from temporal_batching.cli.demo import demo
+from temporal_batching.cli.demo.command import demo
 from temporal_batching.cli.options import BATCHER, POLICY, Target, with_settings
 from temporal_batching.cli.worker import run_batcher_worker
 from temporal_batching.errors import BatchingError
@@ -233,7 +233,7 @@ def _sql_is_there(who_needs: str) -> Iterator[None]:
 async def _audit(settings: BatcherSettings, target: Target, scope: tuple[Any, ...], json: bool) -> int:
     try:
         with _sql_is_there("an audit needs"):
-            from temporal_batching.cli.audit.command import Scope, audit_deployment
+            from temporal_batching.cli.audit import Scope, audit_deployment
         return await audit_deployment(settings, target, Scope(*scope), as_json=json)
     except BatchingError as problem:
         complain(problem)

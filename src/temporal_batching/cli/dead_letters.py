@@ -19,7 +19,7 @@ from temporal_batching.cli.console import EXIT_FAILED, CommandError, err, out, p
 from temporal_batching.cli.database import sync_engine
 from temporal_batching.errors import WriteError
 from temporal_batching.settings import CONSOLE, BatcherSettings, SettingsError, redact_url, without_secrets
-from temporal_batching.sinks.sql_dead_letters import DeadLetters, KeptLetter
+from temporal_batching.sinks.sql.dead_letters import DeadLetters, KeptLetter
 
 T = TypeVar("T")
 

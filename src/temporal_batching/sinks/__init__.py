@@ -11,7 +11,7 @@ from temporal_batching.sinks.memory import MemorySink
 
 if TYPE_CHECKING:
     from temporal_batching.sinks.sql import SqlSink
-    from temporal_batching.sinks.sql_schema import TableRule
+    from temporal_batching.sinks.sql.schema import TableRule
 
 __all__ = ["Batch", "ConsoleSink", "LedgerEntry", "LedgerStatus", "MemorySink", "Sink", "SqlSink", "TableRule"]
 

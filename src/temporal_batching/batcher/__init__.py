@@ -1,0 +1,1 @@
+"""One shard: its workflow, its state machine, and how others reach it."""

@@ -1,0 +1,93 @@
+"""Answers that no flush has delivered yet, and who was told lately. A part of the `Buffer`, as pure as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from temporal_batching.contract import JsonObject
+from temporal_batching.wire.submission import Entry, measure
+
+MAX_DELIVERIES = 5
+"""Attempts to deliver one answer, each with the client's own retries inside."""
+
+OUTBOX_PART = 200
+"""Answers that one delivery takes at a time."""
+
+MAX_REMEMBERED_ANSWERS = 2_000
+"""Activities that were told lately: one more attempt of theirs may still be on its way. Not carried over."""
+
+
+class Outbox:
+    """Delivers every answer, with retries, one delivery at a time.
+
+    Attributes:
+        undelivered: Answers given up.
+    """
+
+    def __init__(self) -> None:
+        self.undelivered = 0
+        self._answers: list[JsonObject] = []
+        self._in_delivery = 0
+        self._waiting: set[tuple[str | None, ...]] = set()  # activities whose answer is here
+        self._told: dict[tuple[str | None, ...], None] = {}  # activities that had theirs, oldest first
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    @property
+    def in_delivery(self) -> int:
+        return self._in_delivery
+
+    @property
+    def bytes(self) -> int:
+        return measure(self._answers) if self._answers else 0
+
+    def add(self, answer: JsonObject) -> None:
+        self._answers.append(answer)
+        self._waiting.update(_activity(reply) for reply in answer["reply_to"] if "activity_id" in reply)
+
+    def has_answered(self, entry: Entry) -> bool:
+        """Whether this very activity was told, or its answer waits here: a second one could contradict it.
+
+        Only for activities, each of which asks once: a workflow may have had its answer, and have asked again.
+        """
+        addresses = [_activity(reply) for reply in entry.replies]
+        return bool(addresses) and all(address in self._waiting or address in self._told for address in addresses)
+
+    def note_told(self, replies: Iterable[JsonObject]) -> None:
+        """Remembers activities that were told, but for those whose answer waits here."""
+        for reply in replies:
+            address = _activity(reply)
+            if "activity_id" in reply and address not in self._waiting:
+                self._told[address] = None
+        while len(self._told) > MAX_REMEMBERED_ANSWERS:
+            del self._told[next(iter(self._told))]
+
+    def next_deliveries(self) -> list[JsonObject]:
+        """The answers to deliver now; empty while a delivery is under way. `delivered` ends it."""
+        if self._in_delivery:
+            return []
+        part = self._answers[:OUTBOX_PART]
+        self._in_delivery = len(part)
+        return [{"reply_to": answer["reply_to"], "confirmation": answer["confirmation"]} for answer in part]
+
+    def delivered(self, failed: list[int]) -> None:
+        """Ends the delivery. ``failed`` are positions to try again, until `MAX_DELIVERIES` attempts are spent."""
+        part, self._answers = self._answers[: self._in_delivery], self._answers[self._in_delivery :]
+        self._in_delivery = 0
+        for answer in part:
+            self._waiting.difference_update(map(_activity, answer["reply_to"]))
+        again = [{**part[i], "attempts": part[i].get("attempts", 0) + 1} for i in failed]
+        kept = [answer for answer in again if answer["attempts"] < MAX_DELIVERIES]
+        self.undelivered += len(again) - len(kept)
+        for answer in kept:
+            self.add(answer)
+        not_told = set(failed)
+        self.note_told(reply for i, answer in enumerate(part) if i not in not_told for reply in answer["reply_to"])
+
+    def carry(self) -> list[JsonObject]:
+        return self._answers
+
+
+def _activity(reply: JsonObject) -> tuple[str | None, ...]:
+    return reply.get("workflow_id"), reply.get("run_id"), reply.get("activity_id")

@@ -1,0 +1,571 @@
+"""`BatcherWorkflow`: one shard. Handlers, the flush loop and continue-as-new; every decision is the `Buffer`'s.
+
+Rules for whoever changes this file. It replays histories of every earlier release (``tests/replay/``): a change to
+the order or kind of its commands needs ``workflow.patched``. No handler may raise anything but `ApplicationError`, and
+none awaits: an exception would fail the workflow task for ever, and a handler under way would hold up
+continue-as-new. An update with the wrong number of arguments fails its validator, and so only its sender.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from temporalio import workflow
+from temporalio.common import RawValue, RetryPolicy
+from temporalio.exceptions import ActivityError, ApplicationError, ApplicationErrorCategory
+
+from temporal_batching.batcher.buffer import Buffer, BufferFull, PendingBatch
+from temporal_batching.contract import (
+    ACTIVITY_CONFIRM,
+    ACTIVITY_FLUSH,
+    ACTIVITY_POLICY,
+    QUERY_BATCH,
+    QUERY_STATS,
+    SIGNAL_ADD,
+    SIGNAL_WITHDRAW,
+    UPDATE_CONTROL,
+    UPDATE_SUBMIT,
+    WORKFLOW_BATCHER,
+    BatcherStart,
+    BatcherStats,
+    Control,
+    FlushInput,
+    FlushResult,
+    JsonObject,
+    RejectCode,
+    SubmitResult,
+)
+from temporal_batching.errors import ErrorType, InvalidPolicy, InvalidRequest
+from temporal_batching.policy import CARRY_LIMIT_BYTES, BatchPolicy
+from temporal_batching.wire.submission import ENVELOPE_BYTES, Entry, measure, read_entry, read_replies
+
+MAX_SIGNALS_PER_RUN = 2_000
+"""Of Temporal's 10,000 a run, which its suggestion does not see. Well below, for two reasons: a short run replays
+quickly, and while a run ends, with a flush under way, signals keep coming."""
+
+MAX_UPDATES_PER_RUN = 1_800
+"""Of Temporal's 2,000 a run."""
+
+SIGNALS_AT_ONCE = 2_000
+SIGNAL_BYTES_AT_ONCE = 1_048_576
+"""What is read in one activation, about 0.1 s of CPU; the rest in the next. A larger signal is read by itself."""
+
+PATCH_PORTIONS = "signals-in-portions"
+
+MAX_IDLE_CYCLES = 10
+"""Runs in a row that settle nothing though requests wait: then cycling stops until something is settled."""
+
+HEARTBEAT_TIMEOUT = timedelta(seconds=5)
+"""How soon a flush whose worker died is noticed."""
+
+HISTORY_WARNING = 10_240
+"""Events of one run from which on the server warns."""
+
+MAX_HISTORY_BYTES = 16 * 1_048_576
+"""Of one run's 50 MiB. Past it a run that is to end takes no more requests; what it holds may enter history once more,
+with its flushes."""
+
+MAX_DEPTH = 100
+"""Levels of nesting in a request. What a handler can read must also pass through the flush's and the next run's
+encoders, which see it a few levels deeper: at Python's limit they would fail where nobody can be told."""
+
+LATEST_DEADLINE = 253_402_300_799.0
+"""The end of the year 9999."""
+
+LONGEST_TIMER = 86_400.0
+"""Seconds; a timer for something later rings once a day and is set again."""
+
+MAX_GATHER = 2.0
+"""Seconds a gateway may gather at most; a tenth of the linger otherwise. It costs no caller any time, as the linger
+counts from the gateway; and each update that is not sent spares Temporal four requests and this history five events.
+Not more: what a gateway holds when its process dies comes back only with the next attempt of its activity."""
+
+
+# Outside the sandbox: it would check every call of code that is ours and pure, a fifth of the time a signal takes.
+@workflow.defn(name=WORKFLOW_BATCHER, sandboxed=False)
+class BatcherWorkflow:
+    """Gathers write requests, has them flushed in batches, and continues as new for ever."""
+
+    @workflow.init
+    def __init__(self, start: BatcherStart) -> None:
+        self._start = start
+        name = f"{start.batcher}-{start.shard}"
+        state = start.state or {}
+        if state:
+            self._buffer = Buffer.restore(name, state["buffer"])
+        else:
+            self._buffer = Buffer(name, BatchPolicy.from_wire(start.policy or {}))
+        self._cycles: int = state.get("cycles", 0)
+        self._idle_cycles: int = state.get("idle_cycles", 0)
+        self._malformed: int = state.get("malformed", 0)
+        self._operator_policy: bool = state.get("operator_policy", False)
+        self._settled_before = self._buffer.settled
+        self._failures_before = self._buffer.flush_failures
+        self._signals = 0
+        self._updates = 0
+        self._policy_known = bool(state) or start.policy is not None
+        self._unread: deque[tuple[float, str, Sequence[RawValue]]] = deque()  # when it came, its name, what it brings
+        self._resting = False
+        self._awake = True  # a first look: what was carried over may be due
+        self._timer: asyncio.Task[None] | None = None
+        self._timer_at = 0.0
+
+    @workflow.run
+    async def run(self, start: BatcherStart) -> None:
+        """Serves until it continues as new; it never completes."""
+        if not self._policy_known:
+            await self._ask_for_policy()
+        while True:
+            await workflow.wait_condition(lambda: self._awake or bool(self._unread and not self._resting))
+            self._read_signals()
+            if self._unread and not self._resting:
+                self._resting = True
+                asyncio.create_task(self._rest())  # noqa: RUF006  the SDK's event loop keeps its tasks
+            if not self._awake:
+                continue
+            self._awake = False
+            now = workflow.time()
+            self._buffer.expire(now)
+            self._log_unheard()
+            closing = self._closing()
+            if closing and self._may_close():
+                self._continue_as_new()
+            self._start_flushes(now, closing)
+            self._start_delivery()
+            self._set_timer(now)
+
+    # Ways in. Nothing here awaits.
+
+    @workflow.update(name=UPDATE_SUBMIT)
+    def submit(self, requests: RawValue) -> SubmitResult:
+        """Accepts requests from a gateway, and says which were not."""
+        self._updates += 1
+        self._read_signals()  # what came first is served first
+        now = workflow.time()
+        refused: list[list[Any]] = []
+        for position, wire in enumerate(_decode_submission(requests)):
+            try:
+                self._buffer.accept(_read(wire), now)
+            except InvalidRequest as err:
+                # Which of two contents an id belongs to is the ledger's to say, once the other one is settled: it may
+                # hold this one already, or refuse the other.
+                code = RejectCode.OVERLOADED if err.code == RejectCode.ID_REUSED else err.code
+                refused.append([position, code, str(err)])
+            except BufferFull as err:
+                self._buffer.refused += 1
+                refused.append([position, RejectCode.OVERLOADED, str(err)])
+        self._look(now)
+        policy = self._buffer.policy
+        return SubmitResult(refused, min(MAX_GATHER, policy.linger.total_seconds() / 10), policy.max_batch_size, True)
+
+    @submit.validator
+    def _may_submit(self, requests: RawValue) -> None:
+        """Turns the gateway back without a trace in history while nothing can be accepted."""
+        buffer = self._buffer
+        if not self._policy_known:
+            raise _busy("the batcher is starting")
+        if buffer.draining:
+            raise _busy("the batcher is draining: it takes no more requests")
+        if buffer.pending >= buffer.policy.max_pending or buffer.pending_bytes >= buffer.policy.max_pending_bytes:
+            raise _busy("the batcher's buffer is full")
+        if self._closing() and buffer.carry_bytes >= CARRY_LIMIT_BYTES // 2:
+            raise _busy("the batcher is about to continue as new and carries enough", soon=True)
+
+    # One handler for every signal, which keeps it as it came: ten thousand of them may come in one activation, after an
+    # hour without a worker, and the SDK fails a task whose activation takes two seconds. `_read_signals` reads them.
+    @workflow.signal(dynamic=True)
+    def _receive(self, name: str, args: Sequence[RawValue]) -> None:
+        self._signals += 1
+        self._unread.append((workflow.time(), name, args))
+
+    @workflow.update(name=UPDATE_CONTROL)
+    def control(self, wire: Any) -> None:
+        """Carries out what an operator asks, or a worker that started announces."""
+        self._updates += 1
+        self._read_signals()
+        control = _read_control(wire)
+        buffer = self._buffer
+        if control.policy is not None and not (control.announced and self._operator_policy):
+            buffer.policy = BatchPolicy.from_wire(control.policy)
+            self._operator_policy = not control.announced
+        if control.pause is not None:
+            buffer.paused = control.pause
+        if control.drain is not None:
+            buffer.draining = control.drain
+        if control.flush or control.drain:
+            buffer.flush_now(workflow.time())
+        self._awake = True
+
+    @control.validator
+    def _may_control(self, wire: Any) -> None:
+        _read_control(wire)
+
+    @workflow.query(name=QUERY_STATS)
+    def stats(self) -> BatcherStats:
+        """This shard at this moment."""
+        buffer, info = self._buffer, workflow.info()
+        return BatcherStats(
+            batcher=self._start.batcher,
+            shard=self._start.shard,
+            run_id=info.run_id,
+            unread=len(self._unread),
+            pending=buffer.pending,
+            pending_bytes=buffer.pending_bytes,
+            in_flight=buffer.in_flight,
+            dedup_ids=buffer.dedup_ids,
+            oldest_pending_seconds=round(buffer.oldest_age(workflow.time()), 3),
+            batches=buffer.batches,
+            batches_by_trigger=dict(buffer.batches_by_trigger),
+            largest_batch=buffer.largest_batch,
+            outcomes=dict(buffer.outcomes),
+            flush_failures=buffer.flush_failures,
+            refused=buffer.refused,
+            malformed=self._malformed,
+            undelivered=buffer.undelivered,
+            run_signals=self._signals,
+            run_updates=self._updates,
+            run_events=info.get_current_history_length(),
+            continue_as_new=self._cycles,
+            idle_cycles=self._idle_cycles,
+            suggested=info.is_continue_as_new_suggested(),
+            paused=buffer.paused,
+            draining=buffer.draining,
+            breaker="open" if buffer.breaker_open else "closed",
+            sink_error=buffer.sink_error,
+            policy=buffer.policy.to_wire(),
+        )
+
+    @workflow.query(name=QUERY_BATCH)
+    def batch(self, batch_id: str) -> list[JsonObject]:
+        """What is in a batch under way: its flush asks, if it is not the first. Empty if it is not under way."""
+        batch = self._buffer.batch_in_flight(batch_id)
+        return [entry.to_wire() for entry in batch.entries] if batch is not None else []
+
+    # Signals
+
+    def _read_signals(self) -> None:
+        """Reads what came, in order. Of a flood it reads a portion; the rest has a task of its own (`_rest`)."""
+        if not self._policy_known or not self._unread:
+            return
+        now = workflow.time()
+        for _ in range(self._portion()):
+            came_at, signal, args = self._unread.popleft()
+            self._read_signal(signal, args, now, waited=now - came_at)
+        self._log_unheard()
+        self._look(now)
+
+    def _portion(self) -> int:
+        count = size = 0
+        for _, _, args in self._unread:
+            size += sum(len(value.payload.data) for value in args)
+            if count and (count >= SIGNALS_AT_ONCE or size > SIGNAL_BYTES_AT_ONCE):
+                # A run that began before there were portions has read everything at once.
+                return count if workflow.patched(PATCH_PORTIONS) else len(self._unread)
+            count += 1
+        return count
+
+    def _read_signal(self, name: str, raw: Sequence[RawValue], now: float, *, waited: float) -> None:
+        if name not in (SIGNAL_ADD, SIGNAL_WITHDRAW):
+            self._reject_signal(f"there is no signal {name[:80]!r}")
+            return
+        converter = workflow.payload_converter()
+        try:
+            args = [converter.from_payload(value.payload) for value in raw]
+        except Exception as err:  # whatever a converter raises, it is the sender's mistake and must not stop the shard
+            self._reject_signal(f"{name} that cannot be decoded: {type(err).__name__}")
+            return
+        if name == SIGNAL_ADD:
+            for wire in args[0] if args and isinstance(args[0], list) else args:
+                self._add(wire, now, waited=waited)
+        elif 1 <= len(args) <= 2 and args[0] and all(arg is None or isinstance(arg, str) for arg in args):
+            self._buffer.withdraw(*args)
+            self._awake = True
+        else:
+            self._reject_signal("a withdrawal is a request id and a workflow id")
+
+    async def _rest(self) -> None:
+        await asyncio.sleep(0.001)
+        self._resting = False
+
+    def _add(self, wire: Any, now: float, *, waited: float) -> None:
+        """Accepts one request; what is wrong with it is confirmed to its sender as `rejected`."""
+        try:
+            entry = _read(wire)
+        except InvalidRequest as err:
+            self._reject_signal(str(err))
+            self._tell_sender(wire, err)
+            return
+        entry.waited = waited
+        try:
+            if workflow.info().get_current_history_size() > MAX_HISTORY_BYTES and self._closing():
+                raise BufferFull("the batcher cannot continue as new until it has written some of what it holds")
+            self._buffer.accept(entry, now)
+        except InvalidRequest as err:
+            self._buffer.refuse(entry, err.code, str(err))
+        except BufferFull as err:
+            self._buffer.refuse(entry, RejectCode.OVERLOADED, str(err))
+
+    def _tell_sender(self, wire: Any, err: InvalidRequest) -> None:
+        """A request that cannot be read may still say who sent it."""
+        try:
+            replies = read_replies(wire.get("reply_to"))
+            request_id = wire.get("request_id")
+        except (InvalidRequest, AttributeError):
+            return
+        if replies and isinstance(request_id, str):
+            self._buffer.refuse(Entry(request_id, {}, 1, 0, 0, replies=replies), err.code, str(err))
+
+    def _reject_signal(self, problem: str) -> None:
+        self._malformed += 1
+        self._awake = True
+        workflow.logger.warning("A signal was ignored: %s", problem)
+
+    def _log_unheard(self) -> None:
+        """Requests that are not written, and that nobody is told of: some by name, the others by number."""
+        unheard, self._buffer.unheard = self._buffer.unheard, []
+        if unheard:
+            some = ", ".join(unheard[:5]) + ("" if len(unheard) <= 5 else f" and {len(unheard) - 5} more")
+            workflow.logger.warning("Not written, and nobody waits for it: %s", some)
+
+    def _look(self, now: float) -> None:
+        """Wakes the loop if a message changed anything it would act on; most only join a batch that waits."""
+        at = self._buffer.wake_at()
+        sooner = at is not None and (self._timer is None or at < self._timer_at)
+        if sooner or self._buffer.outbox or self._closing():
+            self._awake = True
+
+    # The loop's parts
+
+    async def _ask_for_policy(self) -> None:
+        """A gateway may start a shard without knowing its limits; the batcher's own worker does."""
+        wire = await workflow.execute_local_activity(
+            ACTIVITY_POLICY, result_type=dict[str, Any], start_to_close_timeout=timedelta(seconds=10)
+        )
+        if not self._operator_policy:
+            self._buffer.policy = BatchPolicy.from_wire(wire)
+        self._policy_known = True
+        self._read_signals()
+
+    def _start_flushes(self, now: float, closing: bool) -> None:
+        # While closing nothing new starts, so that the run can end; except when it holds more than it may carry.
+        if closing and (self._buffer.batches_in_flight or self._buffer.carry_bytes <= CARRY_LIMIT_BYTES):
+            return
+        force = closing or self._is_runaway()
+        while (batch := self._buffer.next_batch(now, force=force)) is not None:
+            asyncio.create_task(self._flush(batch))  # noqa: RUF006  the SDK's event loop keeps its tasks
+
+    async def _flush(self, batch: PendingBatch) -> None:
+        flush = FlushInput(
+            batcher=self._start.batcher,
+            shard=self._start.shard,
+            batch_id=batch.id,
+            trigger=batch.trigger,
+            # The content enters history once. A batch that is tried for hours would otherwise fill it, until the server
+            # ends the run. A worker that does not know the query fails on None, and the batch is set back once more.
+            entries=None if batch.tried else [entry.to_wire() for entry in batch.entries],
+            in_doubt=batch.in_doubt,
+        )
+        try:
+            result = await workflow.execute_activity(
+                ACTIVITY_FLUSH,
+                _shallow(flush),
+                result_type=FlushResult,
+                start_to_close_timeout=self._buffer.policy.flush_timeout,
+                heartbeat_timeout=HEARTBEAT_TIMEOUT,
+                # One attempt: between two the deadlines are looked at, and a newer policy applies.
+                retry_policy=RetryPolicy(maximum_attempts=1),
+                summary=f"{batch.id}: {batch.requests} requests, by {batch.trigger}",
+            )
+        except ActivityError as err:
+            problem, in_doubt = _sink_problem(err)
+            self._buffer.fail(batch.id, workflow.time(), problem, in_doubt=in_doubt, patience=_patience())
+            workflow.logger.warning("Batch %s goes back to the buffer: %s", batch.id, problem)
+        except Exception as err:
+            # The activity could not even be scheduled, for what is in the batch. In flight it would stay for ever and
+            # block the shard; set back, and never written, it can expire.
+            problem = f"cannot be scheduled: {err}"
+            self._buffer.fail(batch.id, workflow.time(), problem, in_doubt=False, patience=_patience())
+            workflow.logger.exception("Batch %s cannot be scheduled", batch.id)
+        else:
+            self._buffer.settle(batch.id, result.outcomes, result.undelivered)
+        self._awake = True
+
+    def _start_delivery(self) -> None:
+        answers = self._buffer.next_deliveries()
+        if answers:
+            asyncio.create_task(self._deliver(answers))  # noqa: RUF006  the SDK's event loop keeps its tasks
+
+    async def _deliver(self, answers: list[JsonObject]) -> None:
+        try:
+            failed = await workflow.execute_activity(
+                ACTIVITY_CONFIRM,
+                answers,
+                result_type=list[int],
+                start_to_close_timeout=timedelta(seconds=30),
+                retry_policy=RetryPolicy(maximum_attempts=3),
+                summary=f"{len(answers)} answers",
+            )
+        except ActivityError:
+            failed = list(range(len(answers)))
+        self._buffer.delivered(failed)
+        self._awake = True
+
+    def _set_timer(self, now: float) -> None:
+        """Keeps one timer for what is due next. One that rings early costs less than cancelling it for a later one."""
+        at = self._buffer.wake_at()
+        if at is None or (self._timer is not None and self._timer_at <= at):
+            return
+        if at <= now:
+            return  # due, but an activity is in the way: its end wakes the loop
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        # A millisecond on top: rounding must not make the timer ring just before what it is for.
+        self._timer = asyncio.create_task(self._ring(min(at - now, LONGEST_TIMER) + 0.001))
+
+    async def _ring(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self._timer = None
+        self._awake = True
+
+    # Continue-as-new
+
+    def _closing(self) -> bool:
+        """Whether this run should end."""
+        due = (
+            workflow.info().is_continue_as_new_suggested()
+            or self._signals >= MAX_SIGNALS_PER_RUN
+            or self._updates >= MAX_UPDATES_PER_RUN
+        )
+        return due and not self._is_runaway()
+
+    def _is_runaway(self) -> bool:
+        """Whether run after run ends without settling anything: then this one stays until it has."""
+        return self._idle_cycles >= MAX_IDLE_CYCLES and self._buffer.settled == self._settled_before
+
+    def _may_close(self) -> bool:
+        return (
+            not self._unread
+            and self._buffer.batches_in_flight == 0
+            and self._buffer.deliveries_in_flight == 0
+            and self._buffer.carry_bytes <= CARRY_LIMIT_BYTES
+            and workflow.all_handlers_finished()
+        )
+
+    def _continue_as_new(self) -> None:
+        buffer = self._buffer
+        progress = (
+            buffer.settled > self._settled_before
+            # A probe of a sink that is down is progress too: its pauses bound how often runs end. A run that stayed
+            # instead would take one batch after the other into its history, until the server ends it.
+            or buffer.flush_failures > self._failures_before
+            or (buffer.idle and self._signals + self._updates > 0)
+        )
+        idle_cycles = 0 if progress else self._idle_cycles + 1
+        if idle_cycles >= MAX_IDLE_CYCLES:
+            workflow.logger.warning(
+                "%d runs in a row settled nothing with %d requests waiting: the next one stays until it has flushed",
+                idle_cycles,
+                buffer.pending,
+            )
+        state = {
+            "buffer": buffer.carry(),
+            "cycles": self._cycles + 1,
+            "idle_cycles": idle_cycles,
+            "malformed": self._malformed,
+            "operator_policy": self._operator_policy,
+        }
+        workflow.continue_as_new(_shallow(BatcherStart(self._start.batcher, self._start.shard, state=state)))
+
+
+def _sink_problem(err: ActivityError) -> tuple[str, bool]:
+    """What went wrong with a flush, and whether it may have committed all the same."""
+    cause = err.cause
+    if isinstance(cause, ApplicationError) and cause.type == ErrorType.SINK_UNAVAILABLE:
+        in_doubt = bool(cause.details[0]) if cause.details else True
+        return cause.message, in_doubt
+    return str(cause or err), True
+
+
+def _shallow(message: FlushInput | BatcherStart) -> JsonObject:
+    """A message as the converter writes it, without the copy of everything in it that it would make of a dataclass."""
+    return vars(message)
+
+
+def _patience() -> float:
+    """How much longer than usual to wait between two tries in a run that holds too much to continue as new.
+
+    Each try costs eight events of the 51,200 after which the server ends a run. Past its warning the pauses grow with
+    the history: at the defaults an outage may then last more than five days, instead of two.
+    """
+    return max(1.0, workflow.info().get_current_history_length() / HISTORY_WARNING)
+
+
+def _read(wire: Any) -> Entry:
+    """`read_entry`, and what only a shard has to ask: whether the request can go on from here."""
+    if _is_deeper_than(MAX_DEPTH, wire):
+        raise InvalidRequest(f"a value is nested too deeply: at most {MAX_DEPTH} levels")
+    expires_at = wire.get("expires_at") if isinstance(wire, dict) else None
+    # Comparing works for integers of any length, and is false for NaN.
+    if isinstance(expires_at, int | float) and not 0 <= expires_at <= LATEST_DEADLINE:
+        raise InvalidRequest("expires_at is a number of seconds since the epoch, until the year 9999")
+    entry = read_entry(wire)
+    # Reply addresses travel with the batch. Their allowance suits usual workflow ids; these may have 1,000 characters.
+    if entry.replies:
+        entry.size += max(0, measure(entry.replies) - ENVELOPE_BYTES * len(entry.replies))
+    return entry
+
+
+def _is_deeper_than(levels: int, value: Any) -> bool:
+    layer = [value]
+    for _ in range(levels):
+        below: list[Any] = []
+        for one in layer:
+            inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+            below.extend(v for v in inner if isinstance(v, dict | list))
+        if not below:
+            return False
+        layer = below
+    return True
+
+
+def _decode_submission(requests: RawValue) -> list[Any]:
+    # Raw until here: the validator, which needs nothing of it, would otherwise have it decoded a second time.
+    try:
+        wires = workflow.payload_converter().from_payload(requests.payload)
+    except Exception as err:  # whatever a converter raises, it is the sender's mistake and must not stop the shard
+        raise _invalid(f"a submission that cannot be decoded: {type(err).__name__}") from None
+    if not isinstance(wires, list):
+        raise _invalid("a submission is one list of requests")
+    return wires
+
+
+def _read_control(wire: Any) -> Control:
+    if not isinstance(wire, dict):
+        raise _invalid("control takes one object with any of policy, announced, flush, pause, drain")
+    try:
+        control = Control(**wire)
+    except TypeError:
+        raise _invalid(f"control knows policy, announced, flush, pause and drain, not {sorted(wire)}") from None
+    for name in ("flush", "pause", "drain"):
+        if not isinstance(getattr(control, name), bool | None):
+            raise _invalid(f"control.{name} is true, false or null")
+    if control.policy is not None:
+        try:
+            BatchPolicy.from_wire(control.policy)
+        except InvalidPolicy as err:
+            raise ApplicationError(str(err), type=ErrorType.INVALID_POLICY, non_retryable=True) from None
+    return control
+
+
+def _busy(message: str, *, soon: bool = False) -> ApplicationError:
+    """What turns a gateway back; ``soon`` if it is worth its while to ask again at once."""
+    return ApplicationError(message, soon, type=ErrorType.BATCHER_BUSY, category=ApplicationErrorCategory.BENIGN)
+
+
+def _invalid(message: str) -> ApplicationError:
+    return ApplicationError(message, type=ErrorType.INVALID_REQUEST, non_retryable=True)

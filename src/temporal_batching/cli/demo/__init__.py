@@ -1,0 +1,1 @@
+"""``temporal-batching demo``: everything at once, on one machine."""

@@ -1,0 +1,1 @@
+"""One batch to the sink, then every caller its confirmation."""

@@ -1,0 +1,1 @@
+"""The activities that take requests in, and the submissions that hand them to the shards."""

@@ -1,0 +1,145 @@
+"""What the sink needs of a database, so that its rules stand once and each dialect only says how."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from temporal_batching.contract import Record
+from temporal_batching.sinks.ledger import LedgerEntry, LedgerStatus, digest
+from temporal_batching.sinks.sql.errors import DatabaseFailure
+from temporal_batching.sinks.sql.schema import BoundTable, Row, TableName, TableRule
+
+
+@dataclass
+class SinkCounters:
+    """What a `SqlSink` did since it was created. Counts, not rates; read them at any time.
+
+    Attributes:
+        transactions: Transactions committed.
+        statements: Statements that read or wrote ledger or rows; not those that begin, save or end a transaction.
+        round_trips: Waits for the server's answer, those of begin and commit included. For SQLite always 0.
+        rows: Rows sent in statements that succeeded and were committed.
+        splits: How often a group of requests was halved to isolate the one at fault.
+        retries: Transactions started over: a deadlock, a stale connection, a schema that had changed.
+    """
+
+    transactions: int = 0
+    statements: int = 0
+    round_trips: int = 0
+    rows: int = 0
+    splits: int = 0
+    retries: int = 0
+
+
+@dataclass(slots=True)
+class Entry:
+    """A request that may be written: its ledger row and its bound rows."""
+
+    position: int
+    request_id: str
+    records: Sequence[Record]
+    expires_at: float | None = None
+    rows: list[Row] = field(default_factory=list)
+    _digest: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Computed when it is asked for: on PostgreSQL the server inserts the rows meanwhile.
+
+        Raises:
+            NotJson: The records have none.
+        """
+        if not self._digest:
+            self._digest = digest(self.records)
+        return self._digest
+
+
+@dataclass(slots=True)
+class Insert:
+    """Rows of one table with the same columns: one statement."""
+
+    table: BoundTable
+    columns: tuple[str, ...]
+    rows: list[Sequence[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What the ledger rows of one attempt have in common."""
+
+    batch_id: str
+    at: datetime
+    status: LedgerStatus = LedgerStatus.WRITTEN
+
+
+class Transaction(ABC):
+    """One transaction on one connection. Every method may raise `DatabaseFailure`."""
+
+    @abstractmethod
+    def attempt(self, stamp: Stamp, entries: Sequence[Entry], inserts: Sequence[Insert], *, savepoint: bool) -> bool:
+        """Claims the ids in the ledger and inserts the rows.
+
+        Returns whether every id could be claimed: it was absent, or the tombstone of another batch. If not, or if
+        this raises, nothing of it remains when it ran with a savepoint; without one, roll back.
+        """
+
+    @abstractmethod
+    def claim(self, stamp: Stamp, entries: Sequence[Entry]) -> None:
+        """Claims those ids that can be claimed, and waits for other transactions that are about to write one."""
+
+    @abstractmethod
+    def lookup(self, request_ids: Sequence[str]) -> dict[str, LedgerEntry]:
+        """What the ledger knows of these ids."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Commits. A failure with ``connection_lost`` leaves open whether it did."""
+
+    @abstractmethod
+    def rollback(self) -> None:
+        """Ends the transaction without a trace; never raises."""
+
+
+class Database(ABC):
+    """One kind of database."""
+
+    null: Any
+    """What stands for SQL's NULL among bound values."""
+    waves: bool
+    """Whether one statement must not meet the same conflict key twice."""
+
+    def __init__(self, engine: sa.Engine, ledger: sa.Table, counters: SinkCounters) -> None:
+        self.engine = engine
+        self.ledger = ledger
+        self.own = [ledger]
+        self.counters = counters
+
+    @abstractmethod
+    def prepare(self, connection: sa.Connection) -> bool:
+        """Makes a connection from the pool ready. Returns whether the sink has used it before (it may be stale)."""
+
+    @abstractmethod
+    def transaction(self, connection: sa.Connection) -> Transaction:
+        """A transaction that begins with its first statement."""
+
+    @abstractmethod
+    def judge(self, error: BaseException) -> DatabaseFailure:
+        """Judges an error of SQLAlchemy or of the driver."""
+
+    @abstractmethod
+    def list_names(self, connection: sa.Connection) -> dict[str, TableName]:
+        """Every table a request could mean, by the name it would use. Never the sink's own, never the system's own."""
+
+    @abstractmethod
+    def reflect(self, connection: sa.Connection, name: str, where: TableName, rule: TableRule) -> BoundTable:
+        """One table's columns and how to bind them."""
+
+    @abstractmethod
+    def missing_privileges(self, connection: sa.Connection) -> list[str]:
+        """What this role may not do with the ledger though it must."""

@@ -1,0 +1,118 @@
+"""The dead letters as a table: created with the first of them, read and emptied by whoever replays them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from temporal_batching.contract import WriteRequest
+from temporal_batching.sinks.dead_letters import DeadLetter, read_content
+from temporal_batching.sinks.sql import tables
+from temporal_batching.sinks.sql.tables import own_name
+
+DEFAULT_DEAD_LETTERS = "batching_dead_letters"
+ROWS_PER_STATEMENT = 500
+"""Of eight values each: SQLite takes 32,766 in a statement (https://www.sqlite.org/limits.html), PostgreSQL 65,535."""
+
+
+@dataclass(frozen=True)
+class KeptLetter:
+    """A row of the table.
+
+    Attributes:
+        id: Its primary key.
+        request: As it came.
+        batch_id: The batch it was rejected in.
+        code: Why, for programs; a `RejectCode`.
+        reason: Why, for people.
+        kept_at: When, by the clock of the worker that kept it.
+    """
+
+    id: str
+    request: WriteRequest
+    batch_id: str
+    code: str
+    reason: str
+    kept_at: datetime
+
+
+class DeadLetters:
+    """The table in one database.
+
+    Args:
+        name: Its name, which may be ``schema.table`` where the database has schemas.
+        dialect: The database's.
+    """
+
+    def __init__(self, name: str, dialect: sa.Dialect) -> None:
+        where = own_name(name, schemas=dialect.name == "postgresql")
+        self._dialect = dialect
+        self.table = sa.Table(
+            where.name,
+            sa.MetaData(),
+            sa.Column("id", sa.Text, primary_key=True),
+            sa.Column("request_id", sa.Text, nullable=False),
+            sa.Column("batch_id", sa.Text, nullable=False),
+            sa.Column("code", sa.Text, nullable=False),
+            sa.Column("reason", sa.Text, nullable=False),
+            sa.Column("request", sa.Text, nullable=False),
+            sa.Column("kept_at", sa.DateTime(timezone=True), nullable=False),
+            sa.Column("position", sa.Integer, nullable=False),
+            schema=where.schema,
+        )
+
+    def keep(self, connection: sa.Connection, letters: Sequence[DeadLetter], at: datetime, *, create: bool) -> None:
+        """Keeps each of them once, however often it is called, and in this order.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: The table is missing and cannot be created, or takes no rows.
+        """
+        if create and not tables.exists(connection, self.table):
+            tables.create(connection, self.table)
+        rows = [
+            {
+                "id": letter.id,
+                "request_id": _plain(letter.request.request_id),
+                "batch_id": letter.batch_id,
+                "code": letter.outcome.code or "",
+                "reason": _plain(letter.outcome.reason or ""),
+                "request": letter.content(),
+                "kept_at": at,
+                "position": position,
+            }
+            for position, letter in enumerate(letters)
+        ]
+        insert = postgresql.insert if self._dialect.name == "postgresql" else sqlite.insert
+        for start in range(0, len(rows), ROWS_PER_STATEMENT):
+            some = insert(self.table).values(rows[start : start + ROWS_PER_STATEMENT])
+            # With no columns named a role needs no SELECT: https://www.postgresql.org/docs/current/sql-insert.html
+            connection.execute(some.on_conflict_do_nothing())
+
+    def read(self, connection: sa.Connection) -> list[KeptLetter]:
+        """All of them, in the order they came; none if there is no table yet."""
+        if not tables.exists(connection, self.table):
+            return []
+        order = (self.table.c.kept_at, self.table.c.position)
+        return [
+            KeptLetter(
+                id=row.id,
+                request=read_content(row.request),
+                batch_id=row.batch_id,
+                code=row.code,
+                reason=row.reason,
+                kept_at=row.kept_at if row.kept_at.tzinfo else row.kept_at.replace(tzinfo=UTC),
+            )
+            for row in connection.execute(sa.select(self.table).order_by(*order))
+        ]
+
+    def remove(self, connection: sa.Connection, letter_id: str) -> None:
+        connection.execute(sa.delete(self.table).where(self.table.c.id == letter_id))
+
+
+def _plain(text: str) -> str:
+    """``text`` as any text column can hold it; the request itself is kept exactly."""
+    return text.replace("\x00", "�").encode("utf-8", "replace").decode()

@@ -1,0 +1,189 @@
+"""One batch in one transaction, from the ledger's word on each id to the commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+
+from temporal_batching.contract import Outcome, OutcomeKind, RejectCode
+from temporal_batching.sinks.base import Batch
+from temporal_batching.sinks.ledger import LedgerStatus, NotJson, id_reused, judge, request_id_fault
+from temporal_batching.sinks.sql.apply import BatchApplier, arrange
+from temporal_batching.sinks.sql.database import Database, Entry, Stamp, Transaction
+from temporal_batching.sinks.sql.errors import DatabaseFailure
+from temporal_batching.sinks.sql.schema import Row
+
+
+class Flush:
+    """The requests of a batch at some positions, bound already, to be written or settled in one transaction."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], float],
+        batch: Batch,
+        positions: Sequence[int],
+        rows: Mapping[int, list[Row]],
+        misfits: Mapping[int, Outcome],
+        settle: bool,
+        schema_is_fresh: bool,
+    ) -> None:
+        """Prepares the requests.
+
+        Args:
+            database: Where they go.
+            clock: Seconds since the epoch.
+            batch: The batch they are of.
+            positions: Which of its requests.
+            rows: Their bound rows by position.
+            misfits: The answers for those that could not be bound, unless the ledger knows better.
+            settle: Whether nothing is to be written, only found out and fenced off.
+            schema_is_fresh: Whether a name that the database does not know is a request's fault, or a reason to look
+                at the schema again.
+        """
+        self._database = database
+        self._clock = clock
+        self._batch_id = batch.id
+        self._settle = settle
+        self._schema_is_fresh = schema_is_fresh
+        self._applied: set[int] = set()
+        self._misfits = misfits
+        self._invalid: dict[int, Outcome] = {}
+        self._entries: list[Entry] = []
+        for position in positions:
+            request = batch[position]
+            fault = request_id_fault(request.request_id)
+            if fault is None:
+                bound = rows.get(position, [])
+                self._entries.append(Entry(position, request.request_id, request.records, request.expires_at, bound))
+            else:
+                self._invalid[position] = Outcome.rejected(RejectCode.INVALID, fault)
+
+    def run(self, connection: sa.Connection) -> dict[int, Outcome]:
+        """Answers by position, once they are committed.
+
+        Raises:
+            DatabaseFailure: Nothing is committed, unless it says that the connection was lost while committing.
+        """
+        transaction = self._database.transaction(connection)
+        try:
+            while True:
+                outcomes = self._at_once(transaction)
+                if outcomes is None:
+                    outcomes = self._one_by_one(transaction)
+                if not self._overdue(outcomes):
+                    break
+                # Some deadline passed while the rows were inserted: once more, without that request.
+                transaction.rollback()
+            self._commit(transaction)
+        except BaseException:
+            transaction.rollback()
+            raise
+        return {**outcomes, **self._invalid}
+
+    def _commit(self, transaction: Transaction) -> None:
+        try:
+            transaction.commit()
+        except DatabaseFailure as failure:
+            failure.committing = True
+            raise
+
+    def _stamp(self) -> Stamp:
+        return Stamp(self._batch_id, datetime.fromtimestamp(self._clock(), UTC))
+
+    def _overdue(self, outcomes: Mapping[int, Outcome]) -> bool:
+        now = self._clock()
+        return any(
+            entry.expires_at is not None
+            and entry.expires_at <= now
+            and outcomes[entry.position].kind is OutcomeKind.WRITTEN
+            and entry.position in self._applied
+            for entry in self._entries
+        )
+
+    def _at_once(self, transaction: Transaction) -> dict[int, Outcome] | None:
+        """The good case, in the fewest trips: every id is new and every row is welcome. None if it is not so."""
+        entries, now = self._entries, self._clock()
+        ids = {entry.request_id for entry in entries}
+        late = any(entry.expires_at is not None and entry.expires_at <= now for entry in entries)
+        if self._settle or late or self._misfits or len(ids) < len(entries) or not entries:
+            return None
+        try:
+            complete = transaction.attempt(self._stamp(), entries, arrange(entries, self._database), savepoint=False)
+        except DatabaseFailure as failure:
+            if not failure.of_request(schema_is_fresh=self._schema_is_fresh):
+                raise
+            complete = False
+        except NotJson:
+            complete = False
+        if not complete:
+            transaction.rollback()
+            return None
+        self._applied = {entry.position for entry in entries}
+        return dict.fromkeys(self._applied, Outcome.written())
+
+    def _one_by_one(self, transaction: Transaction) -> dict[int, Outcome]:
+        """The careful way: the ledger is asked first, and who is refused by the database does not hold up the rest."""
+        outcomes: dict[int, Outcome] = {}
+        self._applied = set()
+        stamp = self._stamp()
+        left: list[Entry] = []
+        for entry in self._entries:
+            try:
+                _ = entry.digest
+            except NotJson as err:
+                outcomes[entry.position] = Outcome.rejected(RejectCode.INVALID, str(err))
+            else:
+                left.append(entry)
+        while left:
+            leaders: dict[str, Entry] = {}
+            twins: list[Entry] = []
+            for entry in left:
+                if leaders.setdefault(entry.request_id, entry) is not entry:
+                    twins.append(entry)
+            self._write(transaction, stamp, list(leaders.values()), outcomes)
+            left = []
+            for twin in twins:
+                leader = leaders[twin.request_id]
+                if outcomes[leader.position].kind in (OutcomeKind.WRITTEN, OutcomeKind.DUPLICATE):
+                    same = leader.digest == twin.digest
+                    outcomes[twin.position] = Outcome.duplicate() if same else id_reused(self._batch_id)
+                else:
+                    # What became of the first says nothing about the second: it has its own turn.
+                    left.append(twin)
+        return outcomes
+
+    def _write(
+        self, transaction: Transaction, stamp: Stamp, entries: list[Entry], outcomes: dict[int, Outcome]
+    ) -> None:
+        now = self._clock()
+        fresh: list[Entry] = []
+        fenced: list[Entry] = entries if self._settle else []
+        known = {} if self._settle else transaction.lookup([entry.request_id for entry in entries])
+        for entry in [] if self._settle else entries:
+            answer = judge(known.get(entry.request_id), entry.digest, self._batch_id)
+            if answer is not None:
+                outcomes[entry.position] = answer
+            elif entry.expires_at is not None and entry.expires_at <= now:
+                # An earlier attempt of this batch may still be under way: what is answered must stay true.
+                fenced.append(entry)
+            elif entry.position in self._misfits:
+                outcomes[entry.position] = self._misfits[entry.position]
+            else:
+                fresh.append(entry)
+        if fenced:
+            transaction.claim(replace(stamp, status=LedgerStatus.EXPIRED), fenced)
+            known = transaction.lookup([entry.request_id for entry in fenced])
+            for entry in fenced:
+                answer = judge(known.get(entry.request_id), entry.digest, self._batch_id)
+                outcomes[entry.position] = answer or Outcome.expired()
+
+        def answered(entry: Entry, outcome: Outcome, *, applied: bool) -> None:
+            outcomes[entry.position] = outcome
+            if applied:
+                self._applied.add(entry.position)
+
+        BatchApplier(transaction, self._database, stamp, answered, self._schema_is_fresh).apply(fresh)

@@ -1,0 +1,358 @@
+"""PostgreSQL through psycopg 3: one trip for BEGIN, ledger and rows of a whole batch, and one for COMMIT.
+
+Every column travels as one array in the types' own text syntax and is unnested by the server. Measured against COPY
+and multi-row VALUES (``benchmarks/sink_postgresql.py``), that is as fast as COPY, knows conflict rules, and can share
+a pipeline, which COPY cannot: COPY alone costs two trips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from psycopg.pq import TransactionStatus
+
+from temporal_batching.contract import RejectCode
+from temporal_batching.sinks.ledger import LedgerEntry
+from temporal_batching.sinks.sql.database import Database, Entry, Insert, SinkCounters, Stamp, Transaction
+from temporal_batching.sinks.sql.errors import DatabaseFailure, Verdict, judge_sqlstate
+from temporal_batching.sinks.sql.ledger import read_entry
+from temporal_batching.sinks.sql.schema import BoundColumn, BoundTable, TableName, TableRule, check_rule
+from temporal_batching.sinks.sql.types import PG_NULL, array_literal, postgresql_binder, quoted_element
+
+_USED = "temporal_batching.prepared"
+
+# At READ COMMITTED an insert that waited for another transaction is followed by a look that sees what that one did.
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+# For this transaction only: the connection may be the user's, or a pooler's.
+_LIMITS = (
+    "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true),"
+    " set_config('idle_in_transaction_session_timeout', %s, true)"
+)
+
+
+class PostgresqlDatabase(Database):
+    null = PG_NULL
+    waves = True
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        ledger: sa.Table,
+        counters: SinkCounters,
+        *,
+        statement_timeout: float,
+        lock_timeout: float,
+    ) -> None:
+        super().__init__(engine, ledger, counters)
+        milliseconds = str(max(1, int(statement_timeout * 1000)))
+        self.limits = (milliseconds, str(max(1, int(lock_timeout * 1000))), milliseconds)
+        quote = engine.dialect.identifier_preparer.format_table(ledger)
+        # Inserts only: twice as fast as with ON CONFLICT, which looks at the index twice. A known id fails it, and puts
+        # a line into the server's log; then the careful claim has its turn. Known ids come with retries alone.
+        self.claim_new_sql = (
+            f"INSERT INTO {quote} AS ledger (request_id, digest, batch_id, status, committed_at)"
+            " SELECT id, digest, %s, %s, %s FROM unnest(%s::text[], %s::text[]) AS claims (id, digest)"
+        )
+        self.claim_sql = (
+            f"{self.claim_new_sql} ON CONFLICT (request_id) DO UPDATE SET digest = excluded.digest,"
+            " batch_id = excluded.batch_id, status = excluded.status, committed_at = excluded.committed_at"
+            " WHERE ledger.status = 'expired' AND ledger.batch_id <> excluded.batch_id"
+        )
+        self.lookup_sql = (
+            f"SELECT request_id, digest, batch_id, status, committed_at FROM {quote} WHERE request_id = ANY(%s::text[])"
+        )
+
+    def prepare(self, connection: sa.Connection) -> bool:
+        # BEGIN and COMMIT are sent from here, the former within a pipeline.
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        info = connection.connection.info
+        used = bool(info.get(_USED))
+        info[_USED] = True
+        return used
+
+    def transaction(self, connection: sa.Connection) -> PostgresqlTransaction:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        return PostgresqlTransaction(driver, self)
+
+    def judge(self, error: BaseException) -> DatabaseFailure:
+        return judge_postgresql_error(error)
+
+    def list_names(self, connection: sa.Connection) -> dict[str, TableName]:
+        own = {connection.scalar(_OID, {"name": _quoted(connection, table)}) for table in self.own}
+        names: dict[str, TableName] = {}
+        for oid, schema, table, visible in connection.execute(_NAMES):
+            if oid in own:
+                continue
+            names[f"{schema}.{table}"] = TableName(schema, table)
+            if visible:
+                names[table] = TableName(schema, table)
+        return names
+
+    def reflect(self, connection: sa.Connection, name: str, where: TableName, rule: TableRule) -> BoundTable:
+        schema, table_name = where
+        inspector = sa.inspect(connection)
+        types = {column["name"]: column for column in inspector.get_columns(table_name, schema=schema)}
+        columns: dict[str, BoundColumn] = {}
+        for column, type_sql, element, not_null, has_default, identity, generated in connection.execute(
+            _COLUMNS, {"schema": schema, "table": table_name}
+        ):
+            columns[column] = BoundColumn(
+                name=column,
+                bind=postgresql_binder(types[column]["type"], nullable=not not_null),
+                plain=not (has_default or identity),
+                generated=bool(generated) or identity == "a",
+                type_sql=type_sql,
+                nested=element,
+            )
+        primary = inspector.get_pk_constraint(table_name, schema=schema)["constrained_columns"]
+        unique = [frozenset(primary)] if primary else []
+        for index in inspector.get_indexes(table_name, schema=schema):
+            names = index["column_names"]
+            if index["unique"] and None not in names and index["dialect_options"].get("postgresql_where") is None:
+                included = set(index["dialect_options"].get("postgresql_include") or ())
+                unique.append(frozenset(n for n in names if n is not None and n not in included))
+        check_rule(name, columns, rule, unique)
+        return BoundTable(name, sa.Table(table_name, sa.MetaData(), schema=schema), columns, rule)
+
+    def missing_privileges(self, connection: sa.Connection) -> list[str]:
+        quoted = _quoted(connection, self.ledger)
+        return [
+            privilege
+            for privilege in ("SELECT", "INSERT", "UPDATE")
+            if not connection.scalar(_PRIVILEGE, {"name": quoted, "privilege": privilege})
+        ]
+
+
+def _quoted(connection: sa.Connection, table: sa.Table) -> str:
+    # A bound value, not a statement: the preparer's doubled percent signs have to go.
+    return connection.dialect.identifier_preparer.format_table(table).replace("%%", "%")
+
+
+_OID = sa.text("SELECT to_regclass(:name)::oid")
+_PRIVILEGE = sa.text("SELECT has_table_privilege(:name, :privilege)")
+_NAMES = sa.text(
+    "SELECT c.oid, n.nspname, c.relname, pg_table_is_visible(c.oid) FROM pg_class c"
+    " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'f')"
+    " AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' AND has_schema_privilege(n.oid, 'USAGE')"
+)
+# The type without its length: a cast to varchar(3) would cut silently, where the assignment to the column refuses.
+_COLUMNS = sa.text(
+    "SELECT a.attname, format_type(a.atttypid, -1), t.typcategory = 'A', a.attnotnull,"
+    # Leaving a column of a view out means the default of the table below it; a domain brings a default of its own.
+    " a.atthasdef OR t.typdefault IS NOT NULL OR c.relkind = 'v',"
+    " a.attidentity, a.attgenerated FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid"
+    " JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE n.nspname = :schema AND c.relname = :table AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
+)
+
+
+_UNDO: list[tuple[str, Sequence[Any] | None]] = [
+    ("ROLLBACK TO SAVEPOINT attempt", None),
+    ("RELEASE SAVEPOINT attempt", None),
+]
+
+
+class PostgresqlTransaction(Transaction):
+    """Statements that cost no trip of their own (BEGIN, what ends a savepoint) wait for the next that does."""
+
+    def __init__(self, connection: psycopg.Connection[Any], database: PostgresqlDatabase) -> None:
+        self._connection = connection
+        self._database = database
+        self._waiting: list[tuple[str, Sequence[Any] | None]] = [(_BEGIN, None), (_LIMITS, database.limits)]
+        self._rows = 0
+
+    @contextmanager
+    def _trip(self, *, may_prepare: bool = False) -> Iterator[Callable[..., psycopg.Cursor[Any]]]:
+        """One pipeline: what is sent inside is answered at its end, and an error in it undoes what comes after.
+
+        The driver believes to be prepared what it meant to prepare in a pipeline that failed, until the transaction
+        is rolled back. So only where a failure is followed by that, it is left to prepare statements.
+        """
+        connection = self._connection
+        waiting, self._waiting = self._waiting, []
+        self._database.counters.round_trips += 1
+
+        def send(sql: str, parameters: Sequence[Any] | None = None) -> psycopg.Cursor[Any]:
+            self._database.counters.statements += 1
+            return connection.execute(sql, parameters, prepare=None if may_prepare else False)
+
+        first: psycopg.Error | None = None
+        with self._judged():
+            try:
+                with connection.pipeline():
+                    try:
+                        for sql, parameters in waiting:
+                            connection.execute(sql, parameters, prepare=False)
+                        yield send
+                    except psycopg.Error as err:
+                        # Answers may come while there is still something to send. What ends the pipeline then only
+                        # says that it was aborted, and the driver would log it as an error of its own.
+                        first = err
+            except psycopg.Error as err:
+                raise first or err from None
+            if first is not None:
+                raise first
+
+    @contextmanager
+    def _judged(self) -> Iterator[None]:
+        try:
+            yield
+        except (psycopg.Error, UnicodeEncodeError) as err:
+            raise judge_postgresql_error(err, self._connection) from None
+
+    def attempt(self, stamp: Stamp, entries: Sequence[Entry], inserts: Sequence[Insert], *, savepoint: bool) -> bool:
+        if savepoint:
+            self._waiting.append(("SAVEPOINT attempt", None))
+        sent: list[psycopg.Cursor[Any]] = []
+        try:
+            with self._trip(may_prepare=not savepoint) as send:
+                # The rows first: the server is busy with them while the digests for the ledger are computed here.
+                for insert in inserts:
+                    sql, columns = _statement(self._database.engine, insert)
+                    sent.append(send(sql, columns))
+                claim = self._send_claim(send, stamp, entries, new=not savepoint)
+        except DatabaseFailure as failure:
+            if savepoint:
+                self._waiting = _UNDO.copy()
+            rows_inserted = len(sent) == len(inserts) and all(cursor.pgresult is not None for cursor in sent)
+            if rows_inserted and failure.verdict in (Verdict.REQUEST, Verdict.SCHEMA):
+                if not savepoint and failure.code is RejectCode.CONSTRAINT:
+                    return False
+                # No request is at fault when the ledger itself refuses.
+                raise failure.of_ledger() from None
+            raise
+        if claim.rowcount == len(entries):
+            if savepoint:
+                self._waiting = _UNDO[1:]
+            self._rows += sum(len(insert.rows) for insert in inserts)
+            return True
+        if savepoint:
+            self._waiting = _UNDO.copy()
+        return False
+
+    def _send_claim(
+        self, send: Callable[..., psycopg.Cursor[Any]], stamp: Stamp, entries: Sequence[Entry], *, new: bool = False
+    ) -> psycopg.Cursor[Any]:
+        # Sorted, so that two batches with the same ids queue up instead of deadlocking.
+        entries = sorted(entries, key=lambda e: e.request_id)
+        ids, digests = _id_array(e.request_id for e in entries), array_literal(e.digest for e in entries)
+        sql = self._database.claim_new_sql if new else self._database.claim_sql
+        return send(sql, (stamp.batch_id, stamp.status.value, stamp.at, ids, digests))
+
+    def claim(self, stamp: Stamp, entries: Sequence[Entry]) -> None:
+        if entries:
+            with _about_ledger(), self._trip() as send:
+                self._send_claim(send, stamp, entries)
+
+    def lookup(self, request_ids: Sequence[str]) -> dict[str, LedgerEntry]:
+        with _about_ledger(), self._trip() as send:
+            cursor = send(self._database.lookup_sql, (_id_array(request_ids),))
+        return {entry.request_id: entry for entry in map(read_entry, cursor)}
+
+    def commit(self) -> None:
+        if self._connection.info.transaction_status is TransactionStatus.IDLE:
+            return
+        if any(sql.startswith("ROLLBACK") for sql, _ in self._waiting):
+            with self._trip():
+                pass
+        # What else waits only ends a savepoint, and a commit does so too.
+        self._database.counters.round_trips += 1
+        with self._judged():
+            tag = self._connection.execute("COMMIT").statusmessage
+        if tag != "COMMIT":
+            raise DatabaseFailure(Verdict.UNAVAILABLE, f"the server answered {tag} to COMMIT")
+        self._database.counters.transactions += 1
+        self._database.counters.rows += self._rows
+
+    def rollback(self) -> None:
+        connection = self._connection
+        self._waiting = [(_BEGIN, None), (_LIMITS, self._database.limits)]
+        self._rows = 0
+        if connection.closed or connection.info.transaction_status is TransactionStatus.IDLE:
+            return
+        self._database.counters.round_trips += 1
+        try:
+            connection.rollback()
+        except psycopg.Error:
+            # The server rolls back when the connection ends; a connection in any other state must not be kept.
+            connection.close()
+
+
+@contextmanager
+def _about_ledger() -> Iterator[None]:
+    try:
+        yield
+    except DatabaseFailure as failure:
+        raise failure.of_ledger() from None
+
+
+def _id_array(request_ids: Iterable[str]) -> str:
+    return array_literal(map(quoted_element, request_ids))
+
+
+def _statement(engine: sa.Engine, insert: Insert) -> tuple[str, list[Any]]:
+    table = insert.table
+    sql = table.statements.get(insert.columns)
+    if sql is None:
+        sql = table.statements[insert.columns] = _insert_sql(engine, table, insert.columns)
+    if not insert.columns:
+        return sql, [len(insert.rows)]
+    return sql, [array_literal(values) for values in zip(*insert.rows, strict=True)]
+
+
+def _insert_sql(engine: sa.Engine, table: BoundTable, names: Sequence[str]) -> str:
+    """The insert of any number of rows. Every name in it comes from the catalogue, quoted by SQLAlchemy."""
+    preparer = engine.dialect.identifier_preparer
+    quote = preparer.quote_identifier
+    target = preparer.format_table(table.table)
+    if not names:
+        return f"INSERT INTO {target} SELECT FROM generate_series(1, %s)"
+    columns = [table.columns[name] for name in names]
+    # Arrays of arrays would be flattened: an array column is unnested as text, and cast element by element.
+    arrays = ", ".join("%s::text[]" if c.nested else f"%s::{_escaped(c.type_sql)}[]" for c in columns)
+    picks = ", ".join(f"v{i}::{_escaped(c.type_sql)}" if c.nested else f"v{i}" for i, c in enumerate(columns))
+    aliases = ", ".join(f"v{i}" for i in range(len(columns)))
+    into = ", ".join(map(quote, names))
+    sql = f"INSERT INTO {target} ({into}) SELECT {picks} FROM unnest({arrays}) AS rows ({aliases})"
+    rule = table.rule
+    if rule.conflict == "error":
+        return sql
+    key = f" ({', '.join(map(quote, rule.key))})" if rule.key else ""
+    updated = table.updated(names)
+    if rule.conflict == "ignore" or not updated:
+        return f"{sql} ON CONFLICT{key} DO NOTHING"
+    changes = ", ".join(f"{quote(name)} = excluded.{quote(name)}" for name in updated)
+    return f"{sql} ON CONFLICT{key} DO UPDATE SET {changes}"
+
+
+def _escaped(type_sql: str) -> str:
+    return type_sql.replace("%", "%%")
+
+
+_READ_ONLY = "25006"
+
+
+def judge_postgresql_error(error: BaseException, connection: psycopg.Connection[Any] | None = None) -> DatabaseFailure:
+    cause = getattr(error, "orig", None) or error
+    lost = bool(getattr(error, "connection_invalidated", False)) or (connection is not None and connection.closed)
+    if isinstance(cause, UnicodeEncodeError | psycopg.DataError) and getattr(cause, "sqlstate", None) is None:
+        # Refused by the driver before the server saw it: text that the connection's encoding cannot express.
+        return DatabaseFailure(Verdict.REQUEST, str(cause), connection_lost=lost)
+    sqlstate = getattr(cause, "sqlstate", None)
+    verdict, code = judge_sqlstate(sqlstate)
+    # A session that began while the server took no writes may stay so for ever: as good as lost, another one is opened.
+    lost = lost or sqlstate == _READ_ONLY
+    if lost:
+        # Whatever was said last, nothing more can be asked on this connection.
+        verdict = Verdict.UNAVAILABLE
+    reason = str(cause)
+    if isinstance(cause, psycopg.Error) and cause.diag.message_primary:
+        reason = cause.diag.message_primary
+        if cause.diag.message_detail:
+            reason = f"{reason}: {cause.diag.message_detail}"
+    return DatabaseFailure(verdict, reason.strip(), code=code, connection_lost=lost)

@@ -1,0 +1,391 @@
+"""`SqlSink`: batches into SQLite or PostgreSQL, ledger and rows in one transaction.
+
+What a JSON value becomes is decided by its column's type; anything else than this is `rejected` with code ``type``:
+
+| column | takes |
+|---|---|
+| integers | whole numbers or strings of them, within the column's range; no booleans, no fractions |
+| numeric, decimal | numbers or strings, exact; no NaN or infinity. SQLite holds 15 digits, or 64-bit integers |
+| real, double | numbers or strings; ``Infinity``, ``-Infinity``, and on PostgreSQL ``NaN``, as strings |
+| boolean | ``true`` and ``false`` |
+| text, varchar, char | strings without U+0000 (PostgreSQL) and lone surrogates; lengths are the database's to enforce |
+| timestamp with time zone | RFC 3339 with an offset; digits past microseconds are cut off |
+| timestamp | RFC 3339; if it has an offset it is stored as UTC |
+| date, time, time with time zone | ``2026-01-31``, ``09:30:00``, ``09:30:00+01:00`` |
+| uuid, bytea or blob | a UUID as a string, base64 |
+| json, jsonb | any JSON value |
+| enum, array | one of the labels; a list, in which a list is a further dimension |
+| any other type of PostgreSQL | a string in the type's own syntax |
+
+``null`` is SQL's NULL, but in a JSON column that is NOT NULL it is JSON's. A column that is left out gets the
+database's default. SQLite goes by the type's name as declared, and neither lengths nor precisions are enforced there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+import sqlalchemy as sa
+
+from temporal_batching.contract import Outcome, OutcomeKind
+from temporal_batching.errors import SinkConfigurationError, SinkError, SinkUnavailable
+from temporal_batching.sinks.base import Batch, Sink
+from temporal_batching.sinks.dead_letters import DeadLetter
+from temporal_batching.sinks.ledger import LedgerEntry
+from temporal_batching.sinks.sql.connect import connect_engine, make_database, without_password
+from temporal_batching.sinks.sql.database import Database, SinkCounters
+from temporal_batching.sinks.sql.dead_letters import DEFAULT_DEAD_LETTERS, DeadLetters
+from temporal_batching.sinks.sql.errors import DatabaseFailure, Verdict
+from temporal_batching.sinks.sql.flush import Flush
+from temporal_batching.sinks.sql.ledger import DEFAULT_LEDGER, ensure_ledger
+from temporal_batching.sinks.sql.ledger import ledger_table as define_ledger
+from temporal_batching.sinks.sql.schema import Catalogue, Misfit, Row, TableRule
+from temporal_batching.sinks.sql.tables import table_ddl
+
+__all__ = ["SinkCounters", "SqlSink", "TableRule"]
+
+T = TypeVar("T")
+
+MAX_RESTARTS = 3
+"""How often one call starts its transaction over after a deadlock or a serialization failure."""
+MAX_STALE = 16
+"""How many dead connections one call takes from the pool before it believes that the server is gone."""
+
+
+class SqlSink(Sink):
+    """Writes batches through SQLAlchemy Core: the request ids into a ledger, the rows into their tables, together.
+
+    The engine is synchronous and is used from threads of the sink's own, so the worker's event loop never waits for
+    the database. Values are bound by the type of their column (this module's docstring has the table); a value that
+    does not fit is `rejected` with the table, the column and what would be allowed.
+
+    A constraint that the database checks only at the commit (``INITIALLY DEFERRED``) is the one case in which a
+    batch is committed in parts: it is halved, each half in a transaction of its own, until the culprit is found.
+
+    Attributes:
+        counters: What the sink did so far.
+    """
+
+    def __init__(
+        self,
+        url_or_engine: str | sa.URL | sa.Engine,
+        *,
+        tables: Mapping[str, TableRule] | Iterable[str] | None = None,
+        ledger_table: str = DEFAULT_LEDGER,
+        create_ledger: bool = True,
+        dead_letters: str | None = DEFAULT_DEAD_LETTERS,
+        statement_timeout: timedelta = timedelta(seconds=25),
+        lock_timeout: timedelta = timedelta(seconds=10),
+        connect_timeout: timedelta = timedelta(seconds=10),
+        max_connections: int = 4,
+        wal: bool = True,
+        look_again: timedelta = timedelta(seconds=5),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Creates the sink; it connects when it is opened.
+
+        Args:
+            url_or_engine: ``sqlite:///file.db``, ``postgresql://...`` (taken as psycopg 3), or a synchronous engine,
+                which stays the caller's to dispose of.
+            tables: The tables that requests may write to, with what a conflict does; names alone mean ``error``. On
+                PostgreSQL a name may be ``schema.table``. None allows every table, and a conflict is an error.
+            ledger_table: The table that remembers request ids; on PostgreSQL it may be ``schema.table``.
+            create_ledger: Whether to create the ledger where it is missing. `ledger_ddl` tells how.
+            dead_letters: The table for rejected requests that nobody waits for; on PostgreSQL it may be
+                ``schema.table``. Under ``create_ledger`` it is created with the first of them; `dead_letters_ddl`
+                tells how. None keeps none.
+            statement_timeout: PostgreSQL ends a statement after this, and a transaction that has been idle for it,
+                so that what a crashed or stuck worker left behind does not hold its locks. Keep it below the
+                batcher's ``flush_timeout``.
+            lock_timeout: The longest wait for another transaction's lock, or for SQLite's single writer.
+            connect_timeout: The longest wait for a connection to PostgreSQL.
+            max_connections: Connections, and threads, that batches of several shards may use side by side. SQLite
+                has one writer and always uses one.
+            wal: Whether a SQLite file is switched to write-ahead logging, so that readers do not wait.
+            look_again: How soon the sink looks at the schema again when a request does not fit it.
+            clock: Seconds since the epoch, by which deadlines are judged and commits are dated.
+
+        Raises:
+            SinkConfigurationError: The URL is not understood, or its driver is not installed.
+        """
+        if isinstance(tables, str):
+            raise SinkConfigurationError(f"tables {tables!r}: a sequence of names, or a mapping of names to TableRule")
+        if max_connections < 1:
+            raise SinkConfigurationError(f"max_connections {max_connections}: at least 1")
+        for name, value in (("statement_timeout", statement_timeout), ("lock_timeout", lock_timeout)):
+            if value <= timedelta(0):
+                raise SinkConfigurationError(f"{name} {value}: longer than zero")
+        rules: dict[str, TableRule] | None = None
+        if tables is not None:
+            rules = dict(tables) if isinstance(tables, Mapping) else {name: TableRule() for name in tables}
+        self._engine, self._owned, threads = connect_engine(
+            url_or_engine,
+            max_connections=max_connections,
+            connect_timeout=connect_timeout,
+            statement_timeout=statement_timeout,
+        )
+        self._ledger = define_ledger(ledger_table, schemas=self._engine.dialect.name == "postgresql")
+        self._create_ledger = create_ledger
+        self.counters = SinkCounters()
+        self._database: Database = make_database(
+            self._engine,
+            self._ledger,
+            self.counters,
+            statement_timeout=statement_timeout,
+            lock_timeout=lock_timeout,
+            wal=wal,
+        )
+        self._letters = None if dead_letters is None else DeadLetters(dead_letters, self._engine.dialect)
+        if self._letters is not None:
+            self._database.own.append(self._letters.table)
+        self._catalogue = Catalogue(
+            rules=rules,
+            list_names=lambda: self._with_connection(self._database.list_names),
+            reflect=lambda name, where, rule: self._with_connection(
+                lambda connection: self._database.reflect(connection, name, where, rule)
+            ),
+            look_again=look_again.total_seconds(),
+        )
+        self._clock = clock
+        self._threads = threads
+        self._executor: ThreadPoolExecutor | None = None
+        self._opening = threading.Lock()
+        self._checked = False
+        self._opened = False
+
+    def ledger_ddl(self) -> str:
+        """The statement that creates the ledger, for a migration where the sink's role must not create tables."""
+        return table_ddl(self._ledger, self._engine.dialect)
+
+    def dead_letters_ddl(self) -> str:
+        """The statement that creates the table of dead letters; empty if none are kept."""
+        return "" if self._letters is None else table_ddl(self._letters.table, self._engine.dialect)
+
+    async def open(self) -> None:
+        """Connects, creates or checks the ledger, and holds the tables and their rules against the database.
+
+        Raises:
+            SinkConfigurationError: Something does not fit, with what there is instead.
+            SinkUnavailable: The database cannot be reached.
+        """
+        await self._in_thread(lambda: self._check(again=True))
+
+    async def close(self) -> None:
+        """Waits for what is still running, and closes the connections of an engine that the sink made itself."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            await asyncio.to_thread(executor.shutdown)
+        if self._owned:
+            await asyncio.to_thread(self._engine.dispose)
+
+    async def write(self, batch: Batch) -> Sequence[Outcome]:
+        return await self._in_thread(lambda: self._flush(batch, settle=False))
+
+    async def settle(self, batch: Batch) -> Sequence[Outcome]:
+        """Answers `written` or `duplicate` for what is there; fences off the rest with a tombstone, and `expired`.
+
+        The tombstone takes the id's place in the ledger's primary key. An attempt of this batch that is still under
+        way either has taken it first, and is waited for, or finds it taken and does not write.
+        """
+        return await self._in_thread(lambda: self._flush(batch, settle=True))
+
+    async def keep_dead_letters(self, letters: Sequence[DeadLetter]) -> bool:
+        """Keeps them in their table, in a transaction of its own.
+
+        Raises:
+            SinkUnavailable: The database cannot take them now.
+            SinkError: It never will: the table is missing or another one, or the role may not write to it.
+        """
+        table = self._letters
+        if table is None:
+            return False
+        at = datetime.fromtimestamp(self._clock(), UTC)
+
+        def keep() -> None:
+            try:
+                self._with_connection(lambda c: table.keep(c, letters, at, create=self._create_ledger))
+            except (DatabaseFailure, sa.exc.SQLAlchemyError) as err:
+                failure = err if isinstance(err, DatabaseFailure) else self._database.judge(err)
+                if failure.verdict in (Verdict.UNAVAILABLE, Verdict.AGAIN):
+                    text = f"{self._engine.dialect.name}: {without_password(failure.reason, self._engine)}"
+                    raise SinkUnavailable(text, in_doubt=False) from None
+                # This is logged, and the database's own words may quote the row that failed.
+                raise SinkError(f"{table.table.fullname} takes no dead letters ({failure.code})") from None
+
+        await self._in_thread(keep)
+        return True
+
+    async def lookup(self, request_ids: Iterable[str]) -> dict[str, LedgerEntry]:
+        """What the ledger knows of these ids; unknown ones are missing from the answer.
+
+        Raises:
+            SinkUnavailable: The database cannot tell now.
+        """
+        ids = list(dict.fromkeys(request_ids))
+
+        def look() -> dict[str, LedgerEntry]:
+            self._check()
+            return self._in_transaction(lambda connection: self._lookup(connection, ids))
+
+        return await self._in_thread(look)
+
+    def _lookup(self, connection: sa.Connection, ids: list[str]) -> dict[str, LedgerEntry]:
+        transaction = self._database.transaction(connection)
+        try:
+            return transaction.lookup(ids)
+        finally:
+            transaction.rollback()
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="sql-sink")
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    def _check(self, *, again: bool = False) -> None:
+        with self._opening:
+            if self._checked and not again:
+                return
+
+            def check(connection: sa.Connection) -> None:
+                ensure_ledger(connection, self._ledger, create=self._create_ledger)
+                missing = self._database.missing_privileges(connection)
+                if missing:
+                    what = ", ".join(missing)
+                    raise SinkConfigurationError(f"this role lacks {what} on the ledger {self._ledger.fullname}")
+
+            with self._answering():
+                self._with_connection(check)
+                self._catalogue.check()
+            self._checked = self._opened = True
+
+    def _flush(self, batch: Batch, *, settle: bool) -> list[Outcome]:
+        try:
+            self._check()
+        except SinkConfigurationError as err:
+            if not self._opened:
+                raise
+            # It did fit when the sink was opened: what waits in the batcher waits for whoever changes it back.
+            raise SinkUnavailable(str(err), in_doubt=False) from None
+        outcomes: dict[int, Outcome] = {}
+        self._flush_part(batch, list(range(len(batch))), outcomes, settle=settle)
+        written: set[str] = set()
+        for position, request in enumerate(batch):
+            if outcomes[position].kind is OutcomeKind.WRITTEN:
+                # Committed in two parts, the ledger takes a repetition for this batch's own earlier attempt.
+                if request.request_id in written:
+                    outcomes[position] = Outcome.duplicate()
+                written.add(request.request_id)
+        return [outcomes[position] for position in range(len(batch))]
+
+    def _flush_part(self, batch: Batch, positions: list[int], outcomes: dict[int, Outcome], *, settle: bool) -> None:
+        """Commits these requests of a batch: together, unless the commit itself is refused."""
+        schema_is_fresh = False
+        while True:
+            rows, misfits = ({}, {}) if settle else self._bind_all(batch, positions)
+            flush = Flush(self._database, self._clock, batch, positions, rows, misfits, settle, schema_is_fresh)
+            try:
+                outcomes.update(self._in_transaction(flush.run))
+                return
+            except _SchemaChanged as changed:
+                if schema_is_fresh:
+                    raise SinkUnavailable(str(changed), in_doubt=False) from None
+                schema_is_fresh = True
+                self.counters.retries += 1
+                with self._answering():
+                    self._catalogue.look_again(now=True)
+            except _CommitRefused as refused:
+                if len(positions) == 1:
+                    outcomes[positions[0]] = Outcome.rejected(refused.failure.code, refused.failure.reason)
+                    return
+                self.counters.splits += 1
+                middle = len(positions) // 2
+                self._flush_part(batch, positions[:middle], outcomes, settle=settle)
+                self._flush_part(batch, positions[middle:], outcomes, settle=settle)
+                return
+
+    def _bind_all(self, batch: Batch, positions: list[int]) -> tuple[dict[int, list[Row]], dict[int, Outcome]]:
+        with self._answering():
+            rows, misfits = self._bind(batch, positions)
+            if misfits and self._catalogue.look_again():
+                rows, misfits = self._bind(batch, positions)
+            return rows, misfits
+
+    def _bind(self, batch: Batch, positions: list[int]) -> tuple[dict[int, list[Row]], dict[int, Outcome]]:
+        rows: dict[int, list[Row]] = {}
+        misfits: dict[int, Outcome] = {}
+        get = self._catalogue.get
+        for position in positions:
+            try:
+                rows[position] = [get(record.table).bind(record) for record in batch[position].records]
+            except Misfit as misfit:
+                misfits[position] = Outcome.rejected(misfit.code, misfit.reason)
+        return rows, misfits
+
+    def _with_connection(self, work: Callable[[sa.Connection], T]) -> T:
+        """Runs the work on a connection, and on another one if it was dead: before the commit, nothing has happened.
+
+        After a restart of the server every connection in the pool is dead, and only using it shows so; a ping
+        before each batch would cost a trip.
+        """
+        stale = 0
+        while True:
+            with self._engine.connect() as connection:
+                used = self._database.prepare(connection)
+                try:
+                    return work(connection)
+                except (DatabaseFailure, sa.exc.DBAPIError) as err:
+                    failure = err if isinstance(err, DatabaseFailure) else self._database.judge(err)
+                    if failure.connection_lost:
+                        connection.invalidate()
+                    if not failure.connection_lost or failure.committing or not used or stale >= MAX_STALE:
+                        raise
+            stale += 1
+            self.counters.retries += 1
+
+    def _in_transaction(self, work: Callable[[sa.Connection], T]) -> T:
+        """Runs a transaction, and over again where it lost against another one."""
+        restarts = 0
+        with self._answering():
+            while True:
+                try:
+                    return self._with_connection(work)
+                except DatabaseFailure as failure:
+                    if failure.committing and failure.verdict is Verdict.REQUEST:
+                        raise _CommitRefused(failure) from None
+                    if failure.verdict is Verdict.SCHEMA:
+                        raise _SchemaChanged(failure.reason) from None
+                    if failure.verdict is not Verdict.AGAIN or restarts >= MAX_RESTARTS:
+                        raise
+                restarts += 1
+                self.counters.retries += 1
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Turns what the database says into `SinkUnavailable`. Without its cause: that may hold values or the URL."""
+        try:
+            yield
+        except (DatabaseFailure, sa.exc.SQLAlchemyError) as err:
+            failure = err if isinstance(err, DatabaseFailure) else self._database.judge(err)
+            self._checked = False
+            in_doubt = failure.committing and failure.connection_lost
+            text = without_password(failure.reason, self._engine)
+            raise SinkUnavailable(f"{self._engine.dialect.name}: {text}", in_doubt=in_doubt) from None
+
+
+class _SchemaChanged(Exception):
+    """A table or a column is not what it was when it was looked at."""
+
+
+class _CommitRefused(Exception):
+    """The commit failed for the sake of some request: a constraint that is checked only then."""
+
+    def __init__(self, failure: DatabaseFailure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure

@@ -1,0 +1,269 @@
+"""SQLite: one writer at a time, so the transaction takes the write lock first and then has no races to think of."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+
+from temporal_batching.sinks.ledger import LedgerEntry, judge
+from temporal_batching.sinks.sql.database import Database, Entry, Insert, SinkCounters, Stamp, Transaction
+from temporal_batching.sinks.sql.errors import DatabaseFailure, Verdict, judge_sqlite
+from temporal_batching.sinks.sql.ledger import read_entry
+from temporal_batching.sinks.sql.schema import BoundColumn, BoundTable, TableName, TableRule, check_rule
+from temporal_batching.sinks.sql.types import sqlite_binder
+
+CHUNK = 10_000
+"""Ids in one SELECT: SQLite takes 32,766 parameters."""
+
+_USED = "temporal_batching.prepared"
+
+
+class _AsBound(sa.types.UserDefinedType[Any]):
+    """A column whose values are bound already: SQLAlchemy's own types would turn decimals into floats."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        raise NotImplementedError
+
+
+class SqliteDatabase(Database):
+    null = None
+    waves = False
+
+    def __init__(
+        self, engine: sa.Engine, ledger: sa.Table, counters: SinkCounters, *, lock_timeout: float, wal: bool
+    ) -> None:
+        super().__init__(engine, ledger, counters)
+        self._lock_timeout = lock_timeout
+        self._wal = wal
+
+    def prepare(self, connection: sa.Connection) -> bool:
+        # The driver's own transactions begin too late (at the first write) and would end at a savepoint.
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        info = connection.connection.info
+        if info.get(_USED):
+            return True
+        with _judged():
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(self._lock_timeout * 1000)}")
+            connection.exec_driver_sql("PRAGMA foreign_keys = ON")
+            if self._wal:
+                self._switch_to_wal(connection)
+        info[_USED] = True
+        return False
+
+    def _switch_to_wal(self, connection: sa.Connection) -> None:
+        """Readers then never wait for the writer. Two processes that switch at once get BUSY without any waiting."""
+        end = time.monotonic() + self._lock_timeout
+        while True:
+            try:
+                if connection.exec_driver_sql("PRAGMA journal_mode = WAL").scalar() in ("wal", "memory", "off"):
+                    return
+            except sa.exc.OperationalError as err:
+                code = getattr(err.orig, "sqlite_errorcode", 0) & 0xFF
+                if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() > end:
+                    raise
+            if time.monotonic() > end:
+                # It still is what it was: another connection has the file open for writing all the time.
+                return
+            time.sleep(0.01)
+
+    def transaction(self, connection: sa.Connection) -> SqliteTransaction:
+        return SqliteTransaction(connection, self)
+
+    def judge(self, error: BaseException) -> DatabaseFailure:
+        return judge_sqlite_error(error)
+
+    def list_names(self, connection: sa.Connection) -> dict[str, TableName]:
+        inspector = sa.inspect(connection)
+        names = [*inspector.get_table_names(), *inspector.get_view_names()]
+        own = {table.name.casefold() for table in self.own}
+        return {n: TableName(None, n) for n in names if n.casefold() not in own}
+
+    def reflect(self, connection: sa.Connection, name: str, where: TableName, rule: TableRule) -> BoundTable:
+        table = sa.Table(where.name, sa.MetaData())
+        unique: list[frozenset[str]] = []
+        columns: dict[str, BoundColumn] = {}
+        found = connection.execute(_COLUMNS, {"name": where.name}).all()
+        for column, declared, not_null, default, key, hidden in found:
+            columns[column] = BoundColumn(
+                name=column,
+                bind=sqlite_binder(declared, nullable=not not_null and not key),
+                # A null in an INTEGER PRIMARY KEY is a new id, and anywhere else what leaving it out means.
+                plain=default is None,
+                generated=hidden in (2, 3),
+            )
+            table.append_column(sa.Column(column, _AsBound()))
+        inspector = sa.inspect(connection)
+        primary = inspector.get_pk_constraint(where.name)["constrained_columns"]
+        unique = [frozenset(primary)] if primary else []
+        unique += [frozenset(u["column_names"]) for u in inspector.get_unique_constraints(where.name)]
+        for index in inspector.get_indexes(where.name):
+            names = index["column_names"]
+            if index["unique"] and None not in names and index["dialect_options"].get("sqlite_where") is None:
+                unique.append(frozenset(n for n in names if n is not None))
+        check_rule(name, columns, rule, unique)
+        return BoundTable(name, table, columns, rule)
+
+    def missing_privileges(self, connection: sa.Connection) -> list[str]:
+        return []
+
+
+_COLUMNS = sa.text('SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(:name) ORDER BY cid')
+
+
+class SqliteTransaction(Transaction):
+    def __init__(self, connection: sa.Connection, database: SqliteDatabase) -> None:
+        self._connection = connection
+        self._database = database
+        self._begun = False
+        self._rows = 0
+
+    def _begin(self) -> None:
+        if not self._begun:
+            self._connection.exec_driver_sql("BEGIN IMMEDIATE")
+            self._begun = True
+
+    def _execute(self, statement: sa.Executable, rows: list[dict[str, Any]] | None = None) -> sa.CursorResult[Any]:
+        self._database.counters.statements += 1
+        result: sa.CursorResult[Any] = self._connection.execute(statement, rows)
+        return result
+
+    def attempt(self, stamp: Stamp, entries: Sequence[Entry], inserts: Sequence[Insert], *, savepoint: bool) -> bool:
+        with _judged():
+            self._begin()
+            if savepoint:
+                self._connection.exec_driver_sql("SAVEPOINT attempt")
+            try:
+                complete = len(self._claimable(stamp, entries)) == len(entries)
+                if complete:
+                    self._enter(stamp, entries)
+                    for insert in inserts:
+                        self._insert(insert)
+            except (sa.exc.DBAPIError, DatabaseFailure):
+                if savepoint:
+                    # Some errors (a full disk) have ended the transaction, and the savepoint with it.
+                    with suppress(sa.exc.DBAPIError):
+                        self._connection.exec_driver_sql("ROLLBACK TO attempt")
+                        self._connection.exec_driver_sql("RELEASE attempt")
+                raise
+            if savepoint:
+                self._connection.exec_driver_sql("RELEASE attempt")
+            if complete:
+                self._rows += sum(len(insert.rows) for insert in inserts)
+            return complete
+
+    def claim(self, stamp: Stamp, entries: Sequence[Entry]) -> None:
+        with _judged():
+            self._begin()
+            self._enter(stamp, self._claimable(stamp, entries))
+
+    @contextmanager
+    def _about_ledger(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.DBAPIError as err:
+            raise judge_sqlite_error(err).of_ledger() from None
+
+    def _claimable(self, stamp: Stamp, entries: Sequence[Entry]) -> list[Entry]:
+        known = self._lookup([entry.request_id for entry in entries])
+        return [e for e in entries if judge(known.get(e.request_id), e.digest, stamp.batch_id) is None]
+
+    def _enter(self, stamp: Stamp, entries: Sequence[Entry]) -> None:
+        if not entries:
+            return
+        ledger = self._database.ledger
+        insert = sqlite.insert(ledger)
+        others = [c.name for c in ledger.columns if c.name != "request_id"]
+        # Only a tombstone can be met here: what may not be claimed was sorted out under the same lock.
+        taken_over = insert.on_conflict_do_update(
+            index_elements=["request_id"], set_={name: insert.excluded[name] for name in others}
+        )
+        common = {"batch_id": stamp.batch_id, "status": stamp.status.value, "committed_at": stamp.at}
+        with self._about_ledger():
+            self._execute(taken_over, [{"request_id": e.request_id, "digest": e.digest, **common} for e in entries])
+
+    def _insert(self, insert: Insert) -> None:
+        table = insert.table
+        statement = table.statements.get(insert.columns)
+        if statement is None:
+            statement = table.statements[insert.columns] = _statement(table, insert.columns)
+        if not insert.columns:
+            for _ in insert.rows:
+                self._execute(statement)
+            return
+        # Positions for names: a column may be called anything, a parameter not.
+        names = [f"v{i}" for i in range(len(insert.columns))]
+        self._execute(statement, [dict(zip(names, row, strict=True)) for row in insert.rows])
+
+    def lookup(self, request_ids: Sequence[str]) -> dict[str, LedgerEntry]:
+        with _judged():
+            self._begin()
+            return self._lookup(request_ids)
+
+    def _lookup(self, request_ids: Sequence[str]) -> dict[str, LedgerEntry]:
+        ledger = self._database.ledger
+        found: dict[str, LedgerEntry] = {}
+        for start in range(0, len(request_ids), CHUNK):
+            some = list(request_ids[start : start + CHUNK])
+            with self._about_ledger():
+                rows = self._execute(sa.select(ledger).where(ledger.c.request_id.in_(some))).all()
+            found.update((entry.request_id, entry) for entry in map(read_entry, rows))
+        return found
+
+    def commit(self) -> None:
+        if not self._begun:
+            return
+        with _judged():
+            self._connection.exec_driver_sql("COMMIT")
+        self._database.counters.transactions += 1
+        self._database.counters.rows += self._rows
+
+    def rollback(self) -> None:
+        # An error may have rolled back already; what is left open ends with the connection's return to the pool.
+        with suppress(sa.exc.DBAPIError):
+            if self._begun:
+                self._connection.exec_driver_sql("ROLLBACK")
+        self._begun = False
+        self._rows = 0
+
+
+def _statement(table: BoundTable, columns: Sequence[str]) -> sa.Executable:
+    insert = sqlite.insert(table.table)
+    if columns:
+        insert = insert.values({table.table.c[name]: sa.bindparam(f"v{i}") for i, name in enumerate(columns)})
+    rule = table.rule
+    if rule.conflict == "error":
+        return insert
+    updated = table.updated(columns)
+    if rule.conflict == "ignore" or not updated:
+        return insert.on_conflict_do_nothing(index_elements=list(rule.key) or None)
+    return insert.on_conflict_do_update(
+        index_elements=list(rule.key), set_={name: insert.excluded[name] for name in updated}
+    )
+
+
+@contextmanager
+def _judged() -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.DBAPIError as err:
+        raise judge_sqlite_error(err) from None
+
+
+def judge_sqlite_error(error: BaseException) -> DatabaseFailure:
+    cause = getattr(error, "orig", None) or error
+    code = getattr(cause, "sqlite_errorcode", None)
+    if code is None and isinstance(cause, sqlite3.DataError | OverflowError | UnicodeEncodeError):
+        # Refused by the driver before SQLite saw it.
+        return DatabaseFailure(Verdict.REQUEST, str(cause))
+    verdict, reject = judge_sqlite(code)
+    # A commit that met an I/O error may be on the disk.
+    lost = code is not None and code & 0xFF == sqlite3.SQLITE_IOERR
+    return DatabaseFailure(verdict, str(cause), code=reject, connection_lost=lost)

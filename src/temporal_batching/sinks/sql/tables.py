@@ -1,0 +1,38 @@
+"""Tables that are the sink's own: their names, their DDL, and their creation beside other workers."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.schema import CreateTable
+
+from temporal_batching.sinks.sql.schema import TableName
+
+
+def own_name(name: str, *, schemas: bool) -> TableName:
+    """What ``name`` means: ``schema.table`` where the database has schemas, otherwise a table whatever it holds."""
+    schema, dot, table = name.partition(".")
+    return TableName(schema, table) if schemas and dot else TableName(None, name)
+
+
+def table_ddl(table: sa.Table, dialect: sa.Dialect) -> str:
+    return str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)).strip() + ";"
+
+
+def exists(connection: sa.Connection, table: sa.Table) -> bool:
+    return sa.inspect(connection).has_table(table.name, schema=table.schema)
+
+
+def create(connection: sa.Connection, table: sa.Table) -> None:
+    """Creates a table that was not there a moment ago.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: It could not be created, and is not there.
+    """
+    try:
+        connection.execute(CreateTable(table))
+        connection.commit()
+    except sa.exc.DBAPIError:
+        # Another worker may have been faster. CREATE TABLE IF NOT EXISTS fails in that race too.
+        connection.rollback()
+        if not exists(connection, table):
+            raise

@@ -1,0 +1,240 @@
+"""Which reader a column's type gets, and how the value read is put to the driver, for each dialect.
+
+PostgreSQL is given text in each type's own input syntax, as an element of an array literal: the statement unnests
+one array per column. SQLite is given the storage classes it has. Null is SQL's NULL everywhere, but for a JSON
+column that is NOT NULL: there it can only mean JSON's null.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
+
+from temporal_batching.sinks.sql import values
+from temporal_batching.sinks.sql.values import BadValue, Reader
+
+INT64 = (-(2**63), 2**63 - 1)
+SQLITE_DIGITS = 15
+"""SQLite keeps a decimal as a double: this many digits survive it exactly."""
+
+PG_NULL = "NULL"
+LONGEST_MICROSECONDS = len("2026-01-31T09:30:00.123456+01:00")
+
+
+def quoted_element(text: str) -> str:
+    """Any text as an element of an array literal."""
+    if "\\" in text or '"' in text:
+        text = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
+def array_literal(elements: Iterable[str]) -> str:
+    """Many times faster than the driver's own way from a list, which looks at every element's type."""
+    return "{" + ",".join(elements) + "}"
+
+
+def postgresql_binder(column_type: sa.types.TypeEngine[Any], *, nullable: bool) -> Reader:
+    """Binds a JSON value to the text of one element of an array literal."""
+    read, quote = _postgresql_text(column_type)
+    null = '"null"' if isinstance(column_type, sa.JSON) and not nullable else PG_NULL
+    if not quote:
+        return lambda value: null if value is None else read(value)
+
+    def bind(value: Any) -> str:
+        if value is None:
+            return null
+        text = read(value)
+        # `quoted_element`, without the call: this runs for every value.
+        if "\\" in text or '"' in text:
+            return quoted_element(text)
+        return f'"{text}"'
+
+    return bind
+
+
+def _postgresql_text(column_type: sa.types.TypeEngine[Any]) -> tuple[Callable[[Any], str], bool]:
+    """The reader of a type, and whether its text needs quotes inside an array literal."""
+    if isinstance(column_type, pg.DOMAIN):
+        return _postgresql_text(column_type.data_type)
+    if isinstance(column_type, sa.ARRAY):
+        return _postgresql_array(column_type), True
+    for kind, make, quote in _POSTGRESQL:
+        if isinstance(column_type, kind):
+            return make(column_type), quote
+    return _other_text, True
+
+
+def _postgresql_array(column_type: Any) -> Callable[[Any], str]:
+    bind_item = postgresql_binder(column_type.item_type, nullable=True)
+
+    def bind(value: Any) -> str:
+        if not isinstance(value, list):
+            raise BadValue("a list")
+        try:
+            # A list in a list is a further dimension: to PostgreSQL all arrays of one element type are one type.
+            items = [bind(item) if isinstance(item, list) else bind_item(item) for item in value]
+        except BadValue as err:
+            raise BadValue(f"a list; each element {err}") from None
+        except RecursionError:
+            raise BadValue("a list of few dimensions") from None
+        return array_literal(items)
+
+    return bind
+
+
+def _other_text(value: Any) -> str:
+    """A type of no kind known here (intervals, addresses, ranges, ...): the database reads its own syntax."""
+    if isinstance(value, str):
+        return values.text_without_nul(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return repr(value)
+    raise BadValue("a string in the syntax of the column's type")
+
+
+def _as_text(read: Reader, to_text: Callable[[Any], str] = str) -> Callable[[Any], str]:
+    return lambda value: to_text(read(value))
+
+
+def _moment(column_type: Any) -> Callable[[Any], str]:
+    if not column_type.timezone:
+        return _as_text(values.timestamp_without_zone, datetime.isoformat)
+    read = values.timestamp_with_zone
+
+    def bind(value: Any) -> str:
+        moment = read(value)
+        # What was read is in PostgreSQL's syntax too, unless it has digits past the microseconds to be cut off.
+        return moment.isoformat() if len(value) > LONGEST_MICROSECONDS else value.upper()
+
+    return bind
+
+
+def _numeric(column_type: Any) -> Callable[[Any], str]:
+    precision, scale = column_type.precision, column_type.scale
+    read = values.decimal(precision, scale)
+    # Most decimals are a few digits in a string, which need no arithmetic to see that they fit.
+    digits = 18 if precision is None else precision - (scale or 0)
+    quick = (
+        re.compile(rf"-?[0-9]{{1,{max(digits, 1)}}}(?:\.[0-9]{{1,18}})?", re.ASCII).fullmatch if digits > 0 else None
+    )
+
+    def bind(value: Any) -> str:
+        if quick is not None and isinstance(value, str) and quick(value):
+            return value
+        return str(read(value))
+
+    return bind
+
+
+def _integers(low: int, high: int) -> Callable[[Any], Callable[[Any], str]]:
+    return lambda _: _as_text(values.integer(low, high))
+
+
+# The first kind that fits decides, so a subtype stands before its base.
+_POSTGRESQL: list[tuple[type[Any], Callable[[Any], Callable[[Any], str]], bool]] = [
+    (pg.OID, _integers(0, 2**32 - 1), False),
+    (sa.SmallInteger, _integers(-(2**15), 2**15 - 1), False),
+    (sa.BigInteger, _integers(*INT64), False),
+    (sa.Integer, _integers(-(2**31), 2**31 - 1), False),
+    (sa.Float, lambda _: _as_text(values.floating(nan=True), repr), False),
+    (sa.Numeric, _numeric, False),
+    (sa.Boolean, lambda _: lambda value: "t" if values.boolean(value) else "f", False),
+    (sa.Enum, lambda t: values.one_of(t.enums), True),
+    (sa.String, lambda _: values.text_without_nul, True),
+    (sa.DateTime, _moment, False),
+    (sa.Date, lambda _: _as_text(values.calendar_date), False),
+    (sa.Time, lambda t: _as_text(values.clock_time(zone=t.timezone)), False),
+    (sa.Uuid, lambda _: values.uuid, False),
+    (sa.LargeBinary, lambda _: _as_text(values.base64_bytes, lambda b: "\\x" + b.hex()), True),
+    (sa.JSON, lambda _: values.json_text, True),
+]
+
+
+def sqlite_binder(declared: str, *, nullable: bool) -> Reader:
+    """Binds a JSON value to one of SQLite's storage classes, by the type's name as the table declares it.
+
+    SQLite itself looks only at parts of that name (its affinity), and so does this; lengths and precisions are not
+    enforced, because SQLite does not.
+    """
+    name = declared.upper()
+    read = next((reader for parts, reader in _SQLITE if any(part in name for part in parts)), None)
+    if read is None:
+        read = _any_scalar
+    null = "null" if "JSON" in name and not nullable else None
+    return lambda value: null if value is None else read(value)
+
+
+def _sqlite_decimal(value: Any) -> int | float:
+    number = _decimal(value)
+    if number == number.to_integral_value() and INT64[0] <= number <= INT64[1]:
+        return int(number)
+    _, digits, _ = number.normalize().as_tuple()
+    if len(digits) > SQLITE_DIGITS or not -300 < number.adjusted() < 300:
+        raise BadValue(
+            f"a decimal of at most {SQLITE_DIGITS} digits: SQLite would round it (a TEXT column keeps all of them)"
+        )
+    return float(number)
+
+
+def _sqlite_json(value: Any) -> str:
+    # A document that is nothing but a number is a number to SQLite, and a large one would become a double.
+    if isinstance(value, int) and not INT64[0] <= value <= INT64[1]:
+        raise BadValue(f"JSON, or as its only value a whole number from {INT64[0]} to {INT64[1]}")
+    return values.json_text(value)
+
+
+def _any_scalar(value: Any) -> Any:
+    if isinstance(value, str):
+        return values.text(value)
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, int):
+        return _int64(value)
+    if isinstance(value, float):
+        return _double(value)
+    raise BadValue("a string, a number or a boolean")
+
+
+def _sqlite_moment(zone: bool) -> Reader:
+    read = values.timestamp_with_zone if zone else values.timestamp_without_zone
+
+    def bind(value: Any) -> str:
+        # The layout that SQLAlchemy and SQLite's own functions read, always with microseconds so that text sorts.
+        return read(value).isoformat(" ", "microseconds")
+
+    return bind
+
+
+def _iso(read: Reader) -> Reader:
+    return lambda value: read(value).isoformat()
+
+
+_decimal = values.decimal()
+_int64 = values.integer(*INT64)
+_double = values.floating(nan=False)
+_clock = values.clock_time(zone=False)
+
+
+def _parts(*names: str) -> Iterable[str]:
+    return names
+
+
+# In the order of what is most telling: DATETIME before DATE before TIME, and POINT does not make an INT.
+_SQLITE: list[tuple[Iterable[str], Reader]] = [
+    (_parts("TIMESTAMPTZ", "WITH TIME ZONE"), _sqlite_moment(zone=True)),
+    (_parts("TIMESTAMP", "DATETIME"), _sqlite_moment(zone=False)),
+    (_parts("DATE"), _iso(values.calendar_date)),
+    (_parts("TIME"), lambda value: _clock(value).isoformat("microseconds")),
+    (_parts("UUID", "GUID"), values.uuid),
+    (_parts("JSON"), _sqlite_json),
+    (_parts("BOOL"), lambda value: int(values.boolean(value))),
+    (_parts("DECIMAL", "NUMERIC", "MONEY"), _sqlite_decimal),
+    (_parts("INT", "SERIAL"), _int64),
+    (_parts("CHAR", "CLOB", "TEXT", "STRING", "ENUM"), values.text),
+    (_parts("BLOB", "BINARY", "BYTEA"), values.base64_bytes),
+    (_parts("REAL", "FLOA", "DOUB"), _double),
+]

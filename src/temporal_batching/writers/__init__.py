@@ -1,0 +1,1 @@
+"""The caller's side: `BatchWriter` in workflows, `BatchClient` in programs."""

@@ -1,0 +1,390 @@
+"""Batching for programs outside workflows: `BatchClient` writes, `BatcherHandle` operates a batcher."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, TypeAlias
+from uuid import uuid4
+
+from temporalio.client import ActivityFailureError, Client, WorkflowUpdateFailedError
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
+
+from temporal_batching.batcher.shards import once_ready, start_shard, update_with_start
+from temporal_batching.contract import (
+    ACTIVITY_WRITE,
+    ACTIVITY_WRITE_MANY,
+    DEFAULT_BATCHER,
+    DEFAULT_TASK_QUEUE,
+    QUERY_STATS,
+    UPDATE_CONTROL,
+    BatcherStart,
+    BatcherStats,
+    Confirmation,
+    Control,
+    JsonObject,
+    Outcome,
+    OutcomeKind,
+    ParcelReceipt,
+    Record,
+    RejectCode,
+    WriteRequest,
+)
+from temporal_batching.errors import (
+    BatcherNotRunning,
+    ErrorType,
+    InvalidPolicy,
+    InvalidRequest,
+    WriteError,
+    WriteExpired,
+    WriteRejected,
+)
+from temporal_batching.policy import BatchPolicy
+from temporal_batching.routing import batcher_workflow_id, check_name, check_shards, shard_of
+from temporal_batching.wire.submission import ENVELOPE_BYTES, Entry, encode_request, read_entry
+from temporal_batching.writers.failures import rejected_at_the_door, write_error
+
+WriteResult: TypeAlias = Confirmation | WriteError
+
+PARCEL_BYTES = 400_000
+"""Bytes of one parcel: large enough to be few, small enough that one does not fill the buffer."""
+
+PARCEL_ENVELOPE_BYTES = ENVELOPE_BYTES + 100
+"""Of a parcel beside its requests."""
+
+PARCELS_UNDER_WAY = 16
+"""Parcels of one `write_many` that wait for their confirmation at the same time."""
+
+_RETRY = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=10))
+
+
+class BatchClient:
+    """Writes through a batcher, from a program. Needs a Temporal server with standalone activities.
+
+    Args:
+        client: A client of the batcher's namespace.
+        name: The batcher's name.
+        shards: How many shards it has.
+        task_queue: The task queue of its workers.
+        timeout: How long to wait for a confirmation, unless a write says otherwise.
+        attempt_timeout: How long one attempt to hand a write over may go unanswered before it is repeated.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        name: str = DEFAULT_BATCHER,
+        *,
+        shards: int = 1,
+        task_queue: str = DEFAULT_TASK_QUEUE,
+        timeout: timedelta = timedelta(minutes=2),
+        attempt_timeout: timedelta = timedelta(seconds=30),
+    ) -> None:
+        self._client = client
+        self._name = check_name(name)
+        self._shards = check_shards(shards)
+        self._task_queue = task_queue
+        self._timeout = timeout
+        self._attempt_timeout = attempt_timeout
+
+    async def write(
+        self,
+        table: str,
+        values: Mapping[str, Any],
+        *,
+        key: str = "",
+        request_id: str | None = None,
+        timeout: timedelta | None = None,
+    ) -> Confirmation:
+        """Writes one record and waits until it is committed. As `BatchWriter.write`, errors included."""
+        return await self.write_all([Record(table, values)], key=key, request_id=request_id, timeout=timeout)
+
+    async def write_all(
+        self,
+        records: Sequence[Record],
+        *,
+        key: str = "",
+        request_id: str | None = None,
+        timeout: timedelta | None = None,
+    ) -> Confirmation:
+        """Writes records that commit together or not at all. As `BatchWriter.write_all`, errors included."""
+        request = WriteRequest(request_id if request_id is not None else str(uuid4()), records, key)
+        try:
+            wire = encode_request(request)
+            read_entry(wire)
+        except InvalidRequest as err:
+            raise rejected_at_the_door(request.request_id, err) from None
+        timeout = timeout or self._timeout
+        try:
+            confirmation: Confirmation = await self._run(ACTIVITY_WRITE, wire, Confirmation, timeout)
+        except ActivityFailureError as err:
+            raise write_error(request.request_id, err.cause, timeout) from err
+        return confirmation
+
+    async def write_many(
+        self, requests: Sequence[WriteRequest | Record], *, timeout: timedelta | None = None
+    ) -> list[WriteResult]:
+        """Writes many independent requests, in parcels of up to a batch each: far cheaper than one by one.
+
+        One request's fate does not touch another's, so nothing is raised for them: every request gets its own result.
+        Requests of one key are applied in their order here; parcels that share a key therefore go one after the other.
+
+        Args:
+            requests: Each commits by itself. A bare `Record` becomes a request with a fresh id.
+            timeout: How long each parcel waits for its confirmation.
+
+        Returns:
+            For each request, in order: its `Confirmation`, whose outcome may be `rejected` or `expired`, or the
+            `WriteError` if there is no confirmation.
+        """
+        timeout = timeout or self._timeout
+        results: list[WriteResult | None] = [None] * len(requests)
+        entries: list[tuple[int, Entry]] = []
+        for position, given in enumerate(requests):
+            request = WriteRequest(str(uuid4()), [given]) if isinstance(given, Record) else given
+            try:
+                entries.append((position, read_entry(encode_request(request))))
+            except InvalidRequest as err:
+                results[position] = rejected_at_the_door(request.request_id, err)
+        slots = asyncio.Semaphore(PARCELS_UNDER_WAY)
+
+        async def one(parcel: list[tuple[int, Entry]], before: set[asyncio.Task[None]]) -> None:
+            if before:
+                await asyncio.wait(before)
+            async with slots:
+                for (position, _), result in zip(parcel, await self._write_parcel(parcel, timeout), strict=True):
+                    results[position] = result
+
+        latest: dict[str, asyncio.Task[None]] = {}
+        async with asyncio.TaskGroup() as group:
+            for parcel in self._parcels(entries, await self._batch_limit()):
+                # Parcels under way at the same time may overtake each other: those that share a key go one by one.
+                keys = {entry.body["key"] for _, entry in parcel} - {""}
+                task = group.create_task(one(parcel, {latest[key] for key in keys if key in latest}))
+                latest.update(dict.fromkeys(keys, task))
+        return [result for result in results if result is not None]
+
+    def _parcels(self, entries: list[tuple[int, Entry]], limit: BatchPolicy) -> list[list[tuple[int, Entry]]]:
+        """Requests of one shard, in order, as many as fit one batch."""
+        most_bytes = min(PARCEL_BYTES, limit.max_batch_bytes)
+        parcels: list[list[tuple[int, Entry]]] = []
+        current: dict[int, tuple[list[tuple[int, Entry]], int, int]] = {}
+        for position, entry in entries:
+            shard = shard_of(entry.body["key"] or entry.id, self._shards)
+            parcel, records, size = current.get(shard, ([], 0, PARCEL_ENVELOPE_BYTES))
+            own = entry.size - ENVELOPE_BYTES + 1  # a parcel has one envelope for all, and commas
+            if not parcel or records + entry.records > limit.max_batch_size or size + own > most_bytes:
+                parcel, records, size = [], 0, PARCEL_ENVELOPE_BYTES
+                parcels.append(parcel)
+            parcel.append((position, entry))
+            current[shard] = (parcel, records + entry.records, size + own)
+        return parcels
+
+    async def _write_parcel(self, parcel: list[tuple[int, Entry]], timeout: timedelta) -> list[WriteResult]:
+        entries = [entry for _, entry in parcel]
+        first = entries[0]
+        wire: JsonObject = {
+            "request_id": f"parcel-{uuid4()}",
+            "shard_key": first.body["key"] or first.id,
+            "requests": [entry.body for entry in entries],
+        }
+        try:
+            receipt = await self._run(ACTIVITY_WRITE_MANY, wire, ParcelReceipt, timeout)
+        except ActivityFailureError as err:
+            if _is_too_large(write_error(first.id, err.cause, timeout)) and len(parcel) > 1:
+                # The limits in force are narrower than those it was cut for; so nothing of it was taken.
+                half = len(parcel) // 2
+                first_half = await self._write_parcel(parcel[:half], timeout)
+                return [*first_half, *await self._write_parcel(parcel[half:], timeout)]
+            return [_for_each(write_error(entry.id, err.cause, timeout)) for entry in entries]
+        return [_confirmation(receipt, position, entry.id) for position, entry in enumerate(entries)]
+
+    async def _batch_limit(self) -> BatchPolicy:
+        """The limits in force, so that a parcel is a batch; the defaults while no shard runs."""
+        try:
+            stats = await BatcherHandle(self._client, self._name).stats()
+        except BatcherNotRunning:
+            return BatchPolicy()
+        return BatchPolicy.from_wire(stats[0].policy)
+
+    async def _run(self, activity: str, wire: JsonObject, result_type: type[Any], timeout: timedelta) -> Any:
+        wire["batcher"] = self._name
+        return await self._client.execute_activity(
+            activity,
+            wire,
+            id=f"{activity}-{uuid4()}",
+            task_queue=self._task_queue,
+            result_type=result_type,
+            schedule_to_close_timeout=timeout,
+            schedule_to_start_timeout=timeout,
+            start_to_close_timeout=min(timeout, self._attempt_timeout),
+            retry_policy=_RETRY,
+        )
+
+
+def _is_too_large(error: WriteError) -> bool:
+    return (
+        isinstance(error, WriteRejected)
+        and error.confirmation is not None
+        and error.confirmation.code == RejectCode.TOO_LARGE
+    )
+
+
+def _for_each(error: WriteError) -> WriteResult:
+    """A parcel that was refused or expired as a whole: each request in it has that outcome."""
+    if isinstance(error, WriteExpired | WriteRejected) and error.confirmation is not None:
+        known = error.confirmation
+        return Confirmation(error.request_id, known.outcome, code=known.code, reason=known.reason)
+    return error
+
+
+def _confirmation(receipt: ParcelReceipt, position: int, request_id: str) -> Confirmation:
+    outcome = receipt.others.get(str(position)) or Outcome(OutcomeKind.WRITTEN)
+    return Confirmation(
+        request_id=request_id,
+        outcome=outcome.kind,
+        batch_id=receipt.batch_id,
+        batch_size=receipt.batch_size,
+        shard=receipt.shard,
+        settled_at=receipt.settled_at,
+        code=outcome.code,
+        reason=outcome.reason,
+    )
+
+
+class BatcherHandle:
+    """A batcher, seen by who runs it. Hides its workflows, their ids and their messages.
+
+    Args:
+        client: A client of the batcher's namespace.
+        name: The batcher's name.
+        shards: How many shards it has.
+        task_queue: The task queue of its workers, for shards that are to be started.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        name: str = DEFAULT_BATCHER,
+        *,
+        shards: int = 1,
+        task_queue: str = DEFAULT_TASK_QUEUE,
+    ) -> None:
+        self._client = client
+        self._name = check_name(name)
+        self._shards = check_shards(shards)
+        self._task_queue = task_queue
+
+    async def start(self, policy: BatchPolicy | None = None) -> None:
+        """Starts every shard that does not run yet.
+
+        Args:
+            policy: The limits for shards that are started; None lets the batcher's worker say. A shard that runs
+                keeps its own: `configure` changes them.
+        """
+        async with asyncio.TaskGroup() as group:
+            for shard in range(self._shards):
+                start = self._starting(shard, policy)
+                group.create_task(start_shard(self._client, start, task_queue=self._task_queue))
+
+    async def announce(self, policy: BatchPolicy) -> None:
+        """Starts every shard with these limits, and has those that run take them over unless an operator set others."""
+        control = Control(policy=policy.to_wire(), announced=True)
+        for shard in range(self._shards):
+            start = self._starting(shard, policy)
+            await self._announce_one(start, control)
+
+    async def _announce_one(self, start: BatcherStart, control: Control) -> None:
+        await once_ready(
+            lambda: update_with_start(self._client, UPDATE_CONTROL, control, start=start, task_queue=self._task_queue)
+        )
+
+    async def stats(self) -> list[BatcherStats]:
+        """Every shard at this moment, in order.
+
+        Raises:
+            BatcherNotRunning: A shard does not run, or no worker answers for it.
+        """
+        return list(await asyncio.gather(*(self._stats(shard) for shard in range(self._shards))))
+
+    async def flush(self, *, timeout: timedelta = timedelta(minutes=1)) -> None:
+        """Flushes what is pending now, and waits until it is settled.
+
+        Raises:
+            BatcherNotRunning: A shard does not run.
+            TimeoutError: It was not settled in time; the flush goes on.
+        """
+        await self._until(lambda now: not any(s.unread for s in now), timeout)
+        before = await self.stats()
+        targets = [sum(s.outcomes.values()) + s.pending + s.in_flight for s in before]
+        await self._control(Control(flush=True))
+        await self._until(
+            lambda now: all(sum(s.outcomes.values()) >= target for s, target in zip(now, targets, strict=True)), timeout
+        )
+
+    async def pause(self) -> None:
+        """Starts no more flushes. Requests are accepted until the buffer is full, and expire at their deadlines."""
+        await self._control(Control(pause=True))
+
+    async def resume(self) -> None:
+        """Ends `pause` and `drain`."""
+        await self._control(Control(pause=False, drain=False))
+
+    async def drain(self, *, timeout: timedelta = timedelta(minutes=2)) -> None:
+        """Accepts nothing more, flushes everything, and waits until every shard is empty.
+
+        Raises:
+            BatcherNotRunning: A shard does not run.
+            TimeoutError: It was not empty in time; it goes on draining.
+        """
+        await self._control(Control(drain=True, pause=False))
+        await self._until(lambda now: all(s.dedup_ids == 0 and s.unread == 0 for s in now), timeout)
+
+    async def configure(self, policy: BatchPolicy) -> None:
+        """Changes the limits of every shard, now and for ever: a worker that starts does not change them back."""
+        await self._control(Control(policy=policy.to_wire()))
+
+    def _starting(self, shard: int, policy: BatchPolicy | None) -> BatcherStart:
+        return BatcherStart(self._name, shard, policy.to_wire() if policy else None)
+
+    async def _stats(self, shard: int) -> BatcherStats:
+        workflow_id = batcher_workflow_id(self._name, shard)
+        try:
+            stats: BatcherStats = await self._client.get_workflow_handle(workflow_id).query(
+                QUERY_STATS, result_type=BatcherStats
+            )
+        except RPCError as err:
+            raise _not_running(workflow_id, err) from err
+        return stats
+
+    async def _control(self, control: Control) -> None:
+        await asyncio.gather(*(self._control_one(shard, control) for shard in range(self._shards)))
+
+    async def _control_one(self, shard: int, control: Control) -> None:
+        workflow_id = batcher_workflow_id(self._name, shard)
+        try:
+            handle = self._client.get_workflow_handle(workflow_id)
+            await once_ready(lambda: handle.execute_update(UPDATE_CONTROL, control))
+        except WorkflowUpdateFailedError as err:
+            cause = err.cause
+            if isinstance(cause, ApplicationError) and cause.type == ErrorType.INVALID_POLICY:
+                raise InvalidPolicy(cause.message) from None
+            raise
+        except RPCError as err:
+            raise _not_running(workflow_id, err) from err
+
+    async def _until(self, done: Callable[[list[BatcherStats]], bool], timeout: timedelta) -> None:
+        async with asyncio.timeout(timeout.total_seconds()):
+            while not done(await self.stats()):  # noqa: ASYNC110  the batcher is another process: it can only be asked
+                await asyncio.sleep(0.1)
+
+
+def _not_running(workflow_id: str, err: RPCError) -> Exception:
+    if err.status == RPCStatusCode.NOT_FOUND:
+        return BatcherNotRunning(f"{workflow_id} does not run: start it, or send it a write")
+    if err.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.FAILED_PRECONDITION):
+        return BatcherNotRunning(f"{workflow_id} runs, but no worker answers for it: {err.message}")
+    return err

@@ -1,0 +1,230 @@
+"""`BatchWriter`: how a workflow writes. Runs inside workflows; knows names and shapes, never a sink or a client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Literal
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
+
+from temporal_batching.contract import (
+    ACTIVITY_WITHDRAW,
+    ACTIVITY_WRITE,
+    DEFAULT_BATCHER,
+    DEFAULT_TASK_QUEUE,
+    SIGNAL_ADD,
+    SIGNAL_WITHDRAW,
+    Confirmation,
+    JsonObject,
+    OutcomeKind,
+    Record,
+    WriteRequest,
+)
+from temporal_batching.errors import InvalidRequest, WriteExpired, WriteNotConfirmed, WriteNotSubmitted, WriteRejected
+from temporal_batching.routing import batcher_workflow_id, check_name, check_shards, shard_of
+from temporal_batching.wire.submission import deadline_after, encode_request, read_entry
+from temporal_batching.writers.failures import EXPIRED, refusal, rejected_at_the_door, write_error
+from temporal_batching.writers.inbox import Inbox
+
+CONFIRMATION_TIMEOUT = timedelta(minutes=2)
+"""How long a caller waits for its confirmation unless it says otherwise."""
+
+ATTEMPT_TIMEOUT = timedelta(seconds=30)
+"""How long one attempt to hand a write over may go unanswered. Longer than the default linger, or a request that waits
+for its batch would be handed over twice: harmless, but not free."""
+
+SIGNAL_ATTEMPTS = 5
+"""Attempts to reach the batcher by signal, with pauses of 1, 2, 4 and 8 seconds between them."""
+
+
+class BatchWriter:
+    """Writes through a batcher, from inside a workflow.
+
+    Args:
+        name: The batcher's name.
+        via: The door. ``"activity"`` runs the activity ``batch_write``; ``"signal"`` signals the batcher and waits for
+            a signal back, which needs no activity worker of the batcher's beside the workflow but costs more.
+        gateway: Where the activity runs: on the batcher's workers, or ``"local"``, on this workflow's own task queue,
+            whose worker then needs `GatewayPlugin`. Local saves a trip through the server per write.
+        shards: How many shards the batcher has. Only the signal door routes here and needs to know.
+        task_queue: The batcher's task queue.
+        timeout: How long to wait for a confirmation, unless a write says otherwise.
+        attempt_timeout: How long one attempt of the activity may take before it is repeated: how soon a write
+            recovers whose gateway was killed at the wrong moment. Repeating is safe.
+    """
+
+    def __init__(
+        self,
+        name: str = DEFAULT_BATCHER,
+        *,
+        via: Literal["activity", "signal"] = "activity",
+        gateway: Literal["batcher", "local"] = "batcher",
+        shards: int = 1,
+        task_queue: str = DEFAULT_TASK_QUEUE,
+        timeout: timedelta = CONFIRMATION_TIMEOUT,
+        attempt_timeout: timedelta = ATTEMPT_TIMEOUT,
+    ) -> None:
+        if via not in ("activity", "signal"):
+            raise ValueError(f"via {via!r}: 'activity' or 'signal'")
+        if gateway not in ("batcher", "local"):
+            raise ValueError(f"gateway {gateway!r}: 'batcher' or 'local'")
+        self._name = check_name(name)
+        self._via = via
+        self._task_queue = task_queue if gateway == "batcher" else None
+        self._shards = check_shards(shards)
+        self._timeout = timeout
+        self._attempt_timeout = attempt_timeout
+
+    async def write(
+        self,
+        table: str,
+        values: Mapping[str, Any],
+        *,
+        key: str = "",
+        request_id: str | None = None,
+        timeout: timedelta | None = None,
+    ) -> Confirmation:
+        """Writes one record and waits until it is committed.
+
+        Args:
+            table: The destination, by the name the sink knows.
+            values: Column name to value: JSON, Decimal, datetime, date, time, UUID, bytes or Enum.
+            key: Requests with one key are applied in the order they arrive. Empty: no order.
+            request_id: The idempotency key; by default a fresh one that replays and resets keep.
+            timeout: How long to wait for the confirmation; the writer's own by default.
+
+        Returns:
+            The confirmation; its outcome is `written`, or `duplicate` if the id was written before.
+
+        Raises:
+            WriteNotSubmitted: It could not be handed over; it is not and will not be written.
+            WriteNotConfirmed: No confirmation came in time; it may or may not be written.
+            WriteExpired: Its deadline passed first; it is not and will not be written.
+            WriteRejected: The batcher or the sink refused it.
+        """
+        return await self.write_all([Record(table, values)], key=key, request_id=request_id, timeout=timeout)
+
+    async def write_all(
+        self,
+        records: Sequence[Record],
+        *,
+        key: str = "",
+        request_id: str | None = None,
+        timeout: timedelta | None = None,
+    ) -> Confirmation:
+        """Writes records that commit together or not at all. Otherwise as `write`."""
+        request_id = request_id if request_id is not None else str(workflow.uuid4())
+        timeout = self._timeout if timeout is None else timeout
+        try:
+            if not timedelta(0) < timeout:
+                raise InvalidRequest(f"timeout {timeout}: more than zero")
+            wire = encode_request(WriteRequest(request_id, records, key))
+            read_entry(wire)  # a write that no batch can take fails here, and costs the batcher nothing
+        except InvalidRequest as err:
+            raise rejected_at_the_door(request_id, err) from None
+        except RecursionError:
+            raise rejected_at_the_door(request_id, InvalidRequest("a value is nested too deeply")) from None
+        if self._via == "signal":
+            return await self._write_by_signal(wire, timeout)
+        return await self._write_by_activity(wire, timeout)
+
+    # The activity door
+
+    async def _write_by_activity(self, wire: JsonObject, timeout: timedelta) -> Confirmation:
+        wire["batcher"] = self._name
+        try:
+            confirmation: Confirmation = await workflow.execute_activity(
+                ACTIVITY_WRITE,
+                wire,
+                task_queue=self._task_queue,
+                result_type=Confirmation,
+                schedule_to_close_timeout=timeout,
+                schedule_to_start_timeout=timeout,
+                start_to_close_timeout=min(timeout, self._attempt_timeout),
+                retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=10)),
+                summary=_summary(wire),
+            )
+        except ActivityError as err:
+            if isinstance(err.cause, CancelledError):
+                await asyncio.shield(self._withdraw_by_activity(wire))
+                raise
+            raise write_error(wire["request_id"], err.cause, timeout) from err
+        except asyncio.CancelledError:
+            await asyncio.shield(self._withdraw_by_activity(wire))
+            raise
+        return confirmation
+
+    async def _withdraw_by_activity(self, wire: JsonObject) -> None:
+        """Takes the request back for a cancelled caller: what is still pending must not be written any more."""
+        with contextlib.suppress(ActivityError):  # the caller ends as cancelled, whether the batcher heard or not
+            await workflow.execute_activity(
+                ACTIVITY_WITHDRAW,
+                {name: wire[name] for name in ("batcher", "request_id", "key")},
+                task_queue=self._task_queue,
+                schedule_to_close_timeout=timedelta(seconds=30),
+                start_to_close_timeout=timedelta(seconds=10),
+            )
+
+    # The signal door
+
+    async def _write_by_signal(self, wire: JsonObject, timeout: timedelta) -> Confirmation:
+        request_id = wire["request_id"]
+        wire["expires_at"] = deadline_after(workflow.time(), timeout)
+        wire["reply_to"] = {"workflow_id": workflow.info().workflow_id}
+        shard = shard_of(wire["key"] or request_id, self._shards)
+        batcher = workflow.get_external_workflow_handle(batcher_workflow_id(self._name, shard))
+        with Inbox.of_this_workflow().expect(request_id) as arrival:
+            try:
+                async with asyncio.timeout(timeout.total_seconds()):
+                    await _signal_with_retries(batcher, wire)
+                    confirmation = await arrival
+            except asyncio.CancelledError:
+                await asyncio.shield(_withdraw_by_signal(batcher, request_id))
+                raise
+            except TimeoutError:
+                raise WriteNotConfirmed(
+                    f"write {request_id}: no confirmation within {timeout}", request_id=request_id
+                ) from None
+        if confirmation.outcome == OutcomeKind.REJECTED:
+            raise WriteRejected(
+                refusal(request_id, confirmation.reason), request_id=request_id, confirmation=confirmation
+            )
+        if confirmation.outcome == OutcomeKind.EXPIRED:
+            raise WriteExpired(EXPIRED.format(request_id), request_id=request_id, confirmation=confirmation)
+        return confirmation
+
+
+async def _signal_with_retries(batcher: workflow.ExternalWorkflowHandle[Any], wire: JsonObject) -> None:
+    """Submits by signal. A batcher that is between two runs, or full of signals, is there a moment later."""
+    for attempt in range(1, SIGNAL_ATTEMPTS + 1):
+        try:
+            await batcher.signal(SIGNAL_ADD, wire)
+        except ApplicationError as err:
+            pause = 2 ** (attempt - 1)
+            # Given up before the deadline rather than at it: here it is certain that nothing was handed over.
+            if attempt == SIGNAL_ATTEMPTS or workflow.time() + pause >= wire["expires_at"]:
+                raise WriteNotSubmitted(
+                    f"write {wire['request_id']}: the batcher {batcher.id} took no signal in {attempt} "
+                    f"attempt{'s' if attempt > 1 else ''}: {err.message}",
+                    request_id=wire["request_id"],
+                ) from err
+            await asyncio.sleep(pause)
+        else:
+            return
+
+
+async def _withdraw_by_signal(batcher: workflow.ExternalWorkflowHandle[Any], request_id: str) -> None:
+    with contextlib.suppress(ApplicationError):  # no batcher, nothing to take back
+        await batcher.signal(SIGNAL_WITHDRAW, args=[request_id, workflow.info().workflow_id])
+
+
+def _summary(wire: JsonObject) -> str:
+    """What the Web UI shows beside the activity: where to and how many, nothing of the values."""
+    tables = list(dict.fromkeys(record["table"] for record in wire["records"]))
+    count = len(wire["records"])
+    return f"{count} record{'s' if count > 1 else ''} to {', '.join(tables)}"[:200]

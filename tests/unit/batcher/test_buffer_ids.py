@@ -1,0 +1,257 @@
+"""The buffer and its request ids: one id from many callers, again, and taken back."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from temporal_batching.batcher.buffer import MAX_REMEMBERED_WITHDRAWALS, Accepted, Buffer, BufferFull
+from temporal_batching.batcher.outbox import MAX_DELIVERIES, MAX_REMEMBERED_ANSWERS
+from temporal_batching.contract import RejectCode, Trigger
+from temporal_batching.errors import InvalidRequest
+from temporal_batching.wire.submission import MAX_REPLIES
+from tests.support.buffers import NOW, buffer, caller, entry, ids, policy, take, told
+
+# One id, many submissions
+
+
+def test_the_same_request_again_waits_for_the_same_outcome() -> None:
+    buf = buffer()
+    assert buf.accept(entry("a", "v"), NOW) is Accepted.NEW
+    assert buf.accept(entry("a", "v"), NOW) is Accepted.ATTACHED
+    assert buf.accept(entry("a", "w"), NOW) is Accepted.ATTACHED
+    (only,) = take(buf, NOW, force=True).entries
+    assert only.replies == [caller("v"), caller("w")]
+
+
+def test_another_request_with_an_id_that_waits_is_refused() -> None:
+    buf = buffer()
+    buf.accept(entry("a", n=1), NOW)
+    for other in (2, True, 1.0):
+        with pytest.raises(InvalidRequest, match="request id 'a' is already pending with other records") as refusal:
+            buf.accept(entry("a", "w", n=other), NOW)
+        assert refusal.value.code is RejectCode.ID_REUSED
+
+
+def test_a_caller_that_repeats_itself_while_its_request_is_in_flight_is_attached() -> None:
+    buf = buffer()
+    buf.accept(entry("a"), NOW)
+    take(buf, NOW, force=True)
+    assert buf.accept(entry("a"), NOW) is Accepted.ATTACHED
+    assert buf.pending == 0
+
+
+def test_another_caller_with_an_id_in_flight_becomes_a_request_of_its_own() -> None:
+    buf = buffer()
+    buf.accept(entry("a", "v"), NOW)
+    take(buf, NOW, force=True)
+    assert buf.accept(entry("a", "w"), NOW) is Accepted.NEW
+    assert buf.dedup_ids == 2
+
+
+def test_a_repetition_is_not_refused_for_what_another_caller_brought_under_its_id() -> None:
+    # It used to be told `id_reused` while its records were in a flush, and were written.
+    buf = buffer()
+    buf.accept(entry("a", "v", n=1), NOW)
+    take(buf, NOW, force=True)
+    assert buf.accept(entry("a", "w", n=2), NOW) is Accepted.NEW
+    assert buf.accept(entry("a", "v", n=1), NOW) is Accepted.ATTACHED
+
+
+def test_a_repetition_does_not_join_a_later_request_while_its_own_is_in_flight() -> None:
+    # The later one could expire first, and its first caller be told so, though it was being written.
+    buf = buffer()
+    buf.accept(entry("a", "v"), NOW)
+    take(buf, NOW, force=True)
+    buf.accept(entry("a", "w", expires_at=NOW + 1), NOW)
+    buf.accept(entry("a", "v"), NOW)
+    buf.expire(NOW + 1)
+    assert told(buf) == [("a", "expired", None, ["w"])]
+
+
+def test_a_repetition_is_not_refused_for_a_limit_that_was_lowered_since() -> None:
+    # It used to be told `too_large` while its records waited to be written.
+    buf = buffer()
+    buf.accept(entry("a", records=5), NOW)
+    buf.policy = policy(max_batch_size=2)
+    assert buf.accept(entry("a", records=5), NOW) is Accepted.ATTACHED
+    take(buf, NOW)
+    assert buf.accept(entry("a", records=5), NOW) is Accepted.ATTACHED
+
+
+def test_an_id_held_by_two_batches_is_known_to_both() -> None:
+    buf = buffer(max_in_flight=2, max_batch_size=1)
+    buf.accept(entry("a", "v"), NOW)
+    first = take(buf, NOW)
+    buf.accept(entry("a", "w"), NOW)
+    second = take(buf, NOW)
+    for name in "vw":
+        assert buf.accept(entry("a", name), NOW) is Accepted.ATTACHED
+    buf.settle(second.id, {"duplicate": 1}, [])
+    assert buf.accept(entry("a", "v"), NOW) is Accepted.ATTACHED
+    assert buf.withdraw("a") is False
+    buf.settle(first.id, {"written": 1}, [])
+    assert buf.accept(entry("a", "x"), NOW) is Accepted.NEW
+
+
+def test_an_activity_whose_answer_is_on_its_way_gets_no_second_one() -> None:
+    buf = buffer()
+    buf.accept(entry("a", "v"), NOW)
+    batch = take(buf, NOW, force=True)
+    answer = {"reply_to": [caller("v")], "confirmation": {"request_id": "a", "outcome": "written"}}
+    buf.settle(batch.id, {"written": 1}, [answer])
+    assert buf.accept(entry("a", "v"), NOW) is Accepted.ANSWERED
+    assert buf.accept(entry("a", "w"), NOW) is Accepted.NEW
+    restored = Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
+    assert restored.accept(entry("a", "v"), NOW) is Accepted.ANSWERED
+    assert buf.next_deliveries()
+    buf.delivered([])
+    assert buf.accept(entry("a", "v"), NOW) is Accepted.ANSWERED
+
+
+def test_an_attempt_that_arrives_after_its_activity_was_told_is_not_taken_in() -> None:
+    # It was taken for a new request: one that was told `rejected` could be written then.
+    buf = buffer(max_batch_size=1)
+    buf.accept(entry("a", "v"), NOW)
+    buf.settle(take(buf, NOW).id, {"rejected": 1}, [])
+    assert buf.accept(entry("a", "v", again=True), NOW) is Accepted.ANSWERED
+    assert (buf.pending, buf.outbox) == (0, 0)
+    assert buf.accept(entry("a", "w"), NOW) is Accepted.NEW, "another caller may send it anew"
+
+
+def test_an_activity_that_could_not_be_told_may_ask_again() -> None:
+    buf = buffer(max_batch_size=1)
+    buf.accept(entry("a", "v"), NOW)
+    answer = {"reply_to": [caller("v")], "confirmation": {"request_id": "a", "outcome": "written"}}
+    buf.settle(take(buf, NOW).id, {"written": 1}, [answer])
+    for _ in range(MAX_DELIVERIES - 1):
+        buf.next_deliveries()
+        buf.delivered([0])
+    assert buf.undelivered == 1
+    assert buf.accept(entry("a", "v", again=True), NOW) is Accepted.NEW
+
+
+def test_activities_that_were_told_are_not_remembered_without_end() -> None:
+    buf = buffer(max_batch_size=1)
+    for n in range(MAX_REMEMBERED_ANSWERS + 5):
+        buf.accept(entry(f"a-{n}"), NOW)
+        buf.settle(take(buf, NOW).id, {"written": 1}, [])
+    assert len(buf._outbox._told) == MAX_REMEMBERED_ANSWERS
+    assert buf.accept(entry("a-4", again=True), NOW) is Accepted.NEW
+
+
+def test_callers_that_wait_for_one_id_are_bounded() -> None:
+    buf = buffer()
+    for n in range(MAX_REPLIES):
+        buf.accept(entry("a", f"w-{n}"), NOW)
+    with pytest.raises(BufferFull, match="32 callers wait for this request id already"):
+        buf.accept(entry("a", "one more"), NOW)
+
+
+# Submissions that may have been written before
+
+
+def test_of_what_comes_again_only_the_sink_may_say_that_it_expired() -> None:
+    # It may have been written and its confirmation lost; the buffer used to answer `expired` at the deadline.
+    buf = buffer(linger=60)
+    assert buf.accept(entry("late", expires_at=NOW, again=True), NOW) is Accepted.NEW
+    buf.accept(entry("b", expires_at=NOW + 1, again=True), NOW)
+    buf.expire(NOW + 5)
+    assert (buf.outbox, buf.pending) == (0, 2)
+    assert buf.wake_at() == 0.0, "who waited before waits for no company"
+    batch = take(buf, NOW + 5)
+    assert (batch.trigger, batch.in_doubt, ids(batch)) == (Trigger.DEADLINE, True, ["late", "b"])
+    buf.fail(batch.id, NOW + 5, "down", in_doubt=False)
+    restored = Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
+    restored.expire(NOW + 60)
+    assert (restored.outbox, restored.pending) == (0, 2)
+
+
+def test_what_comes_again_is_still_so_in_the_next_run() -> None:
+    buf = buffer(linger=60)
+    buf.accept(entry("a", expires_at=NOW + 1, again=True), NOW)
+    restored = Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
+    restored.expire(NOW + 5)
+    assert take(restored, NOW + 5).in_doubt
+
+
+def test_what_comes_again_is_not_refused_for_a_limit_that_was_lowered_since() -> None:
+    buf = buffer(max_batch_size=2)
+    assert buf.accept(entry("a", records=5, again=True), NOW) is Accepted.NEW
+
+
+def test_another_caller_that_comes_again_makes_the_request_it_joins_one_for_the_sink_to_judge() -> None:
+    buf = buffer(linger=60)
+    buf.accept(entry("a", "v", expires_at=NOW + 1), NOW)
+    buf.accept(entry("a", "v", expires_at=NOW + 1, again=True), NOW)  # its own, which waits: nothing to doubt
+    assert buf.wake_at() != 0.0
+    buf.accept(entry("a", "w", again=True), NOW)
+    buf.expire(NOW + 5)
+    assert (buf.outbox, take(buf, NOW + 5).in_doubt) == (0, True)
+    assert buf.wake_at() is None
+
+
+# Withdrawals
+
+
+def test_what_is_pending_can_be_withdrawn() -> None:
+    buf = buffer()
+    buf.accept(entry("a"), NOW)
+    assert buf.withdraw("a", "w-a") is True
+    assert (buf.pending, buf.pending_bytes, buf.wake_at()) == (0, 0, None)
+    assert told(buf) == [("a", "rejected", "withdrawn", ["w-a"])]
+
+
+def test_what_is_in_flight_or_was_tried_stays() -> None:
+    buf = buffer()
+    buf.accept(entry("a"), NOW)
+    batch = take(buf, NOW, force=True)
+    assert buf.withdraw("a", "w-a") is False
+    buf.fail(batch.id, NOW, "down", in_doubt=False)
+    assert buf.withdraw("a", "w-a") is False
+    assert buf.pending == 1
+
+
+def test_only_the_caller_that_withdraws_stops_waiting() -> None:
+    buf = buffer()
+    buf.accept(entry("a", "v"), NOW)
+    buf.accept(entry("a", "w"), NOW)
+    assert buf.withdraw("a", "v") is False
+    assert take(buf, NOW, force=True).entries[0].replies == [caller("w")]
+
+
+def test_a_withdrawal_that_overtakes_its_request_counts() -> None:
+    buf = buffer()
+    assert buf.withdraw("a", "w-a") is True
+    restored = Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
+    assert restored.accept(entry("a"), NOW) is Accepted.ANSWERED
+    assert told(restored) == [("a", "rejected", "withdrawn", ["w-a"])]
+
+
+def test_of_what_was_withdrawn_and_comes_again_the_ledger_has_to_say_what_became() -> None:
+    # Another call of the same workflow may have withdrawn the id, and this one have been written.
+    buf = buffer(linger=60)
+    buf.withdraw("a", "w-a")
+    assert buf.accept(entry("a", expires_at=NOW + 50, again=True), NOW) is Accepted.NEW
+    batch = take(buf, NOW)
+    assert (batch.in_doubt, batch.entries[0].expires_at) == (True, NOW), "asked about, not written"
+
+
+def test_one_callers_withdrawal_does_not_refuse_another_with_the_same_id() -> None:
+    # The first may have been written before it was withdrawn: the other has to hear that from the ledger.
+    buf = buffer()
+    buf.withdraw("a", "v")
+    assert buf.accept(entry("a", "w"), NOW) is Accepted.NEW
+    buf.withdraw("b")
+    assert buf.accept(entry("b", "w"), NOW) is Accepted.ANSWERED
+
+
+def test_remembered_withdrawals_are_bounded_in_number_and_length() -> None:
+    buf = buffer()
+    for n in range(MAX_REMEMBERED_WITHDRAWALS + 10):
+        buf.withdraw(f"a-{n}", "w")
+    buf.withdraw("x" * 1_000_000, "w")
+    assert buf.carry_bytes < 50 * MAX_REMEMBERED_WITHDRAWALS
+    assert buf.accept(entry("a-9", "w"), NOW) is Accepted.NEW
+    assert buf.accept(entry("a-10", "w"), NOW) is Accepted.ANSWERED

@@ -1,0 +1,375 @@
+"""A flush gives every request its own outcome and every caller its own answer, whatever the sink does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+from unittest.mock import AsyncMock, MagicMock
+
+import pytest
+from temporalio.client import Client
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.testing import ActivityEnvironment
+
+from temporal_batching.contract import (
+    FlushInput,
+    FlushResult,
+    JsonObject,
+    Outcome,
+    OutcomeKind,
+    RejectCode,
+    Trigger,
+    WriteRequest,
+)
+from temporal_batching.errors import ErrorType, SinkUnavailable
+from temporal_batching.flush.activity import Flusher, settle
+from temporal_batching.sinks.base import Batch, Sink
+from temporal_batching.sinks.memory import MemorySink
+
+
+class FakeSink(Sink):
+    """Calls what the test gives it, and remembers what it was asked."""
+
+    def __init__(self, write: Callable[[Batch], Sequence[Outcome]]) -> None:
+        self.written: list[list[str]] = []
+        self.settled: list[list[str]] = []
+        self.batches: list[Batch] = []
+        self._write = write
+
+    async def write(self, batch: Batch) -> Sequence[Outcome]:
+        self.written.append([request.request_id for request in batch])
+        self.batches.append(batch)
+        return self._write(batch)
+
+    async def settle(self, batch: Batch) -> Sequence[Outcome]:
+        self.settled.append([request.request_id for request in batch])
+        return [Outcome.written() if "committed" in r.request_id else Outcome.expired() for r in batch]
+
+
+def all_written(batch: Batch) -> Sequence[Outcome]:
+    return [Outcome.written() for _ in batch]
+
+
+def caller(name: str) -> JsonObject:
+    return {"workflow_id": name, "run_id": "run", "activity_id": "1"}
+
+
+def wire(request_id: str, *callers: JsonObject, expires_at: float | None = None, n: Any = 1) -> JsonObject:
+    return {
+        "request_id": request_id,
+        "key": "",
+        "records": [{"table": "t", "values": {"n": n}}],
+        "expires_at": expires_at,
+        "reply_to": list(callers) or [caller(f"w-{request_id}")],
+    }
+
+
+def flush_of(*entries: JsonObject, in_doubt: bool = False) -> FlushInput:
+    return FlushInput("main", 3, "main-3/7", "count", list(entries), in_doubt)
+
+
+class Calls:
+    """A Temporal client that notes what it was told to deliver."""
+
+    def __init__(self, fail: Callable[[str], RPCStatusCode | None] = lambda _: None) -> None:
+        self.completed: dict[str, Any] = {}
+        self.failed: dict[str, ApplicationError] = {}
+        self.signalled: list[tuple[str, Any]] = []
+        self._fail = fail
+        self.client = MagicMock(spec=Client)
+        self.client.get_async_activity_handle.side_effect = self._activity
+        self.client.get_workflow_handle.side_effect = self._workflow
+
+    def _activity(self, *, workflow_id: str = "", run_id: str = "", activity_id: str = "") -> Any:
+        async def complete(body: Any) -> None:
+            self._may_fail(workflow_id)
+            self.completed[workflow_id] = body
+
+        async def fail(error: ApplicationError) -> None:
+            self._may_fail(workflow_id)
+            self.failed[workflow_id] = error
+
+        return MagicMock(complete=complete, fail=fail)
+
+    def _workflow(self, workflow_id: str, *, run_id: str | None = None) -> Any:
+        async def signal(name: str, arg: Any) -> None:
+            self._may_fail(workflow_id)
+            self.signalled.append((workflow_id, arg))
+
+        return MagicMock(signal=signal)
+
+    def _may_fail(self, name: str) -> None:
+        status = self._fail(name)
+        if status is not None:
+            raise RPCError("no", status, b"")
+
+
+async def run(sink: Sink, flush: FlushInput, calls: Calls | None = None) -> FlushResult:
+    environment = ActivityEnvironment(client=(calls or Calls()).client)
+    activity: Callable[[FlushInput], Awaitable[FlushResult]] = Flusher(sink).flush_batch
+    return await environment.run(activity, flush)
+
+
+async def outcomes(sink: Sink, flush: FlushInput) -> list[tuple[str, str]]:
+    answers = (await settle(sink, flush)).answers
+    return [(answer.body["request_id"], str(answer.body["outcome"])) for answer in answers]
+
+
+async def test_every_caller_is_told_its_own_outcome() -> None:
+    def write(batch: Batch) -> Sequence[Outcome]:
+        return [Outcome.written(), Outcome.duplicate(), Outcome.rejected(RejectCode.CONSTRAINT, "odd")]
+
+    calls = Calls()
+    result = await run(FakeSink(write), flush_of(wire("a"), wire("b"), wire("c"), wire("d", expires_at=1.0)), calls)
+    assert result == FlushResult({"written": 1, "duplicate": 1, "rejected": 1, "expired": 1}, [])
+    assert {name: body["outcome"] for name, body in calls.completed.items()} == {"w-a": "written", "w-b": "duplicate"}
+    assert {name: error.type for name, error in calls.failed.items()} == {
+        "w-c": ErrorType.REJECTED,
+        "w-d": ErrorType.EXPIRED,
+    }
+    assert all(error.non_retryable for error in calls.failed.values())
+    assert calls.failed["w-c"].details[0]["code"] == "constraint"
+    assert calls.failed["w-c"].message == "odd"
+    body = calls.completed["w-a"]
+    assert (body["batch_id"], body["batch_size"], body["shard"]) == ("main-3/7", 4, 3)
+    assert body["settled_at"].endswith("+00:00")
+
+
+async def test_the_sink_sees_the_batch_as_the_shard_formed_it() -> None:
+    sink = FakeSink(all_written)
+    await run(sink, flush_of(wire("a"), wire("b")))
+    (batch,) = sink.batches
+    assert (batch.id, batch.shard, batch.trigger) == ("main-3/7", 3, Trigger.COUNT)
+    assert [r.request_id for r in batch] == ["a", "b"]
+
+
+async def test_a_workflow_gets_one_signal_with_all_its_answers() -> None:
+    calls = Calls()
+    one, other = {"workflow_id": "w"}, {"workflow_id": "v"}
+    await run(FakeSink(all_written), flush_of(wire("a", one), wire("b", other), wire("c", one)), calls)
+    told = {name: [body["request_id"] for body in bodies] for name, bodies in calls.signalled}
+    assert told == {"w": ["a", "c"], "v": ["b"]}
+    assert len(calls.signalled) == 2
+
+
+async def test_the_first_of_several_callers_has_written_and_the_others_duplicate() -> None:
+    calls = Calls()
+    await run(FakeSink(all_written), flush_of(wire("a", caller("u"), caller("v"), {"workflow_id": "w"})), calls)
+    assert {name: body["outcome"] for name, body in calls.completed.items()} == {"u": "written", "v": "duplicate"}
+    assert [(name, bodies[0]["outcome"]) for name, bodies in calls.signalled] == [("w", "duplicate")]
+
+
+async def test_all_of_several_callers_hear_of_a_rejection() -> None:
+    calls = Calls()
+    sink = FakeSink(lambda batch: [Outcome.rejected(RejectCode.TYPE, "no") for _ in batch])
+    await run(sink, flush_of(wire("a", caller("u"), caller("v"))), calls)
+    assert sorted(calls.failed) == ["u", "v"]
+
+
+async def test_a_parcel_gets_one_receipt_with_what_differs_from_written() -> None:
+    parcel = {
+        "request_id": "p",
+        "requests": [wire("a"), wire("b"), wire("c")],
+        "expires_at": None,
+        "reply_to": [caller("u"), caller("v")],
+    }
+
+    def write(batch: Batch) -> Sequence[Outcome]:
+        return [Outcome.rejected(RejectCode.TYPE, "no") if r.request_id == "b" else Outcome.written() for r in batch]
+
+    calls = Calls()
+    result = await run(FakeSink(write), flush_of(wire("x"), parcel), calls)
+    assert result.outcomes == {"written": 3, "rejected": 1}
+    assert calls.completed["u"]["others"] == {"1": Outcome.rejected(RejectCode.TYPE, "no")}
+    assert {i: o.kind for i, o in calls.completed["v"]["others"].items()} == {
+        "0": OutcomeKind.DUPLICATE,
+        "1": OutcomeKind.REJECTED,
+        "2": OutcomeKind.DUPLICATE,
+    }
+    assert calls.completed["u"]["batch_size"] == 4
+
+
+# Deadlines
+
+
+async def test_what_is_past_its_deadline_never_reaches_the_sinks_write() -> None:
+    sink = FakeSink(all_written)
+    late, soon = time.time() - 1, time.time() + 600
+    flush = flush_of(wire("late", expires_at=late), wire("a", expires_at=soon), wire("b"))
+    assert await outcomes(sink, flush) == [("late", "expired"), ("a", "written"), ("b", "written")]
+    assert (sink.written, sink.settled) == ([["a", "b"]], [["late"]])
+
+
+async def test_the_sink_has_the_last_word_on_what_is_late() -> None:
+    sink = FakeSink(all_written)
+    flush = flush_of(wire("late-committed", expires_at=1.0), wire("a"), wire("late", expires_at=1.0), in_doubt=True)
+    assert await outcomes(sink, flush) == [("late-committed", "written"), ("a", "written"), ("late", "expired")]
+    assert (sink.written, sink.settled) == ([["a"]], [["late-committed", "late"]])
+
+
+async def test_an_attempt_still_under_way_cannot_write_what_was_told_expired() -> None:
+    now = 1_000.0
+    sink = MemorySink(clock=lambda: now)
+    late = wire("a", expires_at=900.0)
+    assert await outcomes(sink, flush_of(late, in_doubt=True)) == [("a", "expired")]
+    zombie = Batch([WriteRequest("a", [], expires_at=9_999.0)], id="main-3/7")
+    assert [outcome.kind for outcome in await sink.write(zombie)] == ["expired"]
+    assert sink.rows == {}
+
+
+async def test_what_the_sink_itself_found_late_is_expired() -> None:
+    times = iter([100.0, 300.0, 300.0])
+    sink = FakeSink(lambda batch: [Outcome.expired() for _ in batch])
+    result = await settle(sink, flush_of(wire("a", expires_at=200.0)), clock=lambda: next(times))
+    assert [str(answer.body["outcome"]) for answer in result.answers] == ["expired"]
+
+
+# A rejection is final
+
+RETRYABLE_CODES = sorted(set(RejectCode) - {RejectCode.INVALID, RejectCode.ID_REUSED})
+
+
+@pytest.mark.parametrize("code", RETRYABLE_CODES)
+async def test_before_a_rejection_is_told_the_sink_shuts_the_request_out(code: RejectCode) -> None:
+    sink = FakeSink(
+        lambda batch: [Outcome.rejected(code, "no") if "bad" in r.request_id else Outcome.written() for r in batch]
+    )
+    assert await outcomes(sink, flush_of(wire("bad-1"), wire("b"), wire("bad-2"))) == [
+        ("bad-1", "rejected"),
+        ("b", "written"),
+        ("bad-2", "rejected"),
+    ]
+    assert sink.settled == [["bad-1", "bad-2"]]
+
+
+@pytest.mark.parametrize("code", [RejectCode.INVALID, RejectCode.ID_REUSED])
+async def test_a_rejection_that_cannot_turn_out_otherwise_costs_no_question(code: RejectCode) -> None:
+    sink = FakeSink(lambda batch: [Outcome.rejected(code, "no") for _ in batch])
+    assert await outcomes(sink, flush_of(wire("a"))) == [("a", "rejected")]
+    assert sink.settled == []
+
+
+async def test_a_rejected_request_that_an_earlier_attempt_wrote_is_written() -> None:
+    sink = FakeSink(lambda batch: [Outcome.rejected(RejectCode.CONSTRAINT, "no") for _ in batch])
+    assert await outcomes(sink, flush_of(wire("committed"))) == [("committed", "written")]
+
+
+async def test_a_rejection_that_was_told_holds_when_the_constraint_no_longer_does() -> None:
+    # Attempt and answers are through, the result is lost: the same batch comes again, and used to be written then.
+    reason: str | None = "no parent yet"
+    sink = MemorySink(reject=lambda _: reason)
+    assert await outcomes(sink, flush_of(wire("a"))) == [("a", "rejected")]
+    reason = None
+    assert await outcomes(sink, flush_of(wire("a"), in_doubt=True)) == [("a", "rejected")]
+    assert sink.rows == {}
+    another_batch = FlushInput("main", 3, "main-3/8", "count", [wire("a")])
+    assert await outcomes(sink, another_batch) == [("a", "written")], "its caller may send it anew"
+
+
+async def test_one_id_twice_in_a_batch_is_written_once_whichever_way_the_sink_is_asked() -> None:
+    parcel = {"request_id": "p", "requests": [wire("a"), wire("b")], "reply_to": [caller("p")], "expires_at": None}
+    result = await settle(FakeSink(all_written), flush_of(wire("a"), parcel))
+    assert result.counts == {"written": 2, "duplicate": 1}
+    late = {**parcel, "requests": [wire("committed")], "expires_at": 1.0}
+    result = await settle(FakeSink(all_written), flush_of(wire("committed"), late, in_doubt=True))
+    assert result.counts == {"written": 1, "duplicate": 1}
+
+
+# A sink that fails
+
+
+@pytest.mark.parametrize("in_doubt", [True, False])
+async def test_a_sink_that_is_down_fails_the_flush_and_nobody_is_told(in_doubt: bool) -> None:
+    def write(batch: Batch) -> Sequence[Outcome]:
+        raise SinkUnavailable("down", in_doubt=in_doubt)
+
+    calls = Calls()
+    with pytest.raises(ApplicationError, match="down") as failure:
+        await run(FakeSink(write), flush_of(wire("a"), wire("b", expires_at=1.0)), calls)
+    assert failure.value.type == ErrorType.SINK_UNAVAILABLE
+    assert failure.value.non_retryable
+    assert failure.value.details == (in_doubt,)
+    assert (calls.completed, calls.failed) == ({}, {})
+
+
+@pytest.mark.parametrize("alive", [True, False])
+async def test_a_sink_that_cannot_tell_what_became_of_the_late_fails_the_flush(alive: bool) -> None:
+    class Silent(FakeSink):
+        async def settle(self, batch: Batch) -> Sequence[Outcome]:
+            raise SinkUnavailable("gone", in_doubt=not alive)
+
+    entries = [wire("late", expires_at=1.0), *([wire("a")] if alive else [])]
+    with pytest.raises(ApplicationError, match="gone") as failure:
+        await settle(Silent(all_written), flush_of(*entries))
+    assert failure.value.details == (alive,), "in doubt is what was written before, and nothing else was"
+
+
+async def test_a_request_that_breaks_the_sink_is_isolated() -> None:
+    def write(batch: Batch) -> Sequence[Outcome]:
+        if any(r.request_id == "bad" for r in batch):
+            raise ZeroDivisionError("oops")
+        return all_written(batch)
+
+    names = ["a", "b", "bad", "c", "d"]
+    sink = FakeSink(write)
+    result = await settle(sink, flush_of(*map(wire, names)))
+    told = {a.body["request_id"]: str(a.body["outcome"]) for a in result.answers}
+    assert told == {**dict.fromkeys(names, "written"), "bad": "rejected"}
+    (rejected,) = [a.body for a in result.answers if a.body["outcome"] == "rejected"]
+    assert (rejected["code"], rejected["reason"]) == ("database", "the sink failed: ZeroDivisionError: oops")
+    assert {batch.id for batch in sink.batches} == {"main-3/7"}, "a half is still the same batch to the ledger"
+
+
+async def test_a_half_that_was_written_before_the_other_failed_is_in_doubt() -> None:
+    # The flush used to pass on what the last half knew, and the written half could be told that it expired.
+    def write(batch: Batch) -> Sequence[Outcome]:
+        if len(batch) > 1:
+            raise ZeroDivisionError
+        if batch[0].request_id == "b":
+            raise SinkUnavailable("down", in_doubt=False)
+        return all_written(batch)
+
+    with pytest.raises(ApplicationError) as failure:
+        await settle(FakeSink(write), flush_of(wire("a"), wire("b")))
+    assert failure.value.details == (True,)
+
+
+@pytest.mark.parametrize("answers", [0, 1, 3])
+async def test_a_sink_with_the_wrong_number_of_outcomes_is_not_believed(answers: int) -> None:
+    sink = FakeSink(lambda _: [Outcome.written()] * answers)
+    with pytest.raises(ApplicationError, match=f"FakeSink.write answered {answers} outcomes for 2 requests") as failure:
+        await settle(sink, flush_of(wire("a"), wire("b")))
+    assert failure.value.details == (True,)
+
+
+# Answers that do not arrive
+
+
+async def test_an_answer_that_cannot_be_delivered_now_goes_back_to_the_batcher() -> None:
+    calls = Calls(lambda name: RPCStatusCode.UNAVAILABLE if name in ("w-b", "v") else None)
+    flush = flush_of(wire("a"), wire("b"), wire("c", caller("u"), {"workflow_id": "v"}))
+    result = await run(FakeSink(all_written), flush, calls)
+    assert result.outcomes == {"written": 3}
+    assert [(a["reply_to"], a["confirmation"]["outcome"]) for a in result.undelivered] == [
+        ([caller("w-b")], "written"),
+        ([{"workflow_id": "v"}], "duplicate"),
+    ]
+    assert sorted(calls.completed) == ["u", "w-a"]
+
+
+async def test_a_caller_that_is_gone_counts_as_told() -> None:
+    calls = Calls(lambda name: RPCStatusCode.NOT_FOUND)
+    assert (await run(FakeSink(all_written), flush_of(wire("a"), wire("b")), calls)).undelivered == []
+
+
+async def test_a_request_that_nobody_waits_for_is_written_all_the_same() -> None:
+    silent = {**wire("a"), "reply_to": []}
+    assert await run(FakeSink(all_written), flush_of(silent)) == FlushResult({"written": 1}, [])
+
+
+async def test_a_quick_flush_sends_no_heartbeat() -> None:
+    environment = ActivityEnvironment(client=Calls().client)
+    environment.on_heartbeat = AsyncMock(side_effect=AssertionError("a heartbeat"))
+    await environment.run(Flusher(FakeSink(all_written)).flush_batch, flush_of(wire("a")))

@@ -1,0 +1,349 @@
+"""Whatever a caller sends is either read, or refused with what is wrong and what is allowed; never with a crash."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum, IntEnum
+from types import MappingProxyType
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from temporal_batching.contract import JsonObject, Record, RejectCode, WriteRequest
+from temporal_batching.errors import InvalidRequest
+from temporal_batching.policy import MAX_REQUEST_BYTES
+from temporal_batching.wire.submission import (
+    ENVELOPE_BYTES,
+    MAX_REPLIES,
+    MAX_WAITED,
+    Entry,
+    deadline_after,
+    encode_request,
+    jsonable,
+    measure,
+    read_entry,
+    read_replies,
+    read_requests,
+    same_content,
+)
+
+
+def record(**values: Any) -> JsonObject:
+    return {"table": "entries", "values": values or {"n": 1}}
+
+
+def request(**changes: Any) -> JsonObject:
+    return {"request_id": "r-1", "key": "a", "records": [record()], **changes}
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_a_request_is_read() -> None:
+    entry = read_entry(request(expires_at=12.5, reply_to={"workflow_id": "w", "run_id": None, "activity_id": "3"}))
+    assert entry.id == "r-1"
+    assert (entry.requests, entry.records, entry.expires_at) == (1, 1, 12.5)
+    assert entry.replies == [{"workflow_id": "w", "activity_id": "3"}]
+    assert entry.body == {"request_id": "r-1", "key": "a", "records": [record()]}
+    assert entry.size == measure(entry.body) + ENVELOPE_BYTES
+
+
+def test_the_key_may_be_missing_null_or_empty() -> None:
+    bare = request()
+    del bare["key"]
+    assert [read_entry(r).body["key"] for r in (bare, request(key=None), request(key=""))] == ["", "", ""]
+
+
+def test_what_a_batcher_does_not_know_is_left_behind() -> None:
+    entry = read_entry(request(colour="red", batcher="main", records=[{**record(), "note": 1}]))
+    assert entry.body == {"request_id": "r-1", "key": "a", "records": [record()]}
+
+
+def test_a_parcel_is_read_as_one_entry() -> None:
+    parcel = [request(request_id=f"r-{n}", records=[record(n=n), record(n=n)]) for n in range(3)]
+    entry = read_entry({"request_id": "p-1", "requests": parcel, "reply_to": {"activity_id": "a"}})
+    assert (entry.id, entry.requests, entry.records) == ("p-1", 3, 6)
+    read = read_requests(entry.body, 7.0)
+    assert [r.request_id for r in read] == ["r-0", "r-1", "r-2"]
+    assert {r.expires_at for r in read} == {7.0}
+
+
+def test_what_is_read_is_what_was_encoded() -> None:
+    sent = WriteRequest("r-1", [Record("t", {"a": Decimal("1.10"), "b": None})], key="k")
+    entry = read_entry({**encode_request(sent), "expires_at": 5})
+    assert read_requests(entry.body, entry.expires_at) == [
+        WriteRequest("r-1", [Record("t", {"a": "1.10", "b": None})], "k", 5)
+    ]
+
+
+BAD: list[tuple[Any, str]] = [
+    (None, "a write request is a JSON object, not missing or null"),
+    (7, "a write request is a JSON object, not a number"),
+    (True, "a write request is a JSON object, not a boolean"),
+    ("r-1", "a write request is a JSON object, not a string"),
+    ([request()], "a write request is a JSON object, not a list"),
+    ({}, "request_id is a string, not missing or null"),
+    (request(request_id=7), "request_id is a string, not a number"),
+    (request(request_id=""), "request_id is empty"),
+    (request(request_id="r" * 1_256), "request_id has 1,256 characters: at most 255"),
+    (request(key=7), "key is a string, not a number"),
+    (request(key="k" * 256), "key has 256 characters: at most 255"),
+    ({"request_id": "r-1"}, "records is a list, not missing or null"),
+    (request(records={}), "records is a list, not an object"),
+    (request(records="x"), "records is a list, not a string"),
+    (request(records=[]), "records is empty: at least one is needed"),
+    (request(records=[1]), "a record is an object with table and values, not a number"),
+    (request(records=[{}]), "table is a string, not missing or null"),
+    (request(records=[{"table": "", "values": {"a": 1}}]), "table is empty"),
+    (request(records=[{"table": "t" * 256, "values": {"a": 1}}]), "table has 256 characters: at most 255"),
+    (request(records=[{"table": "t"}]), "values of a record for 't': a JSON object with at least one column"),
+    (request(records=[{"table": "t", "values": {}}]), "a JSON object with at least one column"),
+    (request(records=[{"table": "t", "values": [1]}]), "a JSON object with at least one column"),
+    (request(records=[{"table": "t", "values": {"": 1}}]), "a column name is empty"),
+    (request(records=[{"table": "t", "values": {"c" * 256: 1}}]), "a column name has 256 characters: at most 255"),
+    (request(records=[{"table": "t", "values": {7: 1}}]), "a column name is a string, not a number"),
+    (request(records=[record(), record(n=float("nan"))]), "NaN or infinite: JSON has no such number; send it as a str"),
+    (request(records=[record(n=[{"deep": float("-inf")}])]), "NaN or infinite"),
+    (request(records=[record(n=10**5_000)]), "a number has too many digits; send it as a string"),
+    (request(records=[record(n={1, 2})]), "a value is not JSON"),
+    (request(records=[record(n=nested(100_000))]), "a value is nested too deeply"),
+    (request(expires_at="soon"), "expires_at is a number of seconds since the epoch, not a string"),
+    (request(expires_at=True), "expires_at is a number of seconds since the epoch, not a boolean"),
+    (request(expires_at=float("nan")), "expires_at is a number of seconds since the epoch, not NaN or infinite"),
+    (request(expires_at=-float("inf")), "expires_at is a number of seconds since the epoch, not NaN or infinite"),
+    (request(expires_at=float("inf")), "expires_at is a number of seconds since the epoch, not NaN or infinite"),
+    (request(reply_to="w"), "reply_to is an object with workflow_id, not a string"),
+    (request(reply_to=[None]), "reply_to is an object with workflow_id, not missing or null"),
+    (request(reply_to={}), r"reply_to needs workflow_id \(for a signal\) or activity_id"),
+    (request(reply_to={"run_id": "r"}), r"reply_to needs workflow_id \(for a signal\) or activity_id"),
+    (request(reply_to={"workflow_id": 7}), "reply_to.workflow_id is a string, not a number"),
+    (request(reply_to={"workflow_id": ""}), "reply_to.workflow_id is empty"),
+    (request(reply_to={"activity_id": "a" * 1001}), "reply_to.activity_id has 1,001 characters: at most 1000"),
+    (request(reply_to=[{"activity_id": str(n)} for n in range(33)]), "reply_to has 33 addresses: at most 32"),
+    ({"request_id": "p", "requests": None}, "requests is a list, not missing or null"),
+    ({"request_id": "p", "requests": []}, "requests is empty: at least one is needed"),
+    ({"request_id": "p", "requests": [7]}, "a write request is a JSON object, not a number"),
+    ({"request_id": "p", "requests": [request(), {"request_id": "r-2"}]}, "records is a list, not missing or null"),
+    ({"request_id": "p", "requests": [{"request_id": "q", "requests": [request()]}]}, "records is a list, not missing"),
+    ({"requests": [request()]}, "request_id is a string, not missing or null"),
+]
+
+
+@pytest.mark.parametrize(("wire", "message"), BAD, ids=[message[:60] for _, message in BAD])
+def test_bad_input_is_refused_with_what_is_wrong_and_what_is_allowed(wire: Any, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message) as refusal:
+        read_entry(wire)
+    assert refusal.value.code is RejectCode.INVALID
+
+
+def test_a_request_too_large_is_refused_with_its_size_and_the_limit() -> None:
+    fits = read_entry(request(records=[record(n="x" * (MAX_REQUEST_BYTES - 400))]))
+    assert fits.size <= MAX_REQUEST_BYTES
+    with pytest.raises(InvalidRequest, match=r"the request has 1,500,\d{3} bytes: at most 1,500,000 fit") as refusal:
+        read_entry(request(records=[record(n="x" * MAX_REQUEST_BYTES)]))
+    assert refusal.value.code is RejectCode.TOO_LARGE
+
+
+def test_an_error_never_repeats_a_value() -> None:
+    for wire in (request(records=[record(n={"secret"})]), request(records="secret"), request(request_id=["secret"])):
+        with pytest.raises(InvalidRequest) as refusal:
+            read_entry(wire)
+        assert "secret" not in str(refusal.value)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+near_requests = st.fixed_dictionaries(
+    {},
+    optional={
+        "request_id": st.text(max_size=3) | json_values,
+        "key": st.text(max_size=3) | json_values,
+        "expires_at": st.floats() | json_values,
+        "reply_to": json_values | st.fixed_dictionaries({"workflow_id": st.text(max_size=2)}),
+        "records": st.lists(
+            json_values | st.fixed_dictionaries({"table": st.just("t") | json_values, "values": json_values})
+        ),
+        "requests": json_values,
+    },
+)
+
+
+@given(json_values | near_requests)
+def test_whatever_json_comes_it_is_read_or_refused(wire: Any) -> None:
+    try:
+        entry = read_entry(wire)
+    except InvalidRequest:
+        return
+    assert entry.id
+    assert entry.records >= entry.requests >= 1
+    again = read_entry(json.loads(json.dumps(entry.to_wire())))
+    assert (again.body, again.replies, again.expires_at) == (entry.body, entry.replies, entry.expires_at)
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Level(IntEnum):
+    HIGH = 3
+
+
+class Amount(Enum):
+    ONE = Decimal("1.00")
+
+
+@pytest.mark.parametrize(
+    ("value", "wire"),
+    [
+        (None, None),
+        (True, True),
+        (2**70, 2**70),
+        (0.1, 0.1),
+        ("é", "é"),
+        (Decimal("9.50"), "9.50"),
+        (Decimal("1E+3"), "1E+3"),
+        (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC), "2026-01-02T03:04:05.000006+00:00"),
+        (date(2026, 1, 2), "2026-01-02"),
+        (time(3, 4), "03:04:00"),
+        (b"\x00\xff", base64.b64encode(b"\x00\xff").decode()),
+        (bytearray(b"ab"), "YWI="),
+        (memoryview(b"ab"), "YWI="),
+        (Colour.RED, "red"),
+        (Level.HIGH, 3),
+        (Amount.ONE, "1.00"),
+        (MappingProxyType({"a": (Decimal(1), [b"ab"])}), {"a": ["1", ["YWI="]]}),
+    ],
+)
+def test_values_become_json_as_every_sink_reads_them_back(value: Any, wire: Any) -> None:
+    assert jsonable(value) == wire
+    assert type(jsonable(value)) is type(wire)
+    json.dumps(jsonable({"nested": [value]}))
+
+
+@dataclass
+class Unknown:
+    n: int = 1
+
+
+@pytest.mark.parametrize("value", [{1, 2}, Unknown(), object(), timedelta(1), 1j, [Unknown()], {"a": Unknown()}])
+def test_a_value_that_json_does_not_know_is_refused_with_those_it_does(value: Any) -> None:
+    with pytest.raises(InvalidRequest, match="JSON values, Decimal, datetime, date, time, UUID, bytes and Enum"):
+        jsonable(value)
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([{"table": "t"}], r"a record is a Record\(table, values\), not dict"),
+        ("entries", r"a record is a Record\(table, values\), not str"),
+        (None, "records is a list of Record, not NoneType"),
+        (Record("t", {"a": 1}), "records is a list of Record, not Record"),
+        ([Record("t", [1])], "a record's values are a mapping of columns, not list"),  # type: ignore[arg-type]
+        ([Record("t", {1: 1})], "a key of a JSON value is a string, not a number"),  # type: ignore[dict-item]
+        ([Record("t", {"a": {2: 1}})], "a key of a JSON value is a string, not a number"),
+        ([Record("t", {"a": nested(100_000)})], "nested too deeply"),
+    ],
+)
+def test_a_request_that_cannot_be_encoded_is_refused(records: Any, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        encode_request(WriteRequest("r", records))
+
+
+def test_a_mapping_of_any_kind_is_a_request() -> None:
+    class Frozen(Mapping[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            return request()[name]
+
+        def __iter__(self) -> Any:
+            return iter(request())
+
+        def __len__(self) -> int:
+            return len(request())
+
+    assert read_entry(Frozen()).id == "r-1"
+
+
+def test_replies_may_be_missing_one_or_many_and_one_address_counts_once() -> None:
+    one = {"workflow_id": "w"}
+    assert read_replies(None) == []
+    assert read_replies(one) == [one]
+    assert read_replies([one, {**one, "run_id": None}, {"activity_id": "a"}]) == [one, {"activity_id": "a"}]
+    assert len(read_replies([{"activity_id": str(n)} for n in range(MAX_REPLIES)])) == MAX_REPLIES
+
+
+def test_the_size_grows_with_those_who_wait() -> None:
+    replies = [{"workflow_id": "w"}, {"workflow_id": "v"}]
+    assert read_entry(request(reply_to=replies)).size == read_entry(request()).size + ENVELOPE_BYTES
+
+
+def test_what_travels_is_the_body_its_deadline_and_its_replies() -> None:
+    entry = Entry("r", {"request_id": "r", "records": []}, 1, 0, 9, 4.0, [{"workflow_id": "w"}])
+    assert entry.to_wire() == {
+        "request_id": "r",
+        "records": [],
+        "expires_at": 4.0,
+        "reply_to": [{"workflow_id": "w"}],
+    }
+
+
+def test_what_comes_again_says_so_as_it_travels() -> None:
+    entry = read_entry(request(again=True))
+    assert entry.again
+    assert read_entry(entry.to_wire()).again
+    assert entry.body == read_entry(request()).body
+    for other in (None, False, 1, "true"):
+        assert not read_entry(request(again=other)).again
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"n": 1}, {"n": 1}, True),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, True),
+        ({"n": 1}, {"n": 2}, False),
+        ({"n": 1}, {"n": True}, False),
+        ({"n": 1}, {"n": 1.0}, False),
+        ({"n": 0.0}, {"n": -0.0}, False),
+        ({"n": None}, {"m": None}, False),
+    ],
+)
+def test_records_are_the_same_as_the_ledgers_digest_sees_them(one: Any, other: Any, same: bool) -> None:
+    bodies = [read_entry(request(records=[record(**values)])).body for values in (one, other)]
+    parcels = [read_entry({"request_id": "p", "requests": [body]}).body for body in bodies]
+    assert same_content(*bodies) is same
+    assert same_content(*parcels) is same
+
+
+def test_the_key_does_not_make_a_request_another() -> None:
+    assert same_content(read_entry(request(key="a")).body, read_entry(request(key="b")).body)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "before"), [(120.0, 5.0), (25.0, 5.0), (10.0, 2.0), (1.0, 0.2)], ids=lambda s: f"{s:g}s"
+)
+def test_a_deadline_lies_a_little_before_the_caller_gives_up(timeout: float, before: float) -> None:
+    assert deadline_after(1000.0, timedelta(seconds=timeout)) == pytest.approx(1000.0 + timeout - before)
+
+
+def test_what_a_gateway_says_of_the_wait_is_believed_within_reason() -> None:
+    wire = {"request_id": "r", "records": [{"table": "t", "values": {"n": 1}}]}
+    assert [read_entry({**wire, "waited": w}).waited for w in (None, 0, 1.5, 10**400)] == [0.0, 0.0, 1.5, MAX_WAITED]
+    for wrong in (-1, "1", True, float("nan"), float("inf")):
+        with pytest.raises(InvalidRequest, match="waited"):
+            read_entry({**wire, "waited": wrong})
