@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from temporal_batching.batcher.handle import BatcherHandle
     from temporal_batching.batcher.workflow import BatcherWorkflow
     from temporal_batching.contract import (
         BatcherStats,
@@ -37,12 +38,13 @@ if TYPE_CHECKING:
     from temporal_batching.sinks.dead_letters import DeadLetter
     from temporal_batching.sinks.memory import MemorySink
     from temporal_batching.sinks.sql import SqlSink, TableRule
-    from temporal_batching.writers.client import BatchClient, BatcherHandle, WriteResult
+    from temporal_batching.writers.client import BatchClient, WriteResult
     from temporal_batching.writers.writer import BatchWriter
 
 # Where each public name lives. Loaded on first use: a workflow that only writes does not import the client and the
 # worker's side, and nobody imports SQLAlchemy who has no SqlSink.
 _HOMES = {
+    "batcher.handle": ["BatcherHandle"],
     "batcher.workflow": ["BatcherWorkflow"],
     "contract": ["BatcherStats", "Confirmation", "Outcome", "OutcomeKind", "Record", "RejectCode", "WriteRequest"],
     "errors": [
@@ -66,7 +68,7 @@ _HOMES = {
     "sinks.dead_letters": ["DeadLetter"],
     "sinks.memory": ["MemorySink"],
     "sinks.sql": ["SqlSink", "TableRule"],
-    "writers.client": ["BatchClient", "BatcherHandle", "WriteResult"],
+    "writers.client": ["BatchClient", "WriteResult"],
     "writers.writer": ["BatchWriter"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -17,6 +17,7 @@ from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerConfig, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
+from temporal_batching.batcher.handle import BatcherHandle
 from temporal_batching.batcher.workflow import BatcherWorkflow
 from temporal_batching.contract import ACTIVITY_POLICY, DEFAULT_BATCHER, DEFAULT_TASK_QUEUE
 from temporal_batching.flush.activity import Flusher
@@ -25,7 +26,6 @@ from temporal_batching.gateway.activities import Gateway
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.routing import check_name, check_shards
 from temporal_batching.sinks.base import Sink
-from temporal_batching.writers.client import BatcherHandle
 
 logger = logging.getLogger(__name__)
 

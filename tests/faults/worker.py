@@ -20,7 +20,7 @@ from temporal_batching.cli.console import log_to_stderr, out, run
 from temporal_batching.cli.worker import batcher_worker, open_sink, serve
 from temporal_batching.flush import activity as flush
 from temporal_batching.flush import delivery as confirm
-from temporal_batching.gateway import activities as gateway
+from temporal_batching.gateway import submitter as gateway
 from temporal_batching.settings import load
 from temporal_batching.sinks.sql.postgresql import PostgresqlTransaction
 from temporal_batching.sinks.sql.sqlite import SqliteTransaction
@@ -42,13 +42,13 @@ def accepting() -> None:
 
 def accepted() -> None:
     """The gateway has the shard's word, and its activity has not ended yet."""
-    send = gateway._Lane._send
+    send = gateway.ShardSubmitter._send
 
-    async def send_and_die(lane: gateway._Lane, wires: list[Any]) -> NoReturn:
+    async def send_and_die(lane: gateway.ShardSubmitter, wires: list[Any]) -> NoReturn:
         await send(lane, wires)
         die()
 
-    setattr(gateway._Lane, "_send", send_and_die)  # noqa: B010
+    setattr(gateway.ShardSubmitter, "_send", send_and_die)  # noqa: B010
 
 
 def flushing() -> None:

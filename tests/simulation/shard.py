@@ -11,8 +11,8 @@ from temporalio.exceptions import ApplicationError
 from temporal_batching.batcher.buffer import Accepted, Buffer, BufferFull, PendingBatch
 from temporal_batching.contract import FlushInput, JsonObject, RejectCode
 from temporal_batching.errors import ErrorType, InvalidRequest
-from temporal_batching.flush.activity import Settled, settle
 from temporal_batching.flush.delivery import Answer
+from temporal_batching.flush.settlement import Settled, settle
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.wire.submission import read_entry
 from tests.simulation.world import Connection, Task, World

@@ -13,6 +13,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 from temporalio.worker import Worker
 
+from temporal_batching.batcher.handle import BatcherHandle
 from temporal_batching.contract import DEFAULT_BATCHER, DEFAULT_TASK_QUEUE, WriteRequest
 from temporal_batching.errors import BatcherNotRunning
 from temporal_batching.plugin import BatcherPlugin
@@ -20,7 +21,6 @@ from temporal_batching.policy import BatchPolicy
 from temporal_batching.routing import batcher_workflow_id
 from temporal_batching.sinks.ledger import LedgerStatus
 from temporal_batching.sinks.memory import MemorySink
-from temporal_batching.writers.client import BatcherHandle
 
 _UP_WITHIN = timedelta(seconds=30)
 

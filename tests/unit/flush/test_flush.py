@@ -24,7 +24,8 @@ from temporal_batching.contract import (
     WriteRequest,
 )
 from temporal_batching.errors import ErrorType, SinkUnavailable
-from temporal_batching.flush.activity import Flusher, settle
+from temporal_batching.flush.activity import Flusher
+from temporal_batching.flush.settlement import settle
 from temporal_batching.sinks.base import Batch, Sink
 from temporal_batching.sinks.memory import MemorySink
 

@@ -15,7 +15,8 @@ from temporalio.testing import ActivityEnvironment
 
 from temporal_batching.contract import JsonObject, RejectCode, SubmitResult
 from temporal_batching.errors import ErrorType
-from temporal_batching.gateway.activities import Gateway, _Lane
+from temporal_batching.gateway.activities import Gateway
+from temporal_batching.gateway.submitter import ShardSubmitter
 from temporal_batching.wire.submission import Entry, read_entry
 
 CALL = {"request_id": "r", "records": [{"table": "entries", "values": {"n": 1}}]}
@@ -43,7 +44,7 @@ async def test_a_retry_says_so_unless_every_attempt_was_refused(
     assert (await environment.run(read)).again is again
 
 
-class Lane(_Lane):
+class Lane(ShardSubmitter):
     """A lane whose shard answers as the test says, and notes what it was sent."""
 
     def __init__(self, gather: float = 0.0, enough: int = 100, busy: Sequence[bool] = ()) -> None:
@@ -133,7 +134,7 @@ async def test_a_caller_whose_next_attempt_would_be_too_late_hears_for_certain_t
         environment.info, attempt=attempt, heartbeat_details=heartbeat_details, schedule_to_close_timeout=None
     )
     gateway = Gateway(cast(Client, None))
-    gateway._lanes = [Lane(busy=[False])]
+    gateway._submitters = [Lane(busy=[False])]
     call = CALL if expires_in is None else {**CALL, "expires_at": time.time() + expires_in}
     with pytest.raises(ApplicationError) as failure:
         await environment.run(gateway.batch_write, dict(call))

@@ -14,7 +14,7 @@ from temporal_batching import MemorySink
 from temporal_batching.batcher.buffer import Buffer
 from temporal_batching.contract import FlushInput, JsonObject, RejectCode
 from temporal_batching.errors import InvalidRequest
-from temporal_batching.flush.activity import settle
+from temporal_batching.flush.settlement import settle
 from temporal_batching.policy import MAX_REQUEST_BYTES
 from temporal_batching.wire.submission import Entry, read_entry, read_requests, same_content
 from tests.support.buffers import NOW, buffer, caller, parcel, take

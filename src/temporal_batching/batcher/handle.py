@@ -1,0 +1,160 @@
+"""`BatcherHandle`: a batcher, seen by who runs it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+
+from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
+
+from temporal_batching.batcher.shards import once_ready, start_shard, update_with_start
+from temporal_batching.contract import (
+    DEFAULT_BATCHER,
+    DEFAULT_TASK_QUEUE,
+    QUERY_STATS,
+    UPDATE_CONTROL,
+    BatcherStart,
+    BatcherStats,
+    Control,
+)
+from temporal_batching.errors import BatcherNotRunning, ErrorType, InvalidPolicy
+from temporal_batching.policy import BatchPolicy
+from temporal_batching.routing import batcher_workflow_id, check_name, check_shards
+
+
+class BatcherHandle:
+    """A batcher, seen by who runs it. Hides its workflows, their ids and their messages.
+
+    Args:
+        client: A client of the batcher's namespace.
+        name: The batcher's name.
+        shards: How many shards it has.
+        task_queue: The task queue of its workers, for shards that are to be started.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        name: str = DEFAULT_BATCHER,
+        *,
+        shards: int = 1,
+        task_queue: str = DEFAULT_TASK_QUEUE,
+    ) -> None:
+        self._client = client
+        self._name = check_name(name)
+        self._shards = check_shards(shards)
+        self._task_queue = task_queue
+
+    async def start(self, policy: BatchPolicy | None = None) -> None:
+        """Starts every shard that does not run yet.
+
+        Args:
+            policy: The limits for shards that are started; None lets the batcher's worker say. A shard that runs
+                keeps its own: `configure` changes them.
+        """
+        async with asyncio.TaskGroup() as group:
+            for shard in range(self._shards):
+                start = self._starting(shard, policy)
+                group.create_task(start_shard(self._client, start, task_queue=self._task_queue))
+
+    async def announce(self, policy: BatchPolicy) -> None:
+        """Starts every shard with these limits, and has those that run take them over unless an operator set others."""
+        control = Control(policy=policy.to_wire(), announced=True)
+        for shard in range(self._shards):
+            start = self._starting(shard, policy)
+            await self._announce_one(start, control)
+
+    async def _announce_one(self, start: BatcherStart, control: Control) -> None:
+        await once_ready(
+            lambda: update_with_start(self._client, UPDATE_CONTROL, control, start=start, task_queue=self._task_queue)
+        )
+
+    async def stats(self) -> list[BatcherStats]:
+        """Every shard at this moment, in order.
+
+        Raises:
+            BatcherNotRunning: A shard does not run, or no worker answers for it.
+        """
+        return list(await asyncio.gather(*(self._stats(shard) for shard in range(self._shards))))
+
+    async def flush(self, *, timeout: timedelta = timedelta(minutes=1)) -> None:
+        """Flushes what is pending now, and waits until it is settled.
+
+        Raises:
+            BatcherNotRunning: A shard does not run.
+            TimeoutError: It was not settled in time; the flush goes on.
+        """
+        await self._until(lambda now: not any(s.unread for s in now), timeout)
+        before = await self.stats()
+        targets = [sum(s.outcomes.values()) + s.pending + s.in_flight for s in before]
+        await self._control(Control(flush=True))
+        await self._until(
+            lambda now: all(sum(s.outcomes.values()) >= target for s, target in zip(now, targets, strict=True)), timeout
+        )
+
+    async def pause(self) -> None:
+        """Starts no more flushes. Requests are accepted until the buffer is full, and expire at their deadlines."""
+        await self._control(Control(pause=True))
+
+    async def resume(self) -> None:
+        """Ends `pause` and `drain`."""
+        await self._control(Control(pause=False, drain=False))
+
+    async def drain(self, *, timeout: timedelta = timedelta(minutes=2)) -> None:
+        """Accepts nothing more, flushes everything, and waits until every shard is empty.
+
+        Raises:
+            BatcherNotRunning: A shard does not run.
+            TimeoutError: It was not empty in time; it goes on draining.
+        """
+        await self._control(Control(drain=True, pause=False))
+        await self._until(lambda now: all(s.dedup_ids == 0 and s.unread == 0 for s in now), timeout)
+
+    async def configure(self, policy: BatchPolicy) -> None:
+        """Changes the limits of every shard, now and for ever: a worker that starts does not change them back."""
+        await self._control(Control(policy=policy.to_wire()))
+
+    def _starting(self, shard: int, policy: BatchPolicy | None) -> BatcherStart:
+        return BatcherStart(self._name, shard, policy.to_wire() if policy else None)
+
+    async def _stats(self, shard: int) -> BatcherStats:
+        workflow_id = batcher_workflow_id(self._name, shard)
+        try:
+            stats: BatcherStats = await self._client.get_workflow_handle(workflow_id).query(
+                QUERY_STATS, result_type=BatcherStats
+            )
+        except RPCError as err:
+            raise _not_running(workflow_id, err) from err
+        return stats
+
+    async def _control(self, control: Control) -> None:
+        await asyncio.gather(*(self._control_one(shard, control) for shard in range(self._shards)))
+
+    async def _control_one(self, shard: int, control: Control) -> None:
+        workflow_id = batcher_workflow_id(self._name, shard)
+        try:
+            handle = self._client.get_workflow_handle(workflow_id)
+            await once_ready(lambda: handle.execute_update(UPDATE_CONTROL, control))
+        except WorkflowUpdateFailedError as err:
+            cause = err.cause
+            if isinstance(cause, ApplicationError) and cause.type == ErrorType.INVALID_POLICY:
+                raise InvalidPolicy(cause.message) from None
+            raise
+        except RPCError as err:
+            raise _not_running(workflow_id, err) from err
+
+    async def _until(self, done: Callable[[list[BatcherStats]], bool], timeout: timedelta) -> None:
+        async with asyncio.timeout(timeout.total_seconds()):
+            while not done(await self.stats()):  # noqa: ASYNC110  the batcher is another process: it can only be asked
+                await asyncio.sleep(0.1)
+
+
+def _not_running(workflow_id: str, err: RPCError) -> Exception:
+    if err.status == RPCStatusCode.NOT_FOUND:
+        return BatcherNotRunning(f"{workflow_id} does not run: start it, or send it a write")
+    if err.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.FAILED_PRECONDITION):
+        return BatcherNotRunning(f"{workflow_id} runs, but no worker answers for it: {err.message}")
+    return err

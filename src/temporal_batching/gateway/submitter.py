@@ -1,0 +1,218 @@
+"""`ShardSubmitter`: coalesces concurrent requests for one shard into few updates."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from temporalio import activity
+from temporalio.client import Client, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+from temporalio.service import RPCError, RPCStatusCode
+
+from temporal_batching.batcher.shards import once_ready, update_with_start
+from temporal_batching.contract import UPDATE_SUBMIT, BatcherStart, JsonObject, RejectCode, SubmitResult
+from temporal_batching.errors import ErrorType
+from temporal_batching.policy import BatchPolicy
+from temporal_batching.routing import batcher_workflow_id
+from temporal_batching.wire.submission import Entry
+
+MAX_SUBMISSION_REQUESTS = 500
+"""Requests in one update: more gain little and make the batcher's workflow task long."""
+
+MAX_SUBMISSION_BYTES = 450_000
+"""Bytes in one update: Temporal warns of payloads past 512 KiB. One larger request still travels alone."""
+
+SUBMISSION_TIMEOUT = timedelta(seconds=10)
+"""The longest the gateway waits for an update's answer; then the attempt fails and Temporal tries again."""
+
+FIRST_GATHER = 0.005
+"""Seconds to gather before the first submission; afterwards the batcher says."""
+
+BUSY_PAUSES = (0.05, 0.1, 0.2, 0.4)
+"""Seconds between submissions to a shard that is busy for a moment only, as one that is about to continue as new: what
+the gateway waits here need not go back to Temporal."""
+
+LATEST_GATHERED = 0.25
+"""Of the time that is left to a request's deadline, the part it may spend gathering company."""
+
+_UNREACHABLE_DELAY = timedelta(seconds=1)
+
+
+@dataclass(slots=True)
+class PendingSubmission:
+    entry: Entry
+    answer: asyncio.Future[tuple[str, str] | None]
+    arrived: float
+    patience: float
+    """Seconds that it may wait for company at most, because of its deadline."""
+
+
+class ShardSubmitter:
+    """The way to one shard: at most one update under way, the rest gathers for the next."""
+
+    def __init__(self, client: Client, name: str, shard: int, task_queue: str, policy: BatchPolicy | None) -> None:
+        self._client = client
+        self._workflow_id = batcher_workflow_id(name, shard)
+        self._task_queue = task_queue
+        self._start = BatcherStart(name, shard, policy.to_wire() if policy else None)
+        self._waiting: list[PendingSubmission] = []
+        self._arrived = asyncio.Event()
+        self._gather = FIRST_GATHER
+        self._enough = MAX_SUBMISSION_REQUESTS
+        self._packs = False
+        self._known_to_run = False
+        self._runner: asyncio.Task[None] | None = None
+
+    async def submit(self, entry: Entry) -> tuple[str, str] | None:
+        """Returns None if the shard accepted the request, else the code and the reason of its refusal."""
+        loop = asyncio.get_running_loop()
+        patience = math.inf if entry.expires_at is None else LATEST_GATHERED * max(0.0, entry.expires_at - time.time())
+        waiting = PendingSubmission(entry, loop.create_future(), loop.time(), patience)
+        self._waiting.append(waiting)
+        self._arrived.set()
+        if self._runner is None:
+            self._runner = asyncio.create_task(self._run())
+        return await waiting.answer
+
+    async def _run(self) -> None:
+        """Submits until nothing waits."""
+        while self._waiting:
+            await self._gather_more()
+            part = self._take()
+            try:
+                result = await self._send(part)
+            except Exception as err:  # whatever it is: it must not end the lane, or every later request waits in vain
+                failure = err if isinstance(err, ApplicationError) else _unreachable(f"{type(err).__name__}: {err}")
+                activity.logger.warning("%d requests go back to Temporal: %s", len(part), failure.message)
+                for waiting in part:
+                    if not waiting.answer.done():
+                        waiting.answer.set_exception(_again(failure))
+                continue
+            self._gather, self._enough = result.gather_seconds, result.batch_records or MAX_SUBMISSION_REQUESTS
+            refused = {position: (code, reason) for position, code, reason in result.refused}
+            misread = self._packs and not result.takes_packed  # an earlier worker has taken the shard over
+            self._packs = result.takes_packed
+            for position, waiting in enumerate(part):
+                refusal = refused.get(position)
+                if misread and refusal and refusal[0] == RejectCode.INVALID and "requests" in waiting.entry.body:
+                    self._waiting.append(waiting)  # once more, unpacked
+                elif not waiting.answer.done():  # else its activity was cancelled meanwhile
+                    waiting.answer.set_result(refusal)
+        self._runner = None
+
+    async def _gather_more(self) -> None:
+        """Waits for company, but not once there is enough for one update."""
+        until = math.inf
+        looked_at = records = size = 0
+        while True:
+            for waiting in self._waiting[looked_at:]:
+                until = min(until, waiting.arrived + min(self._gather, waiting.patience))
+                records += waiting.entry.records
+                size += waiting.entry.size
+            looked_at = len(self._waiting)
+            left = until - asyncio.get_running_loop().time()
+            if left <= 0 or records >= self._enough or size >= MAX_SUBMISSION_BYTES:
+                return
+            if looked_at >= MAX_SUBMISSION_REQUESTS:
+                return
+            self._arrived.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._arrived.wait(), left)
+
+    def _take(self) -> list[PendingSubmission]:
+        part: list[PendingSubmission] = []
+        size = 0
+        for waiting in self._waiting:
+            size += waiting.entry.size
+            if part and (len(part) >= MAX_SUBMISSION_REQUESTS or size > MAX_SUBMISSION_BYTES):
+                break
+            part.append(waiting)
+        del self._waiting[: len(part)]
+        return part
+
+    async def _send(self, part: Sequence[PendingSubmission]) -> SubmitResult:
+        try:
+            async with asyncio.timeout(SUBMISSION_TIMEOUT.total_seconds()):
+                for pause in BUSY_PAUSES:
+                    try:
+                        return await once_ready(lambda: self._update(self._wires(part)))
+                    except WorkflowUpdateFailedError as err:
+                        if not _is_busy_for_a_moment(err):
+                            raise
+                    await asyncio.sleep(pause)
+                return await once_ready(lambda: self._update(self._wires(part)))
+        except WorkflowUpdateFailedError as err:
+            cause = err.cause
+            if isinstance(cause, ApplicationError) and cause.type == ErrorType.BATCHER_BUSY:
+                refused = [[position, RejectCode.OVERLOADED, cause.message] for position in range(len(part))]
+                return SubmitResult(refused, self._gather, self._enough, self._packs)
+            raise _unreachable(f"the batcher refused the submission: {cause}") from None
+        except RPCError as err:
+            raise _unreachable(f"{err.status.name}: {err.message}") from None
+        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+            raise _unreachable(
+                f"no answer from {self._workflow_id} within {SUBMISSION_TIMEOUT.total_seconds():g} s"
+            ) from None
+
+    def _wires(self, part: Sequence[PendingSubmission]) -> list[JsonObject]:
+        if not self._packs:
+            # Nor how long it waited: an earlier worker ignores that, and a later one that replays the run would not.
+            return [waiting.entry.to_wire() for waiting in part]
+        now = asyncio.get_running_loop().time()
+        return [{**w.entry.packed().to_wire(), "waited": round(now - w.arrived, 3)} for w in part]
+
+    async def _update(self, wires: list[JsonObject]) -> SubmitResult:
+        result: SubmitResult
+        # A plain update costs the server less than one with start; who runs already needs no start.
+        if self._known_to_run:
+            handle = self._client.get_workflow_handle(self._workflow_id)
+            try:
+                result = await handle.execute_update(UPDATE_SUBMIT, wires, result_type=SubmitResult)
+            except RPCError as err:
+                if err.status != RPCStatusCode.NOT_FOUND:
+                    raise
+                self._known_to_run = False
+            else:
+                return result
+        result = await update_with_start(
+            self._client,
+            UPDATE_SUBMIT,
+            wires,
+            start=self._start,
+            task_queue=self._task_queue,
+            result_type=SubmitResult,
+        )
+        self._known_to_run = True
+        return result
+
+
+def _is_busy_for_a_moment(err: WorkflowUpdateFailedError) -> bool:
+    cause = err.cause
+    return isinstance(cause, ApplicationError) and cause.type == ErrorType.BATCHER_BUSY and any(cause.details)
+
+
+def _unreachable(reason: str) -> ApplicationError:
+    return ApplicationError(
+        reason,
+        type=ErrorType.BATCHER_UNREACHABLE,
+        next_retry_delay=_UNREACHABLE_DELAY,
+        category=ApplicationErrorCategory.BENIGN,  # the lane has logged it once, for all its requests
+    )
+
+
+def _again(err: ApplicationError) -> ApplicationError:
+    """A copy for each activity that fails with it: one exception raised in many tasks grows its traceback in all."""
+    return ApplicationError(
+        err.message,
+        *err.details,
+        type=err.type,
+        non_retryable=err.non_retryable,
+        next_retry_delay=err.next_retry_delay,
+        category=err.category,
+    )
