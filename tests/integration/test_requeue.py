@@ -1,0 +1,140 @@
+"""A request that cannot be written now waits alone: its neighbours, and other keys, do not wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
+import pytest
+from temporalio.client import Client
+
+from temporal_batching import BatchPolicy, Confirmation, MemorySink, Outcome, Record, Sink, WriteRequest
+from temporal_batching.sinks.base import Batch
+from tests.support.callers import DOORS, Write
+from tests.support.service import QUICK, entry, running
+from tests.support.waiting import assert_eventually
+
+
+class Locked(MemorySink):
+    """Rows that somebody else holds a lock on; later requests of their key have to wait as well."""
+
+    def __init__(self, *locked: int) -> None:
+        super().__init__()
+        self.locked = set(locked)
+
+    async def write(self, batch: Batch) -> Sequence[Outcome]:
+        waiting: set[str] = set()
+        free, outcomes = [], []
+        for request in batch:
+            if request.records[0].values["n"] in self.locked or request.key in waiting:
+                waiting |= {request.key} - {""}
+                outcomes.append(Outcome.retry("the row is locked"))
+            else:
+                free.append(request)
+                outcomes.append(Outcome.written())
+        written = iter(await super().write(Batch(free, id=batch.id)) if free else [])
+        return [one if one.kind == "retry" else next(written) for one in outcomes]
+
+
+class BreaksAfterItsEffect(Sink):
+    """Has no ledger and no `settle` of its own; for one row it raises when the row is written."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    async def write(self, batch: Batch) -> Sequence[Outcome]:
+        for request in batch:
+            n = request.records[0].values["n"]
+            if n not in self.rows:
+                self.rows.append(n)
+        if 3 in [request.records[0].values["n"] for request in batch]:
+            raise ConnectionResetError("the answer was lost, and it held 'a value'")
+        return [Outcome.written() for _ in batch]
+
+
+@pytest.mark.xfail(strict=True, reason="an exception that a sink does not declare is taken for a rejection")
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_row_that_is_written_is_never_told_rejected_whatever_the_sink_raises(client: Client, door: str) -> None:
+    sink = BreaksAfterItsEffect()
+    async with running(client, sink) as service:
+        told = await service.call(door, [entry(n) for n in range(5)], timeout=4.0)
+
+        async def gone() -> None:
+            stats = await service.stats()
+            assert (stats.pending, stats.in_flight) == (0, 0)
+
+        await assert_eventually(gone)
+    assert [one.outcome for one in told] == ["written"] * 3 + [""] + ["written"]
+    assert told[3].error == "WriteNotConfirmed"
+    assert sorted(sink.rows) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.xfail(strict=True, reason="a sink cannot set back a single request")
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_request_that_has_to_wait_stops_its_key_and_nobody_else(client: Client, door: str) -> None:
+    sink = Locked(1)
+    async with running(client, sink) as service:
+        waiting = await service.start(door, [Write([["t", {"n": 1}]], key="k")])
+
+        async def tried() -> None:
+            assert (await service.stats()).batches >= 1
+
+        await assert_eventually(tried)
+        same_key = await service.start(door, [Write([["t", {"n": 2}]], key="k")])
+        others = await service.call(door, [Write([["t", {"n": n}]], key=f"k{n}") for n in range(3, 9)])
+        assert [one.outcome for one in others] == ["written"] * 6
+        assert (await service.stats()).breaker == "closed"
+        assert (await service.stats()).pending == 2
+        sink.locked.clear()
+        assert [(await caller.result())[0].outcome for caller in (waiting, same_key)] == ["written"] * 2
+    written = [row["n"] for row in sink.rows["t"]]
+    assert written.index(1) < written.index(2)
+    assert sorted(written) == list(range(1, 9))
+
+
+@pytest.mark.xfail(strict=True, reason="a sink cannot set back a single request")
+async def test_requests_that_fill_a_batch_and_never_get_through_do_not_stop_the_shard(client: Client) -> None:
+    sink = Locked(1, 2)
+    policy = BatchPolicy(linger=QUICK.linger, retry_initial=timedelta(milliseconds=100), max_batch_size=2)
+    async with running(client, sink, policy) as service:
+        stuck = await service.start("activity", [entry(1), entry(2)], timeout=60.0)
+
+        async def tried() -> None:
+            stats = await service.stats()
+            assert stats.batches >= 1
+            assert stats.pending == 2
+
+        await assert_eventually(tried)
+        others = await service.call("activity", [entry(n) for n in range(3, 9)], timeout=20.0)
+        assert [one.outcome for one in others] == ["written"] * 6
+        sink.locked.clear()
+        assert [one.outcome for one in await stuck.result()] == ["written"] * 2
+
+
+@pytest.mark.xfail(strict=True, reason="a sink cannot set back a single request")
+async def test_a_request_that_waits_in_vain_expires_at_its_deadline(client: Client) -> None:
+    sink = Locked(1)
+    async with running(client, sink) as service:
+        (late,) = await service.call("activity", [entry(1)], timeout=4.0)
+        stats = await service.stats()
+    assert (late.error, late.outcome) == ("WriteExpired", "expired")
+    assert not sink.rows
+    assert stats.pending == 0
+
+
+@pytest.mark.xfail(strict=True, reason="a sink cannot set back a single request")
+async def test_a_parcel_with_a_request_that_has_to_wait_goes_back_whole(client: Client) -> None:
+    sink = Locked(1)
+    async with running(client, sink) as service:
+
+        async def release() -> None:
+            assert len(sink.rows.get("t", ())) == 2
+            sink.locked.clear()
+
+        requests = [WriteRequest(f"{service.name}-{n}", [Record("t", {"n": n})]) for n in range(3)]
+        results, _ = await asyncio.gather(service.writer.write_many(requests), assert_eventually(release))
+    confirmations = [one for one in results if isinstance(one, Confirmation)]
+    assert [str(one.outcome) for one in confirmations] == ["written"] * 3
+    assert len({one.batch_id for one in confirmations}) == 1
+    assert sorted(row["n"] for row in sink.rows["t"]) == [0, 1, 2]
