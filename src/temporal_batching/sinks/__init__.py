@@ -6,14 +6,25 @@ from typing import TYPE_CHECKING, Any
 
 from temporal_batching.sinks.base import Batch, Sink
 from temporal_batching.sinks.console import ConsoleSink
-from temporal_batching.sinks.ledger import LedgerEntry, LedgerStatus
+from temporal_batching.sinks.ledger import LedgerEntry, LedgerStatus, digest, judge
 from temporal_batching.sinks.memory import MemorySink
 
 if TYPE_CHECKING:
     from temporal_batching.sinks.sql import SqlSink
     from temporal_batching.sinks.sql.schema import TableRule
 
-__all__ = ["Batch", "ConsoleSink", "LedgerEntry", "LedgerStatus", "MemorySink", "Sink", "SqlSink", "TableRule"]
+__all__ = [
+    "Batch",
+    "ConsoleSink",
+    "LedgerEntry",
+    "LedgerStatus",
+    "MemorySink",
+    "Sink",
+    "SqlSink",
+    "TableRule",
+    "digest",
+    "judge",
+]
 
 
 def __getattr__(name: str) -> Any:
