@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -239,6 +241,100 @@ async def test_what_cannot_be_looked_up_is_said_and_not_guessed(database: TestDa
         "changed: a record does not fit the table as it is now (unknown_column)": 1,
         **({"above: it is a view or a foreign table: its rows have no identity": 1} if len(asked) > 2 else {}),
     }
+
+
+BAD_VALUES: dict[str, list[tuple[str, Any, Any]]] = {
+    "postgresql": [
+        ("mood", "happy", "angry"),
+        ("positive", 3, -3),
+        ("numeric(4, 2)", "9.5", "12345.6"),
+        ("inet", "10.0.0.1", "10.0.0.x"),
+    ],
+    "sqlite": [("integer", 3, 2**70), ("", "x", 2**70), ("text", "x", "\ud800")],
+}
+"""By database: a type, a value that it takes, and one that it refuses."""
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(
+            "postgresql",
+            marks=pytest.mark.xfail(strict=True, reason="one value that cannot be cast ends the look-up of its table"),
+        ),
+        "sqlite",
+    ],
+)
+async def test_a_value_that_a_column_cannot_hold_hides_no_other_row(
+    kind: str, database: TestDatabase, facts: Facts
+) -> None:
+    if kind == "postgresql":
+        database.execute("CREATE TYPE mood AS ENUM ('happy', 'very sad')")
+        database.execute("CREATE DOMAIN positive AS integer CHECK (VALUE > 0)")
+    good, bad = [], []
+    for number, (declared, taken, refused) in enumerate(BAD_VALUES[kind], start=1):
+        create(database, number, declared)
+        for form in ("keyed", "free"):
+            table = f"{form}{number}"
+            good += [WriteRequest(f"{table}-{n}", [Record(table, {"id": n, "the value%": taken})]) for n in range(3)]
+            bad.append(WriteRequest(f"{table}-bad", [Record(table, {"id": 9, "the value%": refused})]))
+    await write(database, good)
+    database.execute(";;".join(f"DELETE FROM {request.records[0].table} WHERE id = 1" for request in bad))
+    tell(facts, good)
+    tell(facts, bad, Verdict.REJECTED, "type")
+    found = judge(facts, database)
+    lost = {request.request_id for request in good if request.request_id.endswith("-1")}
+    assert {v.request_id for v in found.violations if v.rule == "told written, is not"} == lost
+    assert found.unchecked == {}
+
+
+@pytest.mark.xfail(strict=True, reason="one value that cannot be cast ends the look-up of its table")
+async def test_of_a_type_that_was_narrowed_only_the_values_outside_it_are_not_checked(
+    postgresql: TestDatabase, facts: Facts
+) -> None:
+    create(postgresql, 0, "text")
+    asked = [WriteRequest(f"r{n}", [Record("keyed0", {"id": n, "the value%": str(n * 100)})]) for n in range(6)]
+    await write(postgresql, asked)
+    postgresql.execute("""
+        DELETE FROM keyed0 WHERE id = 1;;UPDATE keyed0 SET "the value%" = '0' WHERE id = 5;;
+        CREATE DOMAIN small AS text CHECK (length(VALUE) < 2 OR VALUE < '5');;
+        ALTER TABLE keyed0 ALTER COLUMN "the value%" TYPE small
+    """)
+    tell(facts, asked)
+    found = judge(facts, postgresql)
+    assert {violation.request_id for violation in found.violations} == {"r1"}
+    (reason,) = found.unchecked
+    assert (reason.startswith("keyed0: "), found.unchecked[reason]) == (True, 1)
+
+
+@pytest.fixture
+def latin1(postgresql_server: sa.URL) -> Iterator[TestDatabase]:
+    """A PostgreSQL database that cannot encode every character."""
+    name = f"latin_{uuid4().hex[:8]}"
+    maintenance = sa.create_engine(postgresql_server.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    url = postgresql_server.set(database=name)
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with maintenance.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+        with ExitStack() as stack:
+            yield TestDatabase("postgresql", url.render_as_string(hide_password=False), engine, stack)
+        engine.dispose()
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    maintenance.dispose()
+
+
+@pytest.mark.xfail(strict=True, reason="an id that the database cannot encode ends the whole audit")
+async def test_a_request_id_that_the_database_cannot_encode_hides_no_other(latin1: TestDatabase, facts: Facts) -> None:
+    create(latin1, 0, "text")
+    asked = [WriteRequest(f"r{n}", [Record("keyed0", {"id": n, "the value%": "é"})]) for n in range(3)]
+    await write(latin1, asked)
+    latin1.execute("DELETE FROM keyed0 WHERE id = 1")
+    tell(facts, asked)
+    tell(facts, [WriteRequest("r-€", [Record("keyed0", {"id": 7, "the value%": "x"})])], Verdict.REJECTED, "type")
+    tell(facts, [WriteRequest("r-x", [Record("keyed0", {"id": 8, "the value%": "€"})])], Verdict.REJECTED, "type")
+    found = judge(facts, latin1, complete=True)
+    assert {violation.request_id for violation in found.violations} == {"r1"}
+    assert (found.requests, found.written, found.unchecked) == (5, 3, {})
 
 
 def test_a_database_that_is_not_there_does_not_come_to_be(facts: Facts, tmp_path: Any) -> None:
