@@ -255,16 +255,6 @@ BAD_VALUES: dict[str, list[tuple[str, Any, Any]]] = {
 """By database: a type, a value that it takes, and one that it refuses."""
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(
-            "postgresql",
-            marks=pytest.mark.xfail(strict=True, reason="one value that cannot be cast ends the look-up of its table"),
-        ),
-        "sqlite",
-    ],
-)
 async def test_a_value_that_a_column_cannot_hold_hides_no_other_row(
     kind: str, database: TestDatabase, facts: Facts
 ) -> None:
@@ -288,7 +278,6 @@ async def test_a_value_that_a_column_cannot_hold_hides_no_other_row(
     assert found.unchecked == {}
 
 
-@pytest.mark.xfail(strict=True, reason="one value that cannot be cast ends the look-up of its table")
 async def test_of_a_type_that_was_narrowed_only_the_values_outside_it_are_not_checked(
     postgresql: TestDatabase, facts: Facts
 ) -> None:
@@ -323,7 +312,6 @@ def latin1(postgresql_server: sa.URL) -> Iterator[TestDatabase]:
     maintenance.dispose()
 
 
-@pytest.mark.xfail(strict=True, reason="an id that the database cannot encode ends the whole audit")
 async def test_a_request_id_that_the_database_cannot_encode_hides_no_other(latin1: TestDatabase, facts: Facts) -> None:
     create(latin1, 0, "text")
     asked = [WriteRequest(f"r{n}", [Record("keyed0", {"id": n, "the value%": "é"})]) for n in range(3)]

@@ -20,9 +20,11 @@ from urllib.parse import quote
 import sqlalchemy as sa
 
 from temporal_batching.audit.facts import UNREADABLE, Case, Facts, Match, Told
+from temporal_batching.audit.isolate import Refused, look_up_each
 from temporal_batching.audit.judge import Call, Row, Verdict, Violation, audit, out_of_order
 from temporal_batching.audit.rows import (
     Finder,
+    Found,
     NotCheckable,
     PostgresqlFinder,
     SqliteFinder,
@@ -41,6 +43,8 @@ from temporal_batching.sinks.sql.database import Database, SinkCounters
 from temporal_batching.sinks.sql.ledger import DEFAULT_LEDGER, ledger_table, read_entry
 from temporal_batching.sinks.sql.schema import TableRule
 
+VALUE_ERRORS = (OverflowError, UnicodeError)
+"""What a driver raises by itself about a value that it cannot send."""
 CHUNK = 500
 """Request ids that are looked up together."""
 LEDGER_PAGE = 5_000
@@ -194,13 +198,21 @@ class _Check:
     # The ledger
 
     def _look_into_ledger(self, request_ids: list[str]) -> dict[str, LedgerEntry]:
-        ledger = self._ledger
-        rows = self._connection.execute(sa.select(ledger).where(ledger.c.request_id.in_(request_ids)))
-        entries = [read_entry(row) for row in rows]
+        # An id that the database cannot encode is not in its ledger.
+        entries = [one.found for one in look_up_each(request_ids, self._entries_of) if one.found]
         for entry in entries:
             self._facts.add_ledger(entry)
         self._found.requests += len(request_ids)
         return {entry.request_id: entry for entry in entries if entry.status is LedgerStatus.WRITTEN}
+
+    def _entries_of(self, request_ids: Sequence[str]) -> list[LedgerEntry | None]:
+        query = sa.select(self._ledger).where(self._ledger.c.request_id.in_(request_ids))
+        try:
+            with self._connection.begin_nested():
+                known = {row[0]: read_entry(row) for row in self._connection.execute(query)}
+        except (sa.exc.DataError, *VALUE_ERRORS) as err:
+            raise Refused(type(err).__name__) from None
+        return [known.get(request_id) for request_id in request_ids]
 
     def _read_ledger(self) -> bool:
         """Looks for ids that nobody asked under. Returns whether there is none: then all that was written is known."""
@@ -261,18 +273,22 @@ class _Check:
         distinct: dict[tuple[Any, ...], int] = {}
         for one in wanted:
             distinct.setdefault(tuple(one.values), len(distinct))
+        if name in self._refused:
+            self._skip_all(wanted, self._refused[name])
+            return
         try:
-            if name in self._refused:
-                raise NotCheckable(self._refused[name])
-            found = self._find(target, columns, key, list(distinct))
+            found = look_up_each(list(distinct), lambda rows: self._find(target, columns, key, rows))
         except NotCheckable as reason:
             self._refused[name] = str(reason)
-            for one in wanted:
-                self._skip(one.match, str(reason))
+            self._skip_all(wanted, str(reason))
             return
         for one in wanted:
+            looked_up = found[distinct[tuple(one.values)]]
+            if looked_up.found is None:
+                self._skip(one.match, looked_up.reason)
+                continue
             match = one.match
-            rows = found[distinct[tuple(one.values)]]
+            rows = looked_up.found
             exact = [row for row in rows if not row.differs]
             match.exclusive = rule.conflict == "error"
             match.rows = [row.row for row in (exact if match.exclusive else rows)]
@@ -291,16 +307,39 @@ class _Check:
             self._facts.add_match(match)
 
     def _find(
-        self, target: Target, columns: tuple[str, ...], key: tuple[str, ...], rows: list[tuple[Any, ...]]
-    ) -> list[list[Any]]:
-        # A savepoint: whatever the database refuses here must not end the reading of the rest.
+        self, target: Target, columns: tuple[str, ...], key: tuple[str, ...], rows: Sequence[tuple[Any, ...]]
+    ) -> list[list[Found]]:
+        """The rows for each record.
+
+        Raises:
+            Refused: A value is at fault: without any, the database takes the same query.
+            NotCheckable: The table is.
+        """
         try:
-            with self._connection.begin_nested():
-                return list(self._finder.find(target, columns, key, rows))
-        except sa.exc.DBAPIError as err:
+            return self._ask(target, columns, key, rows)
+        except sa.exc.OperationalError as err:
             if err.connection_invalidated:
                 raise
             raise NotCheckable(_reason(err)) from None
+        except (sa.exc.DBAPIError, *VALUE_ERRORS) as err:
+            # The error's name: its message may quote the value.
+            at_fault = type(getattr(err, "orig", None) or err).__name__
+        try:
+            self._ask(target, columns, key, [])
+        except sa.exc.DBAPIError as err:
+            raise NotCheckable(_reason(err)) from None
+        raise Refused(f"a value that its column cannot hold as it is now ({at_fault})")
+
+    def _ask(
+        self, target: Target, columns: tuple[str, ...], key: tuple[str, ...], rows: Sequence[tuple[Any, ...]]
+    ) -> list[list[Found]]:
+        # A savepoint: whatever the database refuses here must not end the reading of the rest.
+        with self._connection.begin_nested():
+            return list(self._finder.find(target, columns, key, rows))
+
+    def _skip_all(self, wanted: Sequence[_Wanted], reason: str) -> None:
+        for one in wanted:
+            self._skip(one.match, reason)
 
     def _skip(self, match: Match, reason: str) -> None:
         if match.wanted:

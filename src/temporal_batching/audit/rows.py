@@ -213,8 +213,8 @@ class PostgresqlFinder(Finder):
     ) -> list[list[Found]]:
         types = self._types(target)
         found: list[list[Found]] = [[] for _ in rows]
-        if key:
-            self._find(target, columns, key, types, list(enumerate(rows)), found)
+        if key or not rows:
+            self._find(target, columns, key or columns, types, list(enumerate(rows)), found)
             return found
         # A comparison with a null has no hash, and without one the join would look at every pair.
         masks: dict[tuple[str, ...], list[tuple[int, Sequence[Any]]]] = {}
@@ -252,7 +252,7 @@ class PostgresqlFinder(Finder):
             f"SELECT w.n, t.tableoid::text || t.ctid::text, {same} FROM unnest({arrays}) AS w ({names})"
             f" JOIN {self._table(target)} AS t ON {' AND '.join(conditions) or 'true'}"
         )
-        values = [array_literal(column) for column in zip(*(row for _, row in rows), strict=True)]
+        values = [array_literal(row[i] for _, row in rows) for i in range(len(columns))]
         numbers = array_literal(str(number) for number, _ in rows)
         for n, row, *equal in self._connection.exec_driver_sql(query, (numbers, *values)):
             differs = tuple(column for column, same in zip(columns, equal, strict=True) if not same)

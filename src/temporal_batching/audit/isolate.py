@@ -1,0 +1,44 @@
+"""Isolates the items of a query that the database refuses, so that the others are looked up all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+
+class Refused(Exception):
+    """The database refused a query because of a value in it; the message says why, without values."""
+
+
+class Isolated(Generic[Found]):
+    """What became of one item: what was found for it, or why it could not be looked up."""
+
+    __slots__ = ("found", "reason")
+
+    def __init__(self, found: Found | None, reason: str = "") -> None:
+        self.found = found
+        self.reason = reason
+
+
+def look_up_each(items: Sequence[Item], query: Callable[[Sequence[Item]], Sequence[Found]]) -> list[Isolated[Found]]:
+    """Looks all items up with as few queries as possible; an item that the database refuses costs only itself.
+
+    A query that is refused is repeated for each half of its items: one refused item among n costs 2 log2(n) queries.
+
+    Args:
+        items: What to look up.
+        query: Looks some items up together, and returns what it found for each. It raises `Refused` if an item is at
+            fault; whatever else it raises ends the look-up.
+    """
+    if not items:
+        return []
+    try:
+        return [Isolated(found) for found in query(items)]
+    except Refused as refused:
+        if len(items) == 1:
+            return [Isolated(None, str(refused))]
+    half = len(items) // 2
+    return [*look_up_each(items[:half], query), *look_up_each(items[half:], query)]
