@@ -325,14 +325,12 @@ class SubmitResult:
             for what may be submitted again later.
         gather_seconds: How long a gateway may gather requests before it submits them; grows with the linger, which
             counts from a request's arrival at the gateway.
-        batch_records: How many records fill a batch: a gateway that holds as many need not gather on. 0: not said.
-        takes_packed: Whether parcels may come packed; a shard on an earlier worker does not know them.
+        batch_records: How many records fill a batch: a gateway that holds as many need not gather on.
     """
 
-    refused: list[list[Any]] = field(default_factory=list)
-    gather_seconds: float = 0.0
-    batch_records: int = 0
-    takes_packed: bool = False
+    refused: list[list[Any]]
+    gather_seconds: float
+    batch_records: int
 
 
 @dataclass(frozen=True)

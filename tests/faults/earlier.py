@@ -1,4 +1,4 @@
-"""The library as earlier commits had it, for workers of different ages on one queue."""
+"""The library as earlier releases had it, for workers of two versions on one queue."""
 
 from __future__ import annotations
 
@@ -11,26 +11,23 @@ from pathlib import Path
 from tests.faults.processes import ROOT
 
 SOURCE = "src/temporal_batching"
-AT_WORK = [SOURCE, f":(exclude){SOURCE}/cli", f":(exclude){SOURCE}/testing.py"]
-"""What makes a batcher's worker: a change of the demo alone is none that two workers could disagree about."""
 
 
-class NoHistory(Exception):
-    """There is no git history here to take an earlier commit from."""
+class NoRelease(Exception):
+    """There is no earlier release to compare with."""
 
 
-def earlier_commit(steps: int) -> str:
-    """The commit before so many changes of the library, counted from the files as they are now.
+def latest_release() -> str:
+    """The tag of the newest release before the files as they are now.
 
     Raises:
-        NoHistory: Why there is none.
+        NoRelease: Why there is none.
     """
-    commits = _git("log", "--format=%h", "--", *AT_WORK).decode().split()
-    # What is here may be committed already, or not yet.
-    different = [commit for commit in commits if _differs(commit)]
-    if len(different) < steps:
-        raise NoHistory(f"git knows {len(commits)} commits of the library: too few, or a shallow clone")
-    return different[steps - 1]
+    tags = _git("tag", "--list", "v*", "--sort=-version:refname", "--merged", "HEAD").decode().split()
+    different = [tag for tag in tags if _differs(tag)]
+    if not different:
+        raise NoRelease("no release tag (v*) of an earlier library is in this history")
+    return different[0]
 
 
 def materialise(commit: str, directory: Path) -> Path:
@@ -43,11 +40,11 @@ def materialise(commit: str, directory: Path) -> Path:
 
 @cache
 def _differs(commit: str) -> bool:
-    return subprocess.run(["git", "diff", "--quiet", commit, "--", *AT_WORK], cwd=ROOT).returncode != 0
+    return subprocess.run(["git", "diff", "--quiet", commit, "--", SOURCE], cwd=ROOT).returncode != 0
 
 
 def _git(*arguments: str) -> bytes:
     try:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as err:
-        raise NoHistory(f"git {arguments[0]} failed: {err}") from None
+        raise NoRelease(f"git {arguments[0]} failed: {err}") from None

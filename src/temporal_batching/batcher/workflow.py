@@ -1,6 +1,6 @@
 """`BatcherWorkflow`: one shard. Handlers, the flush loop and continue-as-new; every decision is the `Buffer`'s.
 
-Rules for whoever changes this file. It replays histories of every earlier release (``tests/replay/``): a change to
+Rules for changes to this file. It replays the histories of every release (``tests/replay/``): from 1.0 on, a change to
 the order or kind of its commands needs ``workflow.patched``. No handler may raise anything but `ApplicationError`, and
 none awaits: an exception would fail the workflow task for ever, and a handler under way would hold up
 continue-as-new. An update with the wrong number of arguments fails its validator, and so only its sender.
@@ -53,8 +53,6 @@ MAX_UPDATES_PER_RUN = 1_800
 SIGNALS_AT_ONCE = 2_000
 SIGNAL_BYTES_AT_ONCE = 1_048_576
 """What is read in one activation, about 0.1 s of CPU; the rest in the next. A larger signal is read by itself."""
-
-PATCH_PORTIONS = "signals-in-portions"
 
 MAX_IDLE_CYCLES = 10
 """Runs in a row that settle nothing though requests wait: then cycling stops until something is settled."""
@@ -160,7 +158,7 @@ class BatcherWorkflow:
                 refused.append([position, RejectCode.OVERLOADED, str(err)])
         self._look(now)
         policy = self._buffer.policy
-        return SubmitResult(refused, min(MAX_GATHER, policy.linger.total_seconds() / 10), policy.max_batch_size, True)
+        return SubmitResult(refused, min(MAX_GATHER, policy.linger.total_seconds() / 10), policy.max_batch_size)
 
     @submit.validator
     def _may_submit(self, requests: RawValue) -> None:
@@ -263,8 +261,7 @@ class BatcherWorkflow:
         for _, _, args in self._unread:
             size += sum(len(value.payload.data) for value in args)
             if count and (count >= SIGNALS_AT_ONCE or size > SIGNAL_BYTES_AT_ONCE):
-                # A run that began before there were portions has read everything at once.
-                return count if workflow.patched(PATCH_PORTIONS) else len(self._unread)
+                return count
             count += 1
         return count
 

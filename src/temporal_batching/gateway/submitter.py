@@ -65,7 +65,6 @@ class ShardSubmitter:
         self._arrived = asyncio.Event()
         self._gather = FIRST_GATHER
         self._enough = MAX_SUBMISSION_REQUESTS
-        self._packs = False
         self._known_to_run = False
         self._runner: asyncio.Task[None] | None = None
 
@@ -94,16 +93,11 @@ class ShardSubmitter:
                     if not waiting.answer.done():
                         waiting.answer.set_exception(_again(failure))
                 continue
-            self._gather, self._enough = result.gather_seconds, result.batch_records or MAX_SUBMISSION_REQUESTS
+            self._gather, self._enough = result.gather_seconds, result.batch_records
             refused = {position: (code, reason) for position, code, reason in result.refused}
-            misread = self._packs and not result.takes_packed  # an earlier worker has taken the shard over
-            self._packs = result.takes_packed
             for position, waiting in enumerate(part):
-                refusal = refused.get(position)
-                if misread and refusal and refusal[0] == RejectCode.INVALID and "requests" in waiting.entry.body:
-                    self._waiting.append(waiting)  # once more, unpacked
-                elif not waiting.answer.done():  # else its activity was cancelled meanwhile
-                    waiting.answer.set_result(refusal)
+                if not waiting.answer.done():  # else its activity was cancelled meanwhile
+                    waiting.answer.set_result(refused.get(position))
         self._runner = None
 
     async def _gather_more(self) -> None:
@@ -151,7 +145,7 @@ class ShardSubmitter:
             cause = err.cause
             if isinstance(cause, ApplicationError) and cause.type == ErrorType.BATCHER_BUSY:
                 refused = [[position, RejectCode.OVERLOADED, cause.message] for position in range(len(part))]
-                return SubmitResult(refused, self._gather, self._enough, self._packs)
+                return SubmitResult(refused, self._gather, self._enough)
             raise _unreachable(f"the batcher refused the submission: {cause}") from None
         except RPCError as err:
             raise _unreachable(f"{err.status.name}: {err.message}") from None
@@ -161,9 +155,6 @@ class ShardSubmitter:
             ) from None
 
     def _wires(self, part: Sequence[PendingSubmission]) -> list[JsonObject]:
-        if not self._packs:
-            # Nor how long it waited: an earlier worker ignores that, and a later one that replays the run would not.
-            return [waiting.entry.to_wire() for waiting in part]
         now = asyncio.get_running_loop().time()
         return [{**w.entry.packed().to_wire(), "waited": round(now - w.arrived, 3)} for w in part]
 

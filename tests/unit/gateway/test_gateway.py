@@ -44,14 +44,13 @@ async def test_a_retry_says_so_unless_every_attempt_was_refused(
     assert (await environment.run(read)).again is again
 
 
-class Lane(ShardSubmitter):
-    """A lane whose shard answers as the test says, and notes what it was sent."""
+class Submitter(ShardSubmitter):
+    """A submitter whose shard answers as the test says, and notes what it was sent."""
 
     def __init__(self, gather: float = 0.0, enough: int = 100, busy: Sequence[bool] = ()) -> None:
         super().__init__(cast(Client, None), "main", 0, "queue", None)
         self._gather, self._enough = gather, enough
         self.busy = list(busy)
-        self.takes_packed = False
         self.sent: list[list[JsonObject]] = []
 
     async def _update(self, wires: list[JsonObject]) -> SubmitResult:
@@ -59,9 +58,7 @@ class Lane(ShardSubmitter):
         if self.busy:
             cause = ApplicationError("busy", self.busy.pop(0), type=ErrorType.BATCHER_BUSY)
             raise WorkflowUpdateFailedError(cause)
-        misread = [[n, "invalid", "records is missing"] for n, wire in enumerate(wires) if "packed" in wire]
-        refused = [] if self.takes_packed else misread
-        return SubmitResult(refused, self._gather, self._enough, self.takes_packed)
+        return SubmitResult([], self._gather, self._enough)
 
 
 def request(number: int, *, records: int = 1, expires_in: float | None = None) -> Entry:
@@ -70,50 +67,49 @@ def request(number: int, *, records: int = 1, expires_in: float | None = None) -
 
 
 async def test_a_full_batch_is_not_kept_to_gather_more() -> None:
-    lane = Lane(gather=3600, enough=10)
-    await asyncio.gather(*(lane.submit(request(n)) for n in range(10)))
-    await lane.submit(request(10, records=10))
-    assert [len(update) for update in lane.sent] == [10, 1]
+    submitter = Submitter(gather=3600, enough=10)
+    await asyncio.gather(*(submitter.submit(request(n)) for n in range(10)))
+    await submitter.submit(request(10, records=10))
+    assert [len(update) for update in submitter.sent] == [10, 1]
 
 
 async def test_company_is_waited_for_as_long_as_the_shard_says_and_the_wait_is_told() -> None:
-    lane = Lane(gather=0.2)
-    lane._packs = lane.takes_packed = True
-    first = asyncio.create_task(lane.submit(request(0)))
+    submitter = Submitter(gather=0.2)
+    first = asyncio.create_task(submitter.submit(request(0)))
     await asyncio.sleep(0.05)
-    await asyncio.gather(first, lane.submit(request(1)))
-    (update,) = lane.sent
+    await asyncio.gather(first, submitter.submit(request(1)))
+    (update,) = submitter.sent
     assert 0.19 <= update[0]["waited"] < 5
     assert update[0]["waited"] > update[1]["waited"]
 
 
 async def test_a_deadline_is_not_spent_on_gathering() -> None:
-    lane = Lane(gather=3600)
-    await lane.submit(request(0, expires_in=0.4))
-    await lane.submit(request(1, expires_in=-1.0))
-    assert [len(update) for update in lane.sent] == [1, 1]
+    submitter = Submitter(gather=3600)
+    await submitter.submit(request(0, expires_in=0.4))
+    await submitter.submit(request(1, expires_in=-1.0))
+    assert [len(update) for update in submitter.sent] == [1, 1]
 
 
 async def test_a_shard_busy_for_a_moment_is_asked_again_without_failing_an_attempt() -> None:
-    lane = Lane(busy=[True, True])
-    assert await lane.submit(request(0)) is None
-    assert len(lane.sent) == 3
+    submitter = Submitter(busy=[True, True])
+    assert await submitter.submit(request(0)) is None
+    assert len(submitter.sent) == 3
 
 
 async def test_a_shard_whose_buffer_is_full_is_not_pressed() -> None:
-    lane = Lane(busy=[False, False])
-    assert await lane.submit(request(0)) == (RejectCode.OVERLOADED, "busy")
-    assert len(lane.sent) == 1
+    submitter = Submitter(busy=[False, False])
+    assert await submitter.submit(request(0)) == (RejectCode.OVERLOADED, "busy")
+    assert len(submitter.sent) == 1
 
 
 async def test_a_submission_that_fails_in_an_unknown_way_does_not_end_the_lane(monkeypatch: pytest.MonkeyPatch) -> None:
-    lane = Lane()
+    submitter = Submitter()
     with monkeypatch.context() as broken:
-        broken.setattr(lane, "_wires", lambda part: 1 / 0)
+        broken.setattr(submitter, "_wires", lambda part: 1 / 0)
         with pytest.raises(ApplicationError, match="ZeroDivisionError") as failure:
-            await lane.submit(request(0))
+            await submitter.submit(request(0))
     assert failure.value.type == ErrorType.BATCHER_UNREACHABLE
-    assert await lane.submit(request(1)) is None
+    assert await submitter.submit(request(1)) is None
 
 
 @pytest.mark.parametrize(
@@ -134,7 +130,7 @@ async def test_a_caller_whose_next_attempt_would_be_too_late_hears_for_certain_t
         environment.info, attempt=attempt, heartbeat_details=heartbeat_details, schedule_to_close_timeout=None
     )
     gateway = Gateway(cast(Client, None))
-    gateway._submitters = [Lane(busy=[False])]
+    gateway._submitters = [Submitter(busy=[False])]
     call = CALL if expires_in is None else {**CALL, "expires_at": time.time() + expires_in}
     with pytest.raises(ApplicationError) as failure:
         await environment.run(gateway.batch_write, dict(call))
@@ -148,17 +144,11 @@ def parcel(number: int) -> Entry:
     return read_entry({"request_id": f"p-{number}", "requests": requests})
 
 
-async def test_parcels_go_packed_to_a_shard_that_takes_them_and_plain_to_one_that_does_not() -> None:
-    lane = Lane()
-    await lane.submit(parcel(0))  # not known yet
-    lane.takes_packed = True
-    await lane.submit(parcel(1))
-    await lane.submit(parcel(2))
-    assert ["packed" in update[0] for update in lane.sent] == [False, False, True]
-    assert ["waited" in update[0] for update in lane.sent] == [False, False, True]
-    lane.takes_packed = False  # an earlier worker takes the shard over
-    assert await lane.submit(parcel(3)) is None
-    assert ["packed" in update[0] for update in lane.sent[3:]] == [True, False]
+async def test_parcels_go_packed_and_nothing_else_does() -> None:
+    submitter = Submitter()
+    await submitter.submit(parcel(0))
+    await submitter.submit(request(0))
+    assert ["packed" in update[0] for update in submitter.sent] == [True, False]
 
 
 async def test_a_caller_cannot_pack_a_parcel_itself() -> None:
