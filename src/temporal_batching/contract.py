@@ -24,6 +24,7 @@ ACTIVITY_WITHDRAW = "batch_withdraw"
 ACTIVITY_FLUSH = "flush_batch"
 ACTIVITY_CONFIRM = "deliver_confirmations"
 ACTIVITY_POLICY = "batcher_policy"
+ACTIVITY_CANCEL = "cancel_shard"
 SIGNAL_ADD = "add_write_request"
 SIGNAL_WITHDRAW = "withdraw_write_request"
 SIGNAL_CONFIRMATION = "write_confirmation"
@@ -172,7 +173,7 @@ class Confirmation:
     Attributes:
         request_id: The write's id.
         outcome: One of `OutcomeKind`.
-        batch_id: The batch it was settled in, e.g. ``main-0/17``; empty if it never got into one.
+        batch_id: The batch it was settled in, e.g. ``main-0.3f9a2c71/17``; empty if it never got into one.
         batch_size: Requests in that batch.
         shard: The batcher shard that settled it.
         settled_at: When: for a written request, right after the commit.
@@ -202,6 +203,8 @@ class ReplyTo:
     workflow_id: str | None = None
     run_id: str | None = None
     activity_id: str | None = None
+    from_run_id: str | None = None
+    """Of a signal: the run that asked. Its withdrawal takes nothing back that another run asked for."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from temporal_batching.batcher.handle import BatcherHandle
 from temporal_batching.batcher.workflow import BatcherWorkflow
-from temporal_batching.contract import ACTIVITY_POLICY, DEFAULT_BATCHER, DEFAULT_TASK_QUEUE
+from temporal_batching.contract import ACTIVITY_CANCEL, ACTIVITY_POLICY, DEFAULT_BATCHER, DEFAULT_TASK_QUEUE
 from temporal_batching.flush.activity import Flusher
 from temporal_batching.flush.delivery import deliver_confirmations
 from temporal_batching.gateway.activities import Gateway
@@ -123,6 +123,7 @@ class BatcherPlugin(_PassthroughPlugin):
             *_doors(gateway),
             Flusher(self._sink).flush_batch,
             deliver_confirmations,
+            cancel_shard,
             self._batcher_policy,
         ]
         if config.get("tuner") is None and config.get("max_concurrent_activities") is None:
@@ -166,6 +167,14 @@ class BatcherPlugin(_PassthroughPlugin):
     @activity.defn(name=ACTIVITY_POLICY)
     async def _batcher_policy(self) -> dict[str, Any]:
         return self._policy.to_wire()
+
+
+@activity.defn(name=ACTIVITY_CANCEL)
+async def cancel_shard() -> None:
+    """Cancels the shard that runs it: a cancellation does not survive continue-as-new."""
+    info = activity.info()
+    if info.workflow_id is not None:
+        await activity.client().get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id).cancel()
 
 
 def _doors(gateway: Gateway) -> list[Callable[..., Any]]:

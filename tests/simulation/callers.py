@@ -77,7 +77,7 @@ class OneCall:
                 self.world.after(self.world.delay(self.rng), self._withdraw)
 
     def _withdraw(self) -> None:
-        self.shard.withdraw(self.wire["request_id"], self.plan.caller)
+        self.shard.withdraw(self.wire["request_id"], self.plan.caller, self.wire["reply_to"].get("run_id"))
 
 
 class ActivityCall(OneCall):

@@ -112,8 +112,8 @@ class Shard:
             for one in wire.get("requests", [wire]):
                 self.arrivals.append(Arrival(self._number, one["request_id"], one["key"]))
 
-    def withdraw(self, request_id: str, caller: str) -> None:
-        certain = self.buffer.withdraw(request_id, caller)
+    def withdraw(self, request_id: str, caller: str, run_id: str | None) -> None:
+        certain = self.buffer.withdraw(request_id, caller, run_id, now=self._world.clock)
         self.unanswered = {at: who for at, who in self.unanswered.items() if who != (caller, request_id)}
         self._world.note(f"shard {self._number}: {caller} withdraws {request_id}: {certain}", f"withdrawn {certain}")
         self.look()

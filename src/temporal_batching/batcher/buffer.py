@@ -23,13 +23,11 @@ from enum import StrEnum
 from typing import Any
 
 from temporal_batching.batcher.outbox import Outbox
-from temporal_batching.contract import JsonObject, OutcomeKind, RejectCode, Trigger
+from temporal_batching.batcher.withdrawals import Withdrawal, Withdrawals, run_of
+from temporal_batching.contract import MAX_REASON, JsonObject, OutcomeKind, RejectCode, Trigger
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.policy import BatchPolicy
-from temporal_batching.wire.submission import ENVELOPE_BYTES, MAX_NAME, MAX_REPLIES, Entry, measure, same_content
-
-MAX_REMEMBERED_WITHDRAWALS = 1_000
-"""Withdrawals of requests that have not arrived: a cancelled caller's submission may still be on its way."""
+from temporal_batching.wire.submission import ENVELOPE_BYTES, MAX_REPLIES, WITHDRAWN, Entry, measure, same_content
 
 
 class Accepted(StrEnum):
@@ -93,7 +91,7 @@ class Buffer:
         self._in_flight: dict[str, PendingBatch] = {}
         self._set_back: list[PendingBatch] = []
         self._outbox = Outbox()
-        self._withdrawn: dict[tuple[str, str | None], None] = {}  # request id and caller, oldest first
+        self._withdrawals = Withdrawals()
         self._flush_before = 0.0  # what arrived no later than this is due by an explicit flush
         self._batch_number = 0
         self._failures = 0
@@ -120,11 +118,10 @@ class Buffer:
         if not entry.again:  # under an earlier, higher limit it may have been written: the ledger has to say
             self._check_size(entry)
         entry.expires_at = self._deadline(entry, now)
-        if self._is_withdrawn(entry):
-            if not entry.again:
-                self._answer(entry, OutcomeKind.REJECTED, RejectCode.WITHDRAWN, "withdrawn by its caller")
-                return Accepted.ANSWERED
-            entry.expires_at = min(entry.expires_at, now)  # the ledger says what became of it, and it is not written
+        if self._withdrawals.cover(entry, now):
+            # It is not written any more. Whether it was before, by an earlier submission, the ledger has to say.
+            entry.withdrawn = entry.again = True
+            entry.expires_at = min(entry.expires_at, now)
         if entry.expires_at <= now and not entry.again:
             self._answer(entry, OutcomeKind.EXPIRED)
             return Accepted.ANSWERED
@@ -187,46 +184,46 @@ class Buffer:
             for other in self._held_entries.get(entry.id, ())
         )
 
-    def _is_withdrawn(self, entry: Entry) -> bool:
-        """Whether all who wait for it took it back before it came. Another caller's withdrawal does not count."""
-        if not self._withdrawn:
-            return False
-        return (entry.id, None) in self._withdrawn or (
-            bool(entry.replies) and all((entry.id, r.get("workflow_id")) in self._withdrawn for r in entry.replies)
-        )
-
     def refuse(self, entry: Entry, code: RejectCode, reason: str) -> None:
         """Answers a request that was not accepted, for a door that cannot turn its caller back."""
         if code is RejectCode.OVERLOADED:
             self.refused += entry.requests
         self._answer(entry, OutcomeKind.REJECTED, code, reason)
 
-    def withdraw(self, request_id: str, workflow_id: str | None = None) -> bool:
+    def withdraw(
+        self, request_id: str, workflow_id: str | None = None, run_id: str | None = None, *, now: float
+    ) -> bool:
         """Takes a request back. Returns whether it is certain that it will not be written.
 
         A request in flight, or in a batch that was tried before, stays: its outcome stands. One that has not arrived
-        is remembered, and refused when it comes.
+        is remembered for a while, and not written when it comes.
 
         Args:
             request_id: The request's, or the parcel's.
-            workflow_id: The caller. Where others wait for the same request, only this caller stops waiting.
+            workflow_id: The caller. Where others wait for the same request, only this caller stops waiting. Without
+                it, whoever waits; such a withdrawal is not remembered, for it would meet every later caller.
+            run_id: The caller's run; None for any run of it that waits.
+            now: Seconds since the epoch.
         """
         entry = self._pending.get(request_id)
         if entry is None:
             if request_id in self._held_entries:
                 return False
-            if len(request_id) <= MAX_NAME:  # a longer one cannot come
-                while len(self._withdrawn) >= MAX_REMEMBERED_WITHDRAWALS:
-                    del self._withdrawn[next(iter(self._withdrawn))]
-                self._withdrawn[request_id, workflow_id] = None
+            if workflow_id is not None:
+                self._withdrawals.remember(Withdrawal(request_id, workflow_id, run_id), now)
             return True
-        others = [reply for reply in entry.replies if reply.get("workflow_id") != workflow_id]
+
+        def stays(reply: JsonObject) -> bool:
+            another_run = run_id is not None and run_of(reply) not in (run_id, None)
+            return reply.get("workflow_id") != workflow_id or another_run
+
+        others = [reply for reply in entry.replies if stays(reply)]
         if workflow_id is not None and others:
             entry.replies[:] = others
             return False
         self._remove(entry)
         self._look_for_first_arrival()
-        self._answer(entry, OutcomeKind.REJECTED, RejectCode.WITHDRAWN, "withdrawn by its caller")
+        self._answer(entry, OutcomeKind.REJECTED, RejectCode.WITHDRAWN, WITHDRAWN)
         return True
 
     # What goes out
@@ -356,7 +353,7 @@ class Buffer:
         self._retry_at = now + min(most, initial * 2 ** min(self._failures, 30)) * patience
         self._failures += 1
         self.flush_failures += 1
-        self.sink_error = error
+        self.sink_error = error[:MAX_REASON]  # carried to the next run
 
     # Answers that no flush delivers
 
@@ -462,7 +459,7 @@ class Buffer:
     @property
     def carry_bytes(self) -> int:
         """About what `carry` will weigh."""
-        return self.pending_bytes + self._outbox.bytes + (measure(list(self._withdrawn)) if self._withdrawn else 0)
+        return self.pending_bytes + self._outbox.bytes + self._withdrawals.bytes
 
     # Over continue-as-new
 
@@ -486,7 +483,7 @@ class Buffer:
                 for batch in self._set_back
             ],
             "outbox": self._outbox.carry(),
-            "withdrawn": list(self._withdrawn),
+            "withdrawals": self._withdrawals.carry(),
             "flush_before": self._flush_before,
             "batch_number": self._batch_number,
             "failures": self._failures,
@@ -518,7 +515,7 @@ class Buffer:
             buffer._hold(entries)
         for answer in state["outbox"]:
             buffer._outbox.add(answer)
-        buffer._withdrawn = dict.fromkeys((request_id, caller) for request_id, caller in state["withdrawn"])
+        buffer._withdrawals = Withdrawals.restore(state["withdrawals"])
         buffer._flush_before = state["flush_before"]
         buffer._batch_number = state["batch_number"]
         buffer._failures = state["failures"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +20,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, ApplicationEr
 
 from temporal_batching.batcher.buffer import Buffer, BufferFull, PendingBatch
 from temporal_batching.contract import (
+    ACTIVITY_CANCEL,
     ACTIVITY_CONFIRM,
     ACTIVITY_FLUSH,
     ACTIVITY_POLICY,
@@ -41,7 +42,7 @@ from temporal_batching.contract import (
 )
 from temporal_batching.errors import ErrorType, InvalidPolicy, InvalidRequest
 from temporal_batching.policy import CARRY_LIMIT_BYTES, BatchPolicy
-from temporal_batching.wire.submission import ENVELOPE_BYTES, Entry, measure, read_entry, read_replies
+from temporal_batching.wire.submission import ENVELOPE_BYTES, Entry, measure, read_entry, read_replies, read_withdrawal
 
 MAX_SIGNALS_PER_RUN = 2_000
 """Of Temporal's 10,000 a run, which its suggestion does not see. Well below, for two reasons: a short run replays
@@ -91,7 +92,9 @@ class BatcherWorkflow:
     @workflow.init
     def __init__(self, start: BatcherStart) -> None:
         self._start = start
-        name = f"{start.batcher}-{start.shard}"
+        # A shard that was terminated and is started again never repeats a batch id. The end of a run id is random,
+        # whichever version of UUID the server makes; its beginning may be the time.
+        name = f"{start.batcher}-{start.shard}.{workflow.info().first_execution_run_id[-8:]}"
         state = start.state or {}
         if state:
             self._buffer = Buffer.restore(name, state["buffer"])
@@ -101,6 +104,8 @@ class BatcherWorkflow:
         self._idle_cycles: int = state.get("idle_cycles", 0)
         self._malformed: int = state.get("malformed", 0)
         self._operator_policy: bool = state.get("operator_policy", False)
+        self._cancelled: bool = state.get("cancelled", False)  # this run, or one before it
+        self._cancel_requested = False  # this run: without it none can end as cancelled
         self._settled_before = self._buffer.settled
         self._failures_before = self._buffer.flush_failures
         self._signals = 0
@@ -115,10 +120,15 @@ class BatcherWorkflow:
     @workflow.run
     async def run(self, start: BatcherStart) -> None:
         """Serves until it continues as new; it never completes."""
+        if self._cancelled:  # Temporal forgets it with the run
+            asyncio.create_task(self._repeat_cancellation())  # noqa: RUF006  the SDK's event loop keeps its tasks
         if not self._policy_known:
-            await self._ask_for_policy()
+            asking = asyncio.create_task(self._ask_for_policy())
+            await self._despite_cancellation(lambda: asyncio.shield(asking))
         while True:
-            await workflow.wait_condition(lambda: self._awake or bool(self._unread and not self._resting))
+            await self._despite_cancellation(
+                lambda: workflow.wait_condition(lambda: self._awake or bool(self._unread and not self._resting))
+            )
             self._read_signals()
             if self._unread and not self._resting:
                 self._resting = True
@@ -130,6 +140,8 @@ class BatcherWorkflow:
             self._buffer.expire(now)
             self._log_unheard()
             closing = self._closing()
+            if self._cancel_requested and self._buffer.idle and self._may_close():
+                raise asyncio.CancelledError
             if closing and self._may_close():
                 self._continue_as_new()
             self._start_flushes(now, closing)
@@ -166,6 +178,8 @@ class BatcherWorkflow:
         buffer = self._buffer
         if not self._policy_known:
             raise _busy("the batcher is starting")
+        if self._cancelled:
+            raise _busy("the shard was cancelled: it takes no more requests, and starts anew once it has ended")
         if buffer.draining:
             raise _busy("the batcher is draining: it takes no more requests")
         if buffer.pending >= buffer.policy.max_pending or buffer.pending_bytes >= buffer.policy.max_pending_bytes:
@@ -231,7 +245,7 @@ class BatcherWorkflow:
             idle_cycles=self._idle_cycles,
             suggested=info.is_continue_as_new_suggested(),
             paused=buffer.paused,
-            draining=buffer.draining,
+            draining=buffer.draining or self._cancelled,
             breaker="open" if buffer.breaker_open else "closed",
             sink_error=buffer.sink_error,
             policy=buffer.policy.to_wire(),
@@ -278,11 +292,17 @@ class BatcherWorkflow:
         if name == SIGNAL_ADD:
             for wire in args[0] if args and isinstance(args[0], list) else args:
                 self._add(wire, now, waited=waited)
-        elif 1 <= len(args) <= 2 and args[0] and all(arg is None or isinstance(arg, str) for arg in args):
-            self._buffer.withdraw(*args)
-            self._awake = True
         else:
-            self._reject_signal("a withdrawal is a request id and a workflow id")
+            self._withdraw(args, now)
+
+    def _withdraw(self, args: Sequence[Any], now: float) -> None:
+        try:
+            request_id, workflow_id, run_id = read_withdrawal(args)
+        except InvalidRequest as err:
+            self._reject_signal(str(err))
+            return
+        self._buffer.withdraw(request_id, workflow_id, run_id, now=now)
+        self._awake = True
 
     async def _rest(self) -> None:
         await asyncio.sleep(0.001)
@@ -292,12 +312,16 @@ class BatcherWorkflow:
         """Accepts one request; what is wrong with it is confirmed to its sender as `rejected`."""
         try:
             entry = _read(wire)
+            if any("activity_id" in reply for reply in entry.replies):
+                raise InvalidRequest("reply_to.activity_id is for gateways alone: a signal is answered by signal")
         except InvalidRequest as err:
             self._reject_signal(str(err))
             self._tell_sender(wire, err)
             return
         entry.waited = waited
         try:
+            if self._cancelled:
+                raise BufferFull("the shard was cancelled: it takes no more requests")
             if workflow.info().get_current_history_size() > MAX_HISTORY_BYTES and self._closing():
                 raise BufferFull("the batcher cannot continue as new until it has written some of what it holds")
             self._buffer.accept(entry, now)
@@ -307,9 +331,9 @@ class BatcherWorkflow:
             self._buffer.refuse(entry, RejectCode.OVERLOADED, str(err))
 
     def _tell_sender(self, wire: Any, err: InvalidRequest) -> None:
-        """A request that cannot be read may still say who sent it."""
+        """Answers a request that cannot be read but says who sent it: by signal, never an activity."""
         try:
-            replies = read_replies(wire.get("reply_to"))
+            replies = [r for r in map(_signalled, read_replies(wire.get("reply_to"))) if r]
             request_id = wire.get("request_id")
         except (InvalidRequest, AttributeError):
             return
@@ -429,6 +453,27 @@ class BatcherWorkflow:
         self._timer = None
         self._awake = True
 
+    # Cancellation: a request to end in order
+
+    async def _despite_cancellation(self, wait: Callable[[], Awaitable[Any]]) -> None:
+        """Waits, and goes on waiting if the shard is cancelled meanwhile: it drains and drops nothing."""
+        while True:
+            try:
+                await wait()
+            except asyncio.CancelledError:
+                workflow.logger.warning("The shard was cancelled: it writes what it holds, and then ends")
+                self._cancelled = self._cancel_requested = self._awake = True
+                self._buffer.flush_now(workflow.time())
+                continue
+            return
+
+    async def _repeat_cancellation(self) -> None:
+        await workflow.execute_activity(
+            ACTIVITY_CANCEL,
+            start_to_close_timeout=timedelta(seconds=10),
+            summary="the run before this one was cancelled",
+        )
+
     # Continue-as-new
 
     def _closing(self) -> bool:
@@ -475,6 +520,7 @@ class BatcherWorkflow:
             "idle_cycles": idle_cycles,
             "malformed": self._malformed,
             "operator_policy": self._operator_policy,
+            "cancelled": self._cancelled,
         }
         workflow.continue_as_new(_shallow(BatcherStart(self._start.batcher, self._start.shard, state=state)))
 
@@ -515,6 +561,11 @@ def _read(wire: Any) -> Entry:
     if entry.replies:
         entry.size += max(0, measure(entry.replies) - ENVELOPE_BYTES * len(entry.replies))
     return entry
+
+
+def _signalled(reply: JsonObject) -> JsonObject:
+    """The address of the workflow in a reply address; empty if it names none."""
+    return {name: reply[name] for name in ("workflow_id", "from_run_id") if name in reply and "workflow_id" in reply}
 
 
 def _is_deeper_than(levels: int, value: Any) -> bool:

@@ -27,7 +27,7 @@ from temporal_batching.errors import ErrorType, InvalidRequest, SinkError, SinkU
 from temporal_batching.flush.delivery import Answer
 from temporal_batching.sinks.base import Batch, Sink
 from temporal_batching.sinks.dead_letters import DeadLetter
-from temporal_batching.wire.submission import read_requests
+from temporal_batching.wire.submission import WITHDRAWN, read_requests
 
 MAX_LOGGED = 5
 """Of the rejected requests in a batch that nobody waits for, as many are named in the log."""
@@ -61,6 +61,7 @@ async def settle(sink: Sink, flush: FlushInput, *, clock: Callable[[], float] = 
         outcomes = await _outcomes(sink, flush, requests, clock)
     except SinkUnavailable as err:
         raise unavailable(str(err), in_doubt=err.in_doubt) from None
+    outcomes = _as_withdrawn(flush.entries, parcels, outcomes)
     try:
         await _keep_dead_letters(sink, flush.batch_id, _unheard(flush, parcels, outcomes))
     except SinkUnavailable as err:
@@ -75,6 +76,17 @@ async def settle(sink: Sink, flush: FlushInput, *, clock: Callable[[], float] = 
         records=sum(len(request.records) for request in requests),
         answers=_answers(flush, flush.entries, parcels, outcomes, datetime.fromtimestamp(clock(), UTC)),
     )
+
+
+def _as_withdrawn(
+    entries: Sequence[JsonObject], parcels: Sequence[Sequence[WriteRequest]], outcomes: Sequence[Outcome]
+) -> list[Outcome]:
+    """What was withdrawn before it came has no time left: unless it was written before, it is rejected."""
+    withdrawn = [entry.get("withdrawn") is True for entry, parcel in zip(entries, parcels, strict=True) for _ in parcel]
+    return [
+        Outcome.rejected(RejectCode.WITHDRAWN, WITHDRAWN) if gone and outcome.kind is OutcomeKind.EXPIRED else outcome
+        for gone, outcome in zip(withdrawn, outcomes, strict=True)
+    ]
 
 
 def _unheard(

@@ -35,7 +35,7 @@ from temporal_batching.errors import ErrorType, InvalidRequest
 from temporal_batching.gateway.submitter import ShardSubmitter
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.routing import batcher_workflow_id, check_name, check_shards, shard_of
-from temporal_batching.wire.submission import Entry, deadline_after, read_entry
+from temporal_batching.wire.submission import Entry, deadline_after, read_entry, read_withdrawal
 
 _BUSY_DELAY = timedelta(milliseconds=500)
 
@@ -96,13 +96,18 @@ class Gateway:
     @activity.defn(name=ACTIVITY_WITHDRAW)
     async def batch_withdraw(self, call: Any) -> None:
         """Takes a request back for a caller that was cancelled: `request_id`, `key` and the batcher's name."""
-        if not isinstance(call, Mapping) or not isinstance(call.get("request_id"), str):
-            raise ApplicationError("a withdrawal has a request_id", type=ErrorType.INVALID_REQUEST, non_retryable=True)
+        info = activity.info()
+        try:
+            if not isinstance(call, Mapping):
+                raise InvalidRequest("a withdrawal is an object with request_id, key and batcher")
+            read_withdrawal([call.get("request_id"), info.workflow_id, _run_id(info)])
+        except InvalidRequest as err:
+            raise ApplicationError(str(err), type=ErrorType.INVALID_REQUEST, non_retryable=True) from None
         self._check_batcher(call)
         shard = shard_of(call.get("key") or call["request_id"], self._shards)
         handle = self._client.get_workflow_handle(batcher_workflow_id(self._name, shard))
         try:
-            await handle.signal(SIGNAL_WITHDRAW, args=[call["request_id"], activity.info().workflow_id])
+            await handle.signal(SIGNAL_WITHDRAW, args=[call["request_id"], info.workflow_id, _run_id(info)])
         except RPCError as err:
             if err.status != RPCStatusCode.NOT_FOUND:  # no shard, no request to take back
                 raise

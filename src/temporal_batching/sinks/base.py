@@ -14,9 +14,9 @@ class Batch(Sequence[WriteRequest]):
     """The requests of one flush, in the order they arrived.
 
     Attributes:
-        id: Names the batch for ever, e.g. ``main-0/17``. A batch that could not be written keeps its id when it is
-            tried again (without the requests that expired meanwhile), so a sink that stores the id can tell its own
-            earlier attempt from another batch.
+        id: Names the batch, and no other one ever, e.g. ``main-0.3f9a2c71/17``. A batch that could not be written
+            keeps its id when it is retried (without the requests that expired meanwhile), so a sink that stores the
+            id can tell its own earlier attempt from another batch.
         shard: The batcher shard it comes from.
         trigger: What made it start.
         attempt: Earlier attempts at this batch; 0 for the first.

@@ -34,7 +34,13 @@ MAX_WAITED = 60.0
 MAX_REPLIES = 32
 """Callers that may wait for one request id at the same time."""
 
-_REPLY_FIELDS = ("workflow_id", "run_id", "activity_id")
+MAX_WORKFLOW_ID = 1_000
+"""Characters of a workflow id, a run id or an activity id: Temporal's own limit."""
+
+WITHDRAWN = "withdrawn by its caller"
+"""The reason of a request that is rejected because its caller took it back."""
+
+_REPLY_FIELDS = ("workflow_id", "run_id", "activity_id", "from_run_id")
 
 
 @dataclass(slots=True)
@@ -53,6 +59,7 @@ class Entry:
         waited: Seconds that it waited in a gateway before.
         again: An earlier submission may have been accepted, and settled, without its caller hearing of it. So only the
             sink can say that it is not written.
+        withdrawn: Its callers took it back before it came: it is not written any more.
     """
 
     id: str
@@ -65,10 +72,15 @@ class Entry:
     arrived_at: float = 0.0
     again: bool = False
     waited: float = 0.0
+    withdrawn: bool = False
 
     def to_wire(self) -> JsonObject:
         wire = {**self.body, "expires_at": self.expires_at, "reply_to": self.replies}
-        return {**wire, "again": True} if self.again else wire
+        if self.again:
+            wire["again"] = True
+        if self.withdrawn:
+            wire["withdrawn"] = True
+        return wire
 
     def packed(self) -> Entry:
         """A parcel as it costs its shard least; any other entry as it is."""
@@ -90,8 +102,19 @@ class Entry:
         requests, records = body.pop("counts")
         size, arrived_at = body.pop("size"), body.pop("arrived_at")
         expires_at, replies = body.pop("expires_at"), body.pop("reply_to")
-        again = body.pop("again", False)
-        return cls(body["request_id"], body, requests, records, size, expires_at, replies, arrived_at, again)
+        again, withdrawn = body.pop("again", False), body.pop("withdrawn", False)
+        return cls(
+            body["request_id"],
+            body,
+            requests,
+            records,
+            size,
+            expires_at,
+            replies,
+            arrived_at,
+            again,
+            withdrawn=withdrawn,
+        )
 
 
 def jsonable(value: Any) -> Any:
@@ -232,7 +255,7 @@ def read_replies(wire: Any) -> list[JsonObject]:
         reply = {}
         for name in _REPLY_FIELDS:
             if one.get(name) is not None:
-                reply[name] = _text(one[name], f"reply_to.{name}", most=1000)
+                reply[name] = _text(one[name], f"reply_to.{name}", most=MAX_WORKFLOW_ID)
         if "workflow_id" not in reply and "activity_id" not in reply:
             raise InvalidRequest("reply_to needs workflow_id (for a signal) or activity_id (to complete an activity)")
         if reply not in replies:
@@ -240,6 +263,22 @@ def read_replies(wire: Any) -> list[JsonObject]:
     if len(replies) > MAX_REPLIES:
         raise InvalidRequest(f"reply_to has {len(replies)} addresses: at most {MAX_REPLIES} may wait for one request")
     return replies
+
+
+def read_withdrawal(args: Sequence[Any]) -> tuple[str, str | None, str | None]:
+    """Reads what a withdrawal brings: a request id, the caller's workflow id, its run id; the last two may be missing.
+
+    Raises:
+        InvalidRequest: With what is wrong and what is allowed.
+    """
+    if not 1 <= len(args) <= 3:
+        raise InvalidRequest("a withdrawal is a request id, a workflow id and a run id")
+    request_id = _text(args[0], "the request id of a withdrawal")
+    workflow_id, run_id = (
+        None if value is None else _text(value, f"the {what} of a withdrawal", most=MAX_WORKFLOW_ID)
+        for value, what in zip([*args[1:], None, None][:2], ("workflow id", "run id"), strict=True)
+    )
+    return request_id, workflow_id, run_id
 
 
 def same_content(one: JsonObject, other: JsonObject) -> bool:

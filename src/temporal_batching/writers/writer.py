@@ -175,7 +175,8 @@ class BatchWriter:
     async def _write_by_signal(self, wire: JsonObject, timeout: timedelta) -> Confirmation:
         request_id = wire["request_id"]
         wire["expires_at"] = deadline_after(workflow.time(), timeout)
-        wire["reply_to"] = {"workflow_id": workflow.info().workflow_id}
+        info = workflow.info()
+        wire["reply_to"] = {"workflow_id": info.workflow_id, "from_run_id": info.run_id}
         shard = shard_of(wire["key"] or request_id, self._shards)
         batcher = workflow.get_external_workflow_handle(batcher_workflow_id(self._name, shard))
         with Inbox.of_this_workflow().expect(request_id) as arrival:
@@ -219,8 +220,9 @@ async def _signal_with_retries(batcher: workflow.ExternalWorkflowHandle[Any], wi
 
 
 async def _withdraw_by_signal(batcher: workflow.ExternalWorkflowHandle[Any], request_id: str) -> None:
+    info = workflow.info()
     with contextlib.suppress(ApplicationError):  # no batcher, nothing to take back
-        await batcher.signal(SIGNAL_WITHDRAW, args=[request_id, workflow.info().workflow_id])
+        await batcher.signal(SIGNAL_WITHDRAW, args=[request_id, info.workflow_id, info.run_id])
 
 
 def _summary(wire: JsonObject) -> str:

@@ -51,7 +51,7 @@ def test_when_the_oldest_leaves_the_next_one_counts(way: str) -> None:
     buf.accept(entry("a", records=2 if way == "flushed" else 1, waited=2.0, expires_at=NOW + 10), NOW)
     buf.accept(entry("b"), NOW + 5)
     if way == "withdrawn":
-        assert buf.withdraw("a")
+        assert buf.withdraw("a", now=NOW)
     elif way == "expired":
         buf.expire(NOW + 10)
     else:
@@ -398,7 +398,7 @@ def test_everything_is_carried_over_and_goes_on_as_before() -> None:
         buf.accept(entry(name, n={"x": [name, 1.5, None]}), NOW)
     buf.accept(parcel("p", "e", "f"), NOW + 1)
     buf.accept(entry("late", expires_at=NOW), NOW)
-    buf.withdraw("gone", "w")
+    buf.withdraw("gone", "w", "run", now=NOW)
     buf.fail(take(buf, NOW).id, NOW + 2, "down", in_doubt=True)
     buf.paused = True
     state = json.loads(json.dumps(buf.carry()))

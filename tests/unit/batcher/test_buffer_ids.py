@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from temporal_batching.batcher.buffer import MAX_REMEMBERED_WITHDRAWALS, Accepted, Buffer, BufferFull
+from temporal_batching.batcher.buffer import Accepted, Buffer, BufferFull
 from temporal_batching.batcher.outbox import MAX_DELIVERIES, MAX_REMEMBERED_ANSWERS
+from temporal_batching.batcher.withdrawals import MAX_AGE, MAX_REMEMBERED, MAX_REMEMBERED_BYTES
 from temporal_batching.contract import RejectCode, Trigger
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.wire.submission import MAX_REPLIES
@@ -90,7 +93,7 @@ def test_an_id_held_by_two_batches_is_known_to_both() -> None:
         assert buf.accept(entry("a", name), NOW) is Accepted.ATTACHED
     buf.settle(second.id, {"duplicate": 1}, [])
     assert buf.accept(entry("a", "v"), NOW) is Accepted.ATTACHED
-    assert buf.withdraw("a") is False
+    assert buf.withdraw("a", now=NOW) is False
     buf.settle(first.id, {"written": 1}, [])
     assert buf.accept(entry("a", "x"), NOW) is Accepted.NEW
 
@@ -198,7 +201,7 @@ def test_another_caller_that_comes_again_makes_the_request_it_joins_one_for_the_
 def test_what_is_pending_can_be_withdrawn() -> None:
     buf = buffer()
     buf.accept(entry("a"), NOW)
-    assert buf.withdraw("a", "w-a") is True
+    assert buf.withdraw("a", "w-a", "run", now=NOW) is True
     assert (buf.pending, buf.pending_bytes, buf.wake_at()) == (0, 0, None)
     assert told(buf) == [("a", "rejected", "withdrawn", ["w-a"])]
 
@@ -207,9 +210,9 @@ def test_what_is_in_flight_or_was_tried_stays() -> None:
     buf = buffer()
     buf.accept(entry("a"), NOW)
     batch = take(buf, NOW, force=True)
-    assert buf.withdraw("a", "w-a") is False
+    assert buf.withdraw("a", "w-a", "run", now=NOW) is False
     buf.fail(batch.id, NOW, "down", in_doubt=False)
-    assert buf.withdraw("a", "w-a") is False
+    assert buf.withdraw("a", "w-a", "run", now=NOW) is False
     assert buf.pending == 1
 
 
@@ -217,41 +220,68 @@ def test_only_the_caller_that_withdraws_stops_waiting() -> None:
     buf = buffer()
     buf.accept(entry("a", "v"), NOW)
     buf.accept(entry("a", "w"), NOW)
-    assert buf.withdraw("a", "v") is False
+    assert buf.withdraw("a", "v", "run", now=NOW) is False
     assert take(buf, NOW, force=True).entries[0].replies == [caller("w")]
 
 
-def test_a_withdrawal_that_overtakes_its_request_counts() -> None:
+def test_a_caller_that_is_another_run_of_the_same_workflow_keeps_waiting() -> None:
     buf = buffer()
-    assert buf.withdraw("a", "w-a") is True
-    restored = Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
-    assert restored.accept(entry("a"), NOW) is Accepted.ANSWERED
-    assert told(restored) == [("a", "rejected", "withdrawn", ["w-a"])]
+    buf.accept(entry("a", "v"), NOW)
+    assert buf.withdraw("a", "v", "an earlier run", now=NOW) is False
+    assert buf.pending == 1
+    assert buf.withdraw("a", "v", now=NOW) is True, "without a run it is whichever waits"
 
 
-def test_of_what_was_withdrawn_and_comes_again_the_ledger_has_to_say_what_became() -> None:
-    # Another call of the same workflow may have withdrawn the id, and this one have been written.
+def over_continue_as_new(buf: Buffer) -> Buffer:
+    return Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
+
+
+def test_a_withdrawal_that_overtakes_its_request_counts_and_the_ledger_is_asked() -> None:
+    # An earlier submission of the same request may have been written.
     buf = buffer(linger=60)
-    buf.withdraw("a", "w-a")
-    assert buf.accept(entry("a", expires_at=NOW + 50, again=True), NOW) is Accepted.NEW
-    batch = take(buf, NOW)
-    assert (batch.in_doubt, batch.entries[0].expires_at) == (True, NOW), "asked about, not written"
+    assert buf.withdraw("a", "w-a", "run", now=NOW) is True
+    buf = over_continue_as_new(buf)
+    assert buf.accept(entry("a", expires_at=NOW + 50), NOW + 1) is Accepted.NEW
+    batch = take(buf, NOW + 1)
+    (only,) = batch.entries
+    assert (batch.in_doubt, only.expires_at, only.withdrawn) == (True, NOW + 1, True), "asked about, not written"
+    assert only.to_wire()["withdrawn"] is True
 
 
-def test_one_callers_withdrawal_does_not_refuse_another_with_the_same_id() -> None:
-    # The first may have been written before it was withdrawn: the other has to hear that from the ledger.
+def test_a_withdrawal_meets_its_own_run_of_its_own_caller_alone() -> None:
     buf = buffer()
-    buf.withdraw("a", "v")
-    assert buf.accept(entry("a", "w"), NOW) is Accepted.NEW
-    buf.withdraw("b")
-    assert buf.accept(entry("b", "w"), NOW) is Accepted.ANSWERED
+    buf.withdraw("a", "w-a", "an earlier run", now=NOW)
+    buf.withdraw("a", "w-a", now=NOW)
+    buf.withdraw("a", "v", "run", now=NOW)
+    buf.withdraw("a", now=NOW)
+    accepted = entry("a")
+    assert buf.accept(accepted, NOW) is Accepted.NEW
+    assert not accepted.withdrawn
 
 
-def test_remembered_withdrawals_are_bounded_in_number_and_length() -> None:
+def test_a_withdrawal_is_forgotten_when_its_request_can_no_longer_come() -> None:
     buf = buffer()
-    for n in range(MAX_REMEMBERED_WITHDRAWALS + 10):
-        buf.withdraw(f"a-{n}", "w")
-    buf.withdraw("x" * 1_000_000, "w")
-    assert buf.carry_bytes < 50 * MAX_REMEMBERED_WITHDRAWALS
-    assert buf.accept(entry("a-9", "w"), NOW) is Accepted.NEW
-    assert buf.accept(entry("a-10", "w"), NOW) is Accepted.ANSWERED
+    buf.withdraw("a", "w-a", "run", now=NOW)
+    accepted = entry("a")
+    assert buf.accept(accepted, NOW + MAX_AGE) is Accepted.NEW
+    assert not accepted.withdrawn
+
+
+@given(st.lists(st.tuples(st.text(max_size=255), st.text(max_size=1000), st.text(max_size=40)), max_size=60))
+def test_remembered_withdrawals_are_bounded_as_they_travel(withdrawals: list[tuple[str, str, str]]) -> None:
+    buf = buffer()
+    for request_id, workflow_id, run_id in withdrawals * 20:
+        buf.withdraw(request_id, workflow_id, run_id, now=NOW)
+    carried = json.dumps(buf.carry()["withdrawals"], separators=(",", ":"))
+    assert len(carried) <= MAX_REMEMBERED_BYTES + 2 + MAX_REMEMBERED
+    assert buf.carry_bytes <= MAX_REMEMBERED_BYTES
+
+
+def test_of_too_many_withdrawals_the_oldest_are_forgotten() -> None:
+    buf = buffer()
+    for n in range(MAX_REMEMBERED + 10):
+        buf.withdraw(f"a-{n}", "w", "run", now=NOW)
+    early, late = entry("a-9", "w"), entry("a-10", "w")
+    for one in (early, late):
+        buf.accept(one, NOW)
+    assert (early.withdrawn, late.withdrawn) == (False, True)

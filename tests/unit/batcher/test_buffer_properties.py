@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,8 +19,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from temporal_batching.batcher.buffer import MAX_REMEMBERED_WITHDRAWALS, Accepted, Buffer, BufferFull, PendingBatch
+from temporal_batching.batcher.buffer import Accepted, Buffer, BufferFull, PendingBatch
 from temporal_batching.batcher.outbox import MAX_DELIVERIES
+from temporal_batching.batcher.withdrawals import MAX_AGE
 from temporal_batching.contract import JsonObject, OutcomeKind, RejectCode, Trigger
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.policy import BatchPolicy
@@ -86,7 +88,7 @@ class BufferMachine(RuleBasedStateMachine):
         self.pending: dict[str, Ticket] = {}
         self.flights: dict[str, Flight] = {}
         self.back: list[Flight] = []
-        self.withdrawn: set[tuple[str, str | None]] = set()
+        self.withdrawn: dict[tuple[str, str], float] = {}  # when
         self.outbox: list[tuple[str, str]] = []  # request and caller, for every answer that waits
         self.told: set[tuple[str, str]] = set()  # request and caller: that activity was told, and asks no more
         self.in_delivery = False
@@ -147,10 +149,8 @@ class BufferMachine(RuleBasedStateMachine):
         ]
         told_already = not caller.startswith("s") and (name, caller) in {*self.outbox, *self.told}
         too_large = not entry.again and (entry.records > policy.max_batch_size or entry.size > policy.max_batch_bytes)
-        gone = (name, None) in self.withdrawn or (name, caller) in self.withdrawn
-        if gone and entry.again:
-            gone, expires_at = False, now
-        late = expires_at is not None and expires_at <= now and not entry.again
+        gone = now - self.withdrawn.get((name, caller), -math.inf) < MAX_AGE
+        late = expires_at is not None and expires_at <= now and not (entry.again or gone)
         full = (
             self.buffer.draining
             or self.buffer.pending + entry.requests > policy.max_pending
@@ -176,11 +176,10 @@ class BufferMachine(RuleBasedStateMachine):
             with pytest.raises(InvalidRequest, match="fit a batch") as refusal:
                 self.buffer.accept(entry, now)
             assert refusal.value.code is RejectCode.TOO_LARGE
-        elif gone or late:
+        elif late:
             assert self.buffer.accept(entry, now) is Accepted.ANSWERED
-            outcome, code = ("rejected", "withdrawn") if gone else ("expired", None)
-            self.outcomes[outcome] += entry.requests
-            self.expect_told([(name, [caller], outcome, code)])
+            self.outcomes["expired"] += entry.requests
+            self.expect_told([(name, [caller], "expired", None)])
         elif full:
             with pytest.raises(BufferFull):
                 self.buffer.accept(entry, now)
@@ -189,7 +188,9 @@ class BufferMachine(RuleBasedStateMachine):
             self.numbers += 1
             deadline = entry.expires_at
             assert deadline is not None
-            assert expires_at is None or deadline == expires_at
+            assert entry.withdrawn is gone
+            assert deadline <= now if gone else expires_at is None or deadline == expires_at
+            assert entry.again or not gone
             ticket = Ticket(
                 self.numbers, name, key, content, entry.requests, entry.records, now, deadline, [caller], entry.again
             )
@@ -198,13 +199,14 @@ class BufferMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from([*NAMES, "p"]), caller=st.sampled_from([None, *CALLERS]))
     def withdraws(self, name: str, caller: str | None) -> None:
-        certain = self.buffer.withdraw(name, caller)
+        run_id = None if caller is None else address(caller, name).get("run_id")
+        certain = self.buffer.withdraw(name, caller, run_id, now=self.now)
         ticket = self.pending.get(name)
         if ticket is None:
             held = any(t.name == name for f in self.held() for t in f.tickets)
             assert certain is not held
-            if not held:
-                self.withdrawn.add((name, caller))
+            if not held and caller is not None:
+                self.withdrawn[name, caller] = self.now
         elif caller is not None and [c for c in ticket.callers if c != caller]:
             assert not certain
             ticket.callers = [c for c in ticket.callers if c != caller]
@@ -461,7 +463,6 @@ class BufferMachine(RuleBasedStateMachine):
     def memory_is_bounded(self) -> None:
         buf = self.buffer
         assert len(buf._deadlines) <= 2 * len(self.pending) + 65
-        assert len(buf._withdrawn) <= MAX_REMEMBERED_WITHDRAWALS
         assert set(buf._held_entries) == {t.name for f in self.held() for t in f.tickets}
         assert len(buf._outbox._waiting) <= len(self.outbox)
 
