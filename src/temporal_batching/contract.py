@@ -225,6 +225,12 @@ class BatcherStats:
         batches_by_trigger: The same by what started them.
         largest_batch: Most records any batch had.
         outcomes: Requests settled, by outcome.
+        requeued: Requests that the sink could not write now: each waits with its key for a retry of its own.
+        retries: How often a request was requeued.
+        unknown: Requests past their deadline of which nobody can know whether they are written. Their callers get no
+            confirmation.
+        sink_errors: How often the sink failed on a request without declaring it: an exception of its own, or an answer
+            that is no outcome.
         flush_failures: Flushes the sink could not take; each was tried again.
         refused: Requests turned away because the buffer was full.
         malformed: Signals that no request could be read from.
@@ -255,6 +261,10 @@ class BatcherStats:
     batches_by_trigger: dict[str, int] = field(default_factory=dict)
     largest_batch: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
+    requeued: int = 0
+    retries: int = 0
+    unknown: int = 0
+    sink_errors: int = 0
     flush_failures: int = 0
     refused: int = 0
     malformed: int = 0
@@ -337,11 +347,39 @@ class SubmitResult:
 
 
 @dataclass(frozen=True)
+class Requeued:
+    """An entry of a batch that has to be retried, as the flush reports it to the shard.
+
+    Attributes:
+        position: Of the entry in the batch.
+        reason: Why, for people.
+        in_doubt: It may be committed all the same.
+    """
+
+    position: int
+    reason: str = ""
+    in_doubt: bool = False
+
+
+@dataclass(frozen=True)
 class FlushResult:
-    """Result of ``flush_batch``: counts, and the confirmations that could not be delivered yet."""
+    """Result of ``flush_batch``.
+
+    Attributes:
+        outcomes: Requests by outcome.
+        undelivered: Confirmations that could not be delivered yet.
+        requeued: Entries that the shard keeps, to retry them under the same batch id.
+        unknown: Requests past their deadline of which nobody can know whether they are written.
+        sink_errors: Requests that the sink failed on without declaring it.
+        stalled: No request got through: all are to be retried.
+    """
 
     outcomes: dict[str, int] = field(default_factory=dict)
     undelivered: list[Any] = field(default_factory=list)
+    requeued: list[Requeued] = field(default_factory=list)
+    unknown: int = 0
+    sink_errors: int = 0
+    stalled: bool = False
 
 
 @dataclass(frozen=True)

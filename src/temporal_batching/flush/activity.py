@@ -48,7 +48,14 @@ class Flusher:
             settled = await settle(self._sink, flush)
             undelivered = await deliver(activity.client(), settled.answers)
         _measure(flush, settled, time.monotonic() - started)
-        return FlushResult(dict(settled.counts), [answer.to_wire() for answer in undelivered])
+        return FlushResult(
+            outcomes=dict(settled.counts),
+            undelivered=[answer.to_wire() for answer in undelivered],
+            requeued=settled.requeued,
+            unknown=settled.unknown,
+            sink_errors=settled.sink_errors,
+            stalled=settled.stalled,
+        )
 
 
 async def _ask_for_entries(batch_id: str) -> list[Any]:
@@ -92,6 +99,13 @@ def _measure(flush: FlushInput, settled: Settled, seconds: float) -> None:
     requests = meter.create_counter("batching_requests", "Requests settled, by outcome")
     for outcome, count in settled.counts.items():
         requests.add(count, {"outcome": outcome})
+    for name, description, count in (
+        ("batching_requeued", "Entries to be retried by themselves", len(settled.requeued)),
+        ("batching_unknown", "Requests of which nobody can know whether they are written", settled.unknown),
+        ("batching_sink_errors", "Requests that the sink failed on without declaring it", settled.sink_errors),
+    ):
+        if count:
+            meter.create_counter(name, description).add(count)
     meter.create_histogram("batching_batch_records", "Records in a batch").record(settled.records)
     meter.create_histogram_float("batching_flush_seconds", "Writing a batch and telling its callers", "s").record(
         seconds

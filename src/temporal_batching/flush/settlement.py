@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from temporalio import activity
@@ -20,17 +20,16 @@ from temporal_batching.contract import (
     Outcome,
     OutcomeKind,
     RejectCode,
-    Trigger,
+    Requeued,
     WriteRequest,
 )
-from temporal_batching.errors import ErrorType, InvalidRequest, SinkError, SinkUnavailable
+from temporal_batching.errors import ErrorType, InvalidRequest, SinkUnavailable
 from temporal_batching.flush.delivery import Answer
-from temporal_batching.sinks.base import Batch, Sink
+from temporal_batching.flush.letters import keep_dead_letters
+from temporal_batching.flush.sink_calls import SinkCalls, named
+from temporal_batching.sinks.base import Sink
 from temporal_batching.sinks.dead_letters import DeadLetter
 from temporal_batching.wire.submission import WITHDRAWN, read_requests
-
-MAX_LOGGED = 5
-"""Of the rejected requests in a batch that nobody waits for, as many are named in the log."""
 
 
 def unavailable(problem: str, *, in_doubt: bool) -> ApplicationError:
@@ -39,11 +38,74 @@ def unavailable(problem: str, *, in_doubt: bool) -> ApplicationError:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What became of a batch: requests by outcome, records in it, and who is to be told."""
+    """What became of a batch.
+
+    Attributes:
+        counts: Requests by outcome.
+        records: Records in it.
+        answers: Who is to be told what.
+        requeued: Entries that are to be retried; nobody is told of them yet.
+        unknown: Requests past their deadline of which nobody can know whether they are written. Nobody is told.
+        sink_errors: Requests that the sink failed on without declaring it.
+        stalled: No request got through: the sink answered for each that it is to be retried.
+    """
 
     counts: Counter[str]
     records: int
     answers: list[Answer]
+    requeued: list[Requeued] = field(default_factory=list)
+    unknown: int = 0
+    sink_errors: int = 0
+    stalled: bool = False
+
+
+@dataclass(slots=True)
+class _Unit:
+    """An entry of the batch: what settles, waits and is told together.
+
+    Attributes:
+        position: Of the entry in the batch.
+        entry: As it travels.
+        requests: One, or the parcel's; none of a parcel that cannot be read.
+        outcomes: One for each request; None where nobody can know.
+        waits: Why it has to be retried as a whole; None if it is settled.
+        in_doubt: Some of it may be committed.
+    """
+
+    position: int
+    entry: JsonObject
+    requests: list[WriteRequest]
+    outcomes: list[Outcome | None] = field(default_factory=list)
+    waits: str | None = None
+    in_doubt: bool = False
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is an outcome for all of it."""
+        return self.waits is None and None not in self.outcomes
+
+    def is_late(self, now: float) -> bool:
+        expires_at = self.entry.get("expires_at")
+        return expires_at is not None and expires_at <= now
+
+    def take(self, outcomes: Iterator[Outcome | None]) -> None:
+        """Takes its outcomes from those of all; it waits if one of them is to be retried."""
+        self.outcomes = [next(outcomes) for _ in self.requests]
+        self._look_for_retries()
+
+    def replace(self, index: int, outcome: Outcome | None) -> None:
+        self.outcomes[index] = outcome
+        self._look_for_retries()
+
+    def _look_for_retries(self) -> None:
+        for outcome in self.outcomes:
+            if outcome is not None and outcome.kind is OutcomeKind.RETRY and self.waits is None:
+                self.waits = outcome.reason or "the sink says so"
+            if outcome is None or outcome.in_doubt or outcome.kind in _COMMITTED:
+                self.in_doubt = True
+
+
+_COMMITTED = {OutcomeKind.WRITTEN, OutcomeKind.DUPLICATE}
 
 
 async def settle(sink: Sink, flush: FlushInput, *, clock: Callable[[], float] = time.time) -> Settled:
@@ -55,74 +117,47 @@ async def settle(sink: Sink, flush: FlushInput, *, clock: Callable[[], float] = 
     """
     if flush.entries is None:
         raise ValueError("a flush is settled with its entries")
-    parcels = [_requests_of(entry) for entry in flush.entries]
-    requests = [request for parcel in parcels for request in parcel]
+    units = [_Unit(position, entry, _requests_of(entry)) for position, entry in enumerate(flush.entries)]
+    calls = SinkCalls(sink, flush)
     try:
-        outcomes = await _outcomes(sink, flush, requests, clock)
+        await _decide(calls, units, flush, clock)
+        await keep_dead_letters(sink, flush.batch_id, _without_reply(flush, units))
     except SinkUnavailable as err:
-        raise unavailable(str(err), in_doubt=err.in_doubt) from None
-    outcomes = _as_withdrawn(flush.entries, parcels, outcomes)
-    try:
-        await _keep_dead_letters(sink, flush.batch_id, _unheard(flush, parcels, outcomes))
-    except SinkUnavailable as err:
-        # Something of it may be committed, if only that a request is rejected.
-        raise unavailable(str(err), in_doubt=True) from None
-    counts = Counter(outcome.kind.value for outcome in outcomes)
-    unreadable = sum(entry["holds"][0] for entry, parcel in zip(flush.entries, parcels, strict=True) if not parcel)
+        raise unavailable(str(err), in_doubt=calls.in_doubt) from None
+    settled = [unit for unit in units if unit.waits is None]
+    known = [outcome for unit in settled for outcome in unit.outcomes if outcome is not None]
+    counts = Counter(outcome.kind.value for outcome in known)
+    unreadable = sum(unit.entry["holds"][0] for unit in units if not unit.requests)
     if unreadable:
         counts[OutcomeKind.REJECTED.value] += unreadable
+    unknown = [request for unit in settled for request, o in zip(unit.requests, unit.outcomes, strict=True) if not o]
+    if unknown:
+        names = named([request.request_id for request in unknown])
+        activity.logger.error("Nobody can know whether this is written, in batch %s: %s", flush.batch_id, names)
     return Settled(
         counts=counts,
-        records=sum(len(request.records) for request in requests),
-        answers=_answers(flush, flush.entries, parcels, outcomes, datetime.fromtimestamp(clock(), UTC)),
+        records=sum(len(request.records) for unit in units for request in unit.requests),
+        answers=_answers(flush, units, datetime.fromtimestamp(clock(), UTC)),
+        requeued=[Requeued(unit.position, unit.waits, unit.in_doubt) for unit in units if unit.waits is not None],
+        unknown=len(unknown),
+        sink_errors=calls.errors,
+        stalled=bool(units) and all(_is_stalled(unit) for unit in units),
     )
 
 
-def _as_withdrawn(
-    entries: Sequence[JsonObject], parcels: Sequence[Sequence[WriteRequest]], outcomes: Sequence[Outcome]
-) -> list[Outcome]:
-    """What was withdrawn before it came has no time left: unless it was written before, it is rejected."""
-    withdrawn = [entry.get("withdrawn") is True for entry, parcel in zip(entries, parcels, strict=True) for _ in parcel]
-    return [
-        Outcome.rejected(RejectCode.WITHDRAWN, WITHDRAWN) if gone and outcome.kind is OutcomeKind.EXPIRED else outcome
-        for gone, outcome in zip(withdrawn, outcomes, strict=True)
-    ]
+def _is_stalled(unit: _Unit) -> bool:
+    return bool(unit.requests) and all(o is not None and o.kind is OutcomeKind.RETRY for o in unit.outcomes)
 
 
-def _unheard(
-    flush: FlushInput, parcels: Sequence[Sequence[WriteRequest]], outcomes: Sequence[Outcome]
-) -> list[DeadLetter]:
+def _without_reply(flush: FlushInput, units: Sequence[_Unit]) -> list[DeadLetter]:
     """The rejected requests that nobody waits for."""
-    rest = iter(outcomes)
-    letters: list[DeadLetter] = []
-    for entry, parcel in zip(flush.entries or [], parcels, strict=True):
-        for request in parcel:
-            outcome = next(rest)
-            if outcome.kind is OutcomeKind.REJECTED and not entry["reply_to"]:
-                letters.append(DeadLetter(request, outcome, flush.batch_id))
-    return letters
-
-
-async def _keep_dead_letters(sink: Sink, batch_id: str, letters: Sequence[DeadLetter]) -> None:
-    """Before anybody is told anything: an attempt that is lost here is made again."""
-    if not letters:
-        return
-    try:
-        kept = "kept as dead letters" if await sink.keep_dead_letters(letters) else "gone, for the sink keeps none"
-    except SinkUnavailable:
-        raise
-    except SinkError as err:  # neighbours do not wait for what will not be better next time
-        kept = f"gone: {err}"
-    except Exception as err:
-        if len(letters) > 1:  # some letter is to blame
-            for letter in letters:
-                await _keep_dead_letters(sink, batch_id, [letter])
-            return
-        kept = f"gone: {type(err).__name__}"
-    # Without their reasons: a database quotes values in them.
-    some = ", ".join(f"{letter.request.request_id!r} ({letter.outcome.code})" for letter in letters[:MAX_LOGGED])
-    more = f" and {len(letters) - MAX_LOGGED} more" if len(letters) > MAX_LOGGED else ""
-    activity.logger.warning("Rejected in batch %s, and nobody waits for it: %s%s; %s", batch_id, some, more, kept)
+    return [
+        DeadLetter(request, outcome, flush.batch_id)
+        for unit in units
+        if unit.waits is None and not unit.entry["reply_to"]
+        for request, outcome in zip(unit.requests, unit.outcomes, strict=True)
+        if outcome is not None and outcome.kind is OutcomeKind.REJECTED
+    ]
 
 
 def _requests_of(entry: JsonObject) -> list[WriteRequest]:
@@ -134,120 +169,109 @@ def _requests_of(entry: JsonObject) -> list[WriteRequest]:
         return []
 
 
-async def _outcomes(
-    sink: Sink, flush: FlushInput, requests: Sequence[WriteRequest], clock: Callable[[], float]
-) -> list[Outcome]:
+async def _decide(calls: SinkCalls, units: Sequence[_Unit], flush: FlushInput, clock: Callable[[], float]) -> None:
     """An outcome for each request: those past their deadline are not written, whatever the sink would do."""
     now = clock()
-    late = [_is_late(request, now) for request in requests]
-    alive = [request for request, is_late in zip(requests, late, strict=True) if not is_late]
-    dead = [request for request, is_late in zip(requests, late, strict=True) if is_late]
-    written = await _write(sink, flush, alive)
-    try:
-        # Once told, neither `expired` nor `rejected` may turn out otherwise: not by an attempt that is still under way,
-        # nor by the next one, should this one be lost after its callers were told. So the sink shuts the door first.
-        alive_outcomes = iter(await _shut_out_rejected(sink, flush, alive, written, clock))
-        dead_outcomes = iter(await sink.settle(_batch(flush, dead)) if dead else [])
-    except SinkUnavailable as err:
-        raise SinkUnavailable(str(err), in_doubt=bool(alive)) from None
-    return _written_once(requests, [next(dead_outcomes if is_late else alive_outcomes) for is_late in late])
+    alive = [unit for unit in units if not unit.is_late(now)]
+    dead = [unit for unit in units if unit.is_late(now)]
+    written = iter(await calls.write([request for unit in alive for request in unit.requests]))
+    for unit in alive:
+        unit.take(written)
+    _keep_together(units)
+    # Once told, neither `expired` nor `rejected` may turn out otherwise: not by an attempt that is still under way,
+    # nor by the next one, should this one be lost after its callers were told. So the sink fences them off first.
+    await _fence_rejected(calls, [unit for unit in alive if unit.waits is None], flush, clock)
+    requests = [request for unit in dead for request in unit.requests]
+    doubts = [_was_in_doubt(unit) for unit in dead for _ in unit.requests]
+    fenced = iter(await calls.fence(requests, doubts))
+    for unit in dead:
+        unit.take(fenced)
+    _keep_together(units)
+    _written_once(unit for unit in units if unit.waits is None)
+    for unit in units:
+        _as_withdrawn(unit)
 
 
-def _is_late(request: WriteRequest, now: float) -> bool:
-    return request.expires_at is not None and request.expires_at <= now
+def _was_in_doubt(unit: _Unit) -> bool:
+    """Whether an earlier attempt, at this batch or at an earlier submission of its id, may have committed it."""
+    return bool(unit.entry.get("in_doubt") or unit.entry.get("again"))
+
+
+def _as_withdrawn(unit: _Unit) -> None:
+    """What was withdrawn before it came has no time left: unless it was written before, it is rejected."""
+    if unit.entry.get("withdrawn") is True:
+        withdrawn = Outcome.rejected(RejectCode.WITHDRAWN, WITHDRAWN)
+        unit.outcomes = [withdrawn if o is not None and o.kind is OutcomeKind.EXPIRED else o for o in unit.outcomes]
+
+
+def _keep_together(units: Sequence[_Unit]) -> None:
+    """What shares a request id with something that is to be retried is retried with it.
+
+    The ledger would take the second for an earlier attempt at the first, and both would be told `written`.
+    """
+    waiting = {request.request_id for unit in units if unit.waits is not None for request in unit.requests}
+    found = bool(waiting)
+    while found:
+        found = False
+        for unit in units:
+            if unit.waits is None and unit.outcomes and not waiting.isdisjoint(r.request_id for r in unit.requests):
+                unit.waits = "it shares a request id with a request that has to be retried"
+                waiting |= {request.request_id for request in unit.requests}
+                found = True
 
 
 _FINAL = {RejectCode.INVALID, RejectCode.ID_REUSED}
 """Rejections that every later attempt would repeat; any other depends on what else the database holds."""
 
 
-async def _shut_out_rejected(
-    sink: Sink,
-    flush: FlushInput,
-    requests: Sequence[WriteRequest],
-    outcomes: Sequence[Outcome],
-    clock: Callable[[], float],
-) -> list[Outcome]:
+async def _fence_rejected(
+    calls: SinkCalls, units: Sequence[_Unit], flush: FlushInput, clock: Callable[[], float]
+) -> None:
     """Makes rejections final, and finds those that an earlier attempt at this batch has made so."""
-    final = list(outcomes)
-    rejected: list[int] = []
-    for position, (request, outcome) in enumerate(zip(requests, outcomes, strict=True)):
-        if outcome.kind is OutcomeKind.REJECTED and outcome.code not in _FINAL:
-            rejected.append(position)
-        elif outcome.kind is OutcomeKind.EXPIRED and not _is_late(request, clock()):
-            final[position] = Outcome.rejected(RejectCode.DATABASE, "refused in an earlier attempt at its batch")
-    if rejected:
-        known = await sink.settle(_batch(flush, [requests[position] for position in rejected]))
-        for position, outcome in zip(rejected, known, strict=True):
-            if outcome.kind in (OutcomeKind.WRITTEN, OutcomeKind.DUPLICATE):  # an earlier attempt got through
-                final[position] = outcome
-    return final
+    rejected: list[tuple[_Unit, int]] = []
+    for unit in units:
+        for index, outcome in enumerate(unit.outcomes):
+            if outcome is None:
+                continue
+            if outcome.kind is OutcomeKind.REJECTED and outcome.code not in _FINAL:
+                rejected.append((unit, index))
+            elif outcome.kind is OutcomeKind.EXPIRED and not unit.is_late(clock()):
+                again = Outcome.rejected(RejectCode.DATABASE, "refused in an earlier attempt at its batch")
+                unit.replace(index, again)
+    known = await calls.fence([unit.requests[index] for unit, index in rejected], [False] * len(rejected))
+    for (unit, index), outcome in zip(rejected, known, strict=True):
+        if outcome is None:
+            unit.replace(index, Outcome.retry("the sink could not make its rejection final", in_doubt=True))
+        elif outcome.kind in (*_COMMITTED, OutcomeKind.RETRY):  # an earlier attempt got through, or nobody can tell yet
+            unit.replace(index, outcome)
 
 
-def _written_once(requests: Sequence[WriteRequest], outcomes: Sequence[Outcome]) -> list[Outcome]:
+def _written_once(units: Iterable[_Unit]) -> None:
     """An id twice in a batch: written, and then a duplicate. A sink that is asked in parts cannot see that."""
     written: set[str] = set()
-    once = []
-    for request, outcome in zip(requests, outcomes, strict=True):
-        repeated = outcome.kind is OutcomeKind.WRITTEN and request.request_id in written
-        once.append(Outcome.duplicate() if repeated else outcome)
-        if outcome.kind is OutcomeKind.WRITTEN:
-            written.add(request.request_id)
-    return once
+    for unit in units:
+        for index, (request, outcome) in enumerate(zip(unit.requests, unit.outcomes, strict=True)):
+            if outcome is not None and outcome.kind is OutcomeKind.WRITTEN:
+                if request.request_id in written:
+                    unit.outcomes[index] = Outcome.duplicate()
+                written.add(request.request_id)
 
 
-async def _write(sink: Sink, flush: FlushInput, requests: Sequence[WriteRequest]) -> Sequence[Outcome]:
-    """Writes through the sink; if the sink itself breaks on a request, halves the batch until it is found.
-
-    Our own sinks isolate a bad request and answer for it. This is for a sink that raises instead.
-    """
-    if not requests:
-        return []
-    try:
-        outcomes = await sink.write(_batch(flush, requests))
-    except SinkUnavailable:
-        raise
-    except Exception as err:
-        if len(requests) == 1:
-            activity.logger.warning("The sink failed on a request with %s", type(err).__name__)
-            return [Outcome.rejected(RejectCode.DATABASE, f"the sink failed: {type(err).__name__}: {err}")]
-        half = len(requests) // 2
-        try:
-            return [*await _write(sink, flush, requests[:half]), *await _write(sink, flush, requests[half:])]
-        except SinkUnavailable as unavailable:
-            # Whatever it knows of its last part, another may be committed already.
-            raise SinkUnavailable(str(unavailable), in_doubt=True) from None
-    if len(outcomes) != len(requests):
-        raise SinkUnavailable(
-            f"{type(sink).__name__}.write answered {len(outcomes)} outcomes for {len(requests)} requests"
-        )
-    return outcomes
-
-
-def _batch(flush: FlushInput, requests: Sequence[WriteRequest]) -> Batch:
-    return Batch(requests, id=flush.batch_id, shard=flush.shard, trigger=Trigger(flush.trigger))
-
-
-def _answers(
-    flush: FlushInput,
-    entries: Sequence[JsonObject],
-    requests: Sequence[Sequence[WriteRequest]],
-    outcomes: Sequence[Outcome],
-    settled_at: datetime,
-) -> list[Answer]:
+def _answers(flush: FlushInput, units: Sequence[_Unit], settled_at: datetime) -> list[Answer]:
     """Who is to be told what. The first caller of an entry has its outcome, whoever joined later a `duplicate`."""
     frame = {
         "batch_id": flush.batch_id,
-        "batch_size": len(outcomes),
+        "batch_size": sum(len(unit.requests) for unit in units),
         "shard": flush.shard,
         "settled_at": settled_at.isoformat(),
     }
     answers: list[Answer] = []
-    rest = iter(outcomes)
-    for entry, parcel in zip(entries, requests, strict=True):
-        own = [next(rest) for _ in parcel]
+    for unit in units:
+        if not unit.settled:
+            continue
+        entry, own = unit.entry, [outcome for outcome in unit.outcomes if outcome is not None]
         for rank, reply in enumerate(entry["reply_to"]):
-            told = own if rank == 0 else [_second_hand(outcome) for outcome in own]
+            told = own if rank == 0 else [_as_duplicate(outcome) for outcome in own]
             if not told:
                 body = _confirmation(frame, entry["request_id"], _UNREADABLE)
             elif "requests" in entry or "packed" in entry:
@@ -271,5 +295,5 @@ def _receipt(frame: JsonObject, outcomes: Sequence[Outcome]) -> JsonObject:
     return {**frame, "others": others}
 
 
-def _second_hand(outcome: Outcome) -> Outcome:
+def _as_duplicate(outcome: Outcome) -> Outcome:
     return Outcome.duplicate() if outcome.kind is OutcomeKind.WRITTEN else outcome

@@ -1,0 +1,36 @@
+"""Rejected requests without a reply address, on their way to the sink that keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from temporalio import activity
+
+from temporal_batching.errors import SinkError, SinkUnavailable
+from temporal_batching.sinks.base import Sink
+from temporal_batching.sinks.dead_letters import DeadLetter
+
+MAX_LOGGED = 5
+"""Of the rejected requests in a batch that nobody waits for, as many are named in the log."""
+
+
+async def keep_dead_letters(sink: Sink, batch_id: str, letters: Sequence[DeadLetter]) -> None:
+    """Before anybody is told anything: an attempt that is lost here is made again."""
+    if not letters:
+        return
+    try:
+        kept = "kept as dead letters" if await sink.keep_dead_letters(letters) else "gone, for the sink keeps none"
+    except SinkUnavailable:
+        raise
+    except SinkError as err:  # neighbours do not wait for what will not be better next time
+        kept = f"gone: {err}"
+    except Exception as err:
+        if len(letters) > 1:  # some letter is to blame
+            for letter in letters:
+                await keep_dead_letters(sink, batch_id, [letter])
+            return
+        kept = f"gone: {type(err).__name__}"
+    # Without their reasons: a database quotes values in them.
+    some = ", ".join(f"{letter.request.request_id!r} ({letter.outcome.code})" for letter in letters[:MAX_LOGGED])
+    more = f" and {len(letters) - MAX_LOGGED} more" if len(letters) > MAX_LOGGED else ""
+    activity.logger.warning("Rejected in batch %s, and nobody waits for it: %s%s; %s", batch_id, some, more, kept)

@@ -1,0 +1,187 @@
+"""The calls of the sink in one attempt at a batch: what it answered, and what it may have left committed.
+
+A sink's word counts where it declares it: an `Outcome`, or `SinkUnavailable`. Anything else it raises or answers says
+nothing about a request, which may be written all the same. The batch is then halved until the request is found that
+the sink fails on, so that its neighbours are not concerned.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from temporalio import activity
+
+from temporal_batching.contract import FlushInput, Outcome, OutcomeKind, Trigger, WriteRequest
+from temporal_batching.errors import SinkUnavailable
+from temporal_batching.sinks.base import Batch, Sink
+
+MAX_LOGGED = 5
+"""Of the requests that one line of the log is about, as many are named."""
+
+MAX_FRAMES = 8
+"""Frames of a traceback in the log, the innermost."""
+
+
+class SinkCalls:
+    """One attempt's calls of a sink.
+
+    Attributes:
+        in_doubt: Whether anything of the batch may be committed by this attempt: the one place where that is derived.
+            A `write` that returned may have committed, whatever it answered (if only that a request is rejected); so
+            may one that raised, unless it declares that it did not. A fence commits no rows: what it was asked about
+            stays as much in doubt as before.
+        errors: Requests that the sink failed on, or gave no outcome that is one.
+    """
+
+    def __init__(self, sink: Sink, flush: FlushInput) -> None:
+        self.in_doubt = False
+        self.errors = 0
+        self._sink = sink
+        self._flush = flush
+        self._has_fence = getattr(sink.settle, "__func__", None) is not Sink.settle
+        self._problems: dict[str, list[str]] = {}  # what went wrong, and with which requests
+
+    async def write(self, requests: Sequence[WriteRequest]) -> list[Outcome]:
+        """Writes requests, and answers for each; those that the sink fails on are to be retried, in doubt.
+
+        Raises:
+            SinkUnavailable: The sink takes no writes now. `in_doubt` says what may be committed.
+        """
+        outcomes: dict[int, Outcome] = {}
+        await self._write_part(requests, range(len(requests)), outcomes, set())
+        self._log_problems()
+        return [outcomes[position] for position in range(len(requests))]
+
+    async def _write_part(
+        self,
+        requests: Sequence[WriteRequest],
+        positions: Sequence[int],
+        outcomes: dict[int, Outcome],
+        waiting: set[str],
+    ) -> None:
+        ready = [position for position in positions if requests[position].key not in waiting]
+        for position in positions:
+            if requests[position].key in waiting:  # asked about once already, together with what failed
+                outcomes[position] = Outcome.retry("an earlier request of its key has to be retried", in_doubt=True)
+        if not ready:
+            return
+        answers = await self._ask("write", self._write_once, [requests[position] for position in ready])
+        if answers is None and len(ready) > 1:
+            middle = len(ready) // 2
+            await self._write_part(requests, ready[:middle], outcomes, waiting)
+            await self._write_part(requests, ready[middle:], outcomes, waiting)
+            return
+        for position, answer in zip(ready, answers or [None], strict=True):
+            outcomes[position] = answer or Outcome.retry("the sink failed on it", in_doubt=True)
+            if outcomes[position].kind is OutcomeKind.RETRY and requests[position].key:
+                waiting.add(requests[position].key)
+
+    async def _write_once(self, batch: Batch) -> Any:
+        try:
+            answers = await self._sink.write(batch)
+        except SinkUnavailable as err:
+            self.in_doubt |= err.in_doubt
+            raise
+        except Exception:
+            self.in_doubt = True
+            raise
+        self.in_doubt = True
+        return answers
+
+    async def fence(self, requests: Sequence[WriteRequest], in_doubt: Sequence[bool]) -> list[Outcome | None]:
+        """What became of requests that must not be written any more; the sink sees to it that they never are.
+
+        Args:
+            requests: Past their deadline, or rejected.
+            in_doubt: Of each, whether an earlier attempt may have committed it.
+
+        Returns:
+            An outcome for each, or None where nobody can know: the sink fails on it, or it is in doubt and the sink has
+            no `settle` of its own.
+
+        Raises:
+            SinkUnavailable: The sink cannot tell now.
+        """
+        if not self._has_fence:
+            return [None if doubt else Outcome.expired() for doubt in in_doubt]
+        outcomes: list[Outcome | None] = []
+        await self._fence_part(requests, outcomes)
+        self._log_problems()
+        return outcomes
+
+    async def _fence_part(self, requests: Sequence[WriteRequest], outcomes: list[Outcome | None]) -> None:
+        if not requests:
+            return
+        answers = await self._ask("settle", self._sink.settle, requests)
+        if answers is None and len(requests) > 1:
+            middle = len(requests) // 2
+            await self._fence_part(requests[:middle], outcomes)
+            await self._fence_part(requests[middle:], outcomes)
+            return
+        outcomes += answers or [None]
+
+    async def _ask(
+        self, method: str, call: Callable[[Batch], Awaitable[Any]], requests: Sequence[WriteRequest]
+    ) -> list[Outcome | None] | None:
+        """The outcomes of a call, None for each that is none; or None if there are none to be told apart."""
+        name = f"{type(self._sink).__name__}.{method}"
+        try:
+            answers = await call(self._batch(requests))
+        except SinkUnavailable:
+            raise
+        except Exception as err:
+            if len(requests) == 1:
+                self._note(requests[0], f"{name} raised {_without_values(err)}")
+                activity.logger.debug("The sink failed on %r: %s", requests[0].request_id, err)
+            return None
+        if not isinstance(answers, Sequence) or isinstance(answers, str):
+            problem = f"{name} answered {type(answers).__name__} instead of outcomes"
+        elif len(answers) != len(requests):
+            problem = f"{name} answered {len(answers)} outcomes for {len(requests)} requests"
+        else:
+            return [self._outcome(request, answer, name) for request, answer in zip(requests, answers, strict=True)]
+        if len(requests) == 1:
+            self._note(requests[0], problem)
+        return None
+
+    def _outcome(self, request: WriteRequest, answer: Any, name: str) -> Outcome | None:
+        if isinstance(answer, Outcome) and isinstance(answer.kind, OutcomeKind):
+            return answer
+        what = (
+            f"an Outcome of kind {type(answer.kind).__name__}" if isinstance(answer, Outcome) else type(answer).__name__
+        )
+        self._note(request, f"{name} answered {what} where an Outcome belongs")
+        return None
+
+    def _batch(self, requests: Sequence[WriteRequest]) -> Batch:
+        flush = self._flush
+        return Batch(
+            requests, id=flush.batch_id, shard=flush.shard, trigger=Trigger(flush.trigger), attempt=flush.attempt
+        )
+
+    def _note(self, request: WriteRequest, problem: str) -> None:
+        self.errors += 1
+        self._problems.setdefault(problem, []).append(request.request_id)
+
+    def _log_problems(self) -> None:
+        problems, self._problems = self._problems, {}
+        for problem, ids in problems.items():
+            activity.logger.error(
+                "The sink gave no outcome for %s of batch %s: %s", named(ids), self._flush.batch_id, problem
+            )
+
+
+def named(request_ids: Sequence[str]) -> str:
+    """Some of the ids, and the number of the others."""
+    some = ", ".join(repr(request_id) for request_id in request_ids[:MAX_LOGGED])
+    return some + (f" and {len(request_ids) - MAX_LOGGED} more" if len(request_ids) > MAX_LOGGED else "")
+
+
+def _without_values(err: Exception) -> str:
+    """An exception by its type and the frames it came through. Its text may quote the values of a record."""
+    frames = traceback.extract_tb(err.__traceback__)[-MAX_FRAMES:]
+    return f"{type(err).__qualname__} at " + " < ".join(
+        f"{f.filename}:{f.lineno} in {f.name}" for f in reversed(frames)
+    )
