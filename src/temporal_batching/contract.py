@@ -371,7 +371,7 @@ class FlushResult:
         requeued: Entries that the shard keeps, to retry them under the same batch id.
         unknown: Requests past their deadline of which nobody can know whether they are written.
         sink_errors: Requests that the sink failed on without declaring it.
-        stalled: No request got through: all are to be retried.
+        stalled: No request got an outcome from the sink.
     """
 
     outcomes: dict[str, int] = field(default_factory=dict)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from temporalio.exceptions import ApplicationError
 
-from temporal_batching.batcher.buffer import Accepted, Buffer, BufferFull, PendingBatch
-from temporal_batching.contract import FlushInput, JsonObject, RejectCode
+from temporal_batching.batcher.batches import PendingBatch
+from temporal_batching.batcher.buffer import Accepted, Buffer, BufferFull
+from temporal_batching.contract import FlushInput, FlushResult, JsonObject, RejectCode
 from temporal_batching.errors import ErrorType, InvalidRequest
 from temporal_batching.flush.delivery import Answer
 from temporal_batching.flush.settlement import Settled, settle
@@ -175,6 +176,7 @@ class Shard:
             batch.trigger,
             over_the_wire([entry.to_wire() for entry in batch.entries]),
             batch.in_doubt,
+            batch.attempt,
         )
         world.note(
             f"{batch.id}: flush of {[e.id for e in batch.entries]} by {batch.trigger}"
@@ -209,7 +211,15 @@ class Shard:
         if rng.random() < world.faults["lost"]:
             world.note(f"{batch_id}: its result is lost", "result lost")
             return
-        world.after(took, self._settle, attempt, batch_id, dict(settled.counts), [a.to_wire() for a in undelivered])
+        result = FlushResult(
+            dict(settled.counts),
+            over_the_wire([answer.to_wire() for answer in undelivered]),
+            settled.requeued,
+            settled.unknown,
+            settled.sink_errors,
+            settled.stalled,
+        )
+        world.after(took, self._settle, attempt, batch_id, result)
 
     def _deliver(self, answer: Answer, rng: Any) -> bool:
         """Sends one answer. Whether it arrives and whether the sender knows are two things."""
@@ -226,12 +236,13 @@ class Shard:
             self._told.add(address)
         return not failed
 
-    def _settle(self, attempt: Attempt, batch_id: str, outcomes: dict[str, int], undelivered: list[JsonObject]) -> None:
+    def _settle(self, attempt: Attempt, batch_id: str, result: FlushResult) -> None:
         if attempt.reported:
             return
         attempt.reported = True
-        self._world.note(f"{batch_id}: settled {outcomes}, {len(undelivered)} undelivered", *(outcomes or ()))
-        self.buffer.settle(batch_id, outcomes, over_the_wire(undelivered))
+        seen = [*result.outcomes, *(["requeued"] if result.requeued else []), *(["unknown"] if result.unknown else [])]
+        self._world.note(f"{batch_id}: {result}", *seen, *(["stalled"] if result.stalled else []))
+        self.buffer.settle(batch_id, result, self._world.clock)
         self.look()
 
     def _fail(self, attempt: Attempt, batch_id: str, problem: str, in_doubt: bool) -> None:

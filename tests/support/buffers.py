@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
+from itertools import zip_longest
 from typing import Any
 
-from temporal_batching.batcher.buffer import Buffer, PendingBatch
+from temporal_batching.batcher.batches import PendingBatch
+from temporal_batching.batcher.buffer import Buffer
 from temporal_batching.contract import JsonObject
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.wire.submission import Entry, read_entry
@@ -35,9 +38,11 @@ def entry(
     expires_at: float | None = None,
     again: bool = False,
     waited: float | None = None,
+    key: str = "",
 ) -> Entry:
     wire = {
         "request_id": request_id,
+        "key": key,
         "records": [{"table": "t", "values": {"n": n}}] * records,
         "expires_at": expires_at,
         "reply_to": [caller(name) for name in callers or [f"w-{request_id}"]],
@@ -47,8 +52,11 @@ def entry(
     return read_entry(wire)
 
 
-def parcel(parcel_id: str, *request_ids: str) -> Entry:
-    requests = [{"request_id": i, "records": [{"table": "t", "values": {"n": 1}}]} for i in request_ids]
+def parcel(parcel_id: str, *request_ids: str, keys: Sequence[str] = ()) -> Entry:
+    records = [{"table": "t", "values": {"n": 1}}]
+    requests = [
+        {"request_id": i, "key": key, "records": records} for i, key in zip_longest(request_ids, keys, fillvalue="")
+    ]
     return read_entry({"request_id": parcel_id, "requests": requests, "reply_to": caller(parcel_id)})
 
 

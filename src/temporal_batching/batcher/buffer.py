@@ -5,29 +5,35 @@ and property-tested (``tests/unit/test_buffer.py``). `BatcherWorkflow` owns one 
 
 Where a request can be::
 
-    accept -> pending -> in flight -> settled            (the sink answered; the flush confirmed)
-                 ^           |
-                 |           v
-                 |       set back  (the sink was unavailable; same batch, same id, tried again first)
+    accept -> pending -> in flight -> settled    (the sink answered; the flush confirmed)
+                          |     ^
+                          v     |
+                         requeued                (same batch, same id: the sink was unavailable, or could not write
+                                                  just this; what shares its key waits in pending)
     past its deadline, withdrawn, refused: an answer in the outbox, which is delivered with retries
 """
 
 from __future__ import annotations
 
-import heapq
-import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
+from temporal_batching.batcher.batches import Batches, PendingBatch
+from temporal_batching.batcher.breaker import Breaker, pause_after
 from temporal_batching.batcher.outbox import Outbox
+from temporal_batching.batcher.pending import Pending
 from temporal_batching.batcher.withdrawals import Withdrawal, Withdrawals, run_of
-from temporal_batching.contract import MAX_REASON, JsonObject, OutcomeKind, RejectCode, Trigger
+from temporal_batching.contract import FlushResult, JsonObject, OutcomeKind, RejectCode, Requeued, Trigger
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.wire.submission import ENVELOPE_BYTES, MAX_REPLIES, WITHDRAWN, Entry, measure, same_content
+
+PROBES_EACH = 3
+"""While the sink is unavailable, a batch is probed so often before a second one is; two, twice as often before a third.
+So one request that takes the sink down with it (a crash of the database) does not keep all others from their outcome;
+and in an outage few batches enter history, each once: with n of them, about ``3 * n * n`` probes were made."""
 
 
 class Accepted(StrEnum):
@@ -44,26 +50,6 @@ class BufferFull(Exception):
     """No room, or draining. The update door turns the caller back; the signal door answers `overloaded`."""
 
 
-@dataclass(slots=True)
-class PendingBatch:
-    """A batch from the moment it is formed until every request in it is settled."""
-
-    id: str
-    number: int
-    trigger: Trigger
-    entries: list[Entry]
-    records: int
-    size: int
-    in_doubt: bool = False
-    """What is in it may have been committed before: nobody is told `expired` before the sink was asked."""
-    tried: bool = False
-    """It was flushed before, and set back."""
-
-    @property
-    def requests(self) -> int:
-        return sum(entry.requests for entry in self.entries)
-
-
 class Buffer:
     """One shard's requests, from acceptance until each is settled."""
 
@@ -76,26 +62,19 @@ class Buffer:
         self.largest_batch = 0
         self.refused = 0
         self.flush_failures = 0
-        self.sink_error: str | None = None
+        self.retries = 0
+        self.unknown = 0
+        self.sink_errors = 0
         self.unheard: list[str] = []  # answers for nobody, until they are logged
         self._name = name
-        self._pending: dict[str, Entry] = {}
-        self._pending_requests = 0
-        self._pending_records = 0
-        self._pending_bytes = 0
-        self._pending_again = 0
-        self._first_arrival = math.inf  # of what is pending; entries from different gateways come in no order
-        self._held_bytes = 0  # of batches in flight and set back
-        self._held_entries: dict[str, list[Entry]] = {}  # one id may be set back with one batch, in flight with another
-        self._deadlines: list[tuple[float, str]] = []  # a heap; whoever left `_pending` is skipped when it surfaces
-        self._in_flight: dict[str, PendingBatch] = {}
-        self._set_back: list[PendingBatch] = []
+        self._batches = Batches()
+        self._pending = Pending(self._batches)
+        self._breaker = Breaker()
+        self._retries_from = 0.0  # no request is retried before
         self._outbox = Outbox()
         self._withdrawals = Withdrawals()
         self._flush_before = 0.0  # what arrived no later than this is due by an explicit flush
         self._batch_number = 0
-        self._failures = 0
-        self._retry_at = 0.0
 
     # What comes in
 
@@ -132,7 +111,7 @@ class Buffer:
         if self.pending_bytes + entry.size > self.policy.max_pending_bytes:
             raise BufferFull(f"{self.pending_bytes:,} bytes are waiting, of {self.policy.max_pending_bytes:,} allowed")
         entry.arrived_at = now - entry.waited
-        self._add(entry)
+        self._pending.add(entry)
         return Accepted.NEW
 
     def _deadline(self, entry: Entry, now: float) -> float:
@@ -158,20 +137,11 @@ class Buffer:
         new = [reply for reply in entry.replies if reply not in known.replies]
         if len(known.replies) + len(new) > MAX_REPLIES:
             raise BufferFull(f"{len(known.replies)} callers wait for this request id already")
-        if new and entry.again and not known.again:
-            # From now on only the sink may say that it expired; its deadline in the heap is skipped.
-            known.again = True
-            self._pending_again += 1
+        known.replies.extend(new)
         if new:
             # Nobody is told `expired` before the own deadline: one more attempt of it may be on its way.
-            latest = self._deadline(entry, now)
-            if known.expires_at is not None and known.expires_at < latest:
-                known.expires_at = latest
-                self._watch(known)
-        known.replies.extend(new)
-        growth = sum(max(ENVELOPE_BYTES, measure(reply)) for reply in new)
-        known.size += growth
-        self._pending_bytes += growth
+            growth = sum(max(ENVELOPE_BYTES, measure(reply)) for reply in new)
+            self._pending.change(known, growth=growth, again=entry.again, expires_at=self._deadline(entry, now))
         return Accepted.ATTACHED
 
     def _is_held_for(self, entry: Entry) -> bool:
@@ -179,9 +149,11 @@ class Buffer:
 
         Any other caller with an id that is in flight becomes a request of its own; the ledger sorts them out.
         """
-        return any(
-            all(reply in other.replies for reply in entry.replies) and same_content(other.body, entry.body)
-            for other in self._held_entries.get(entry.id, ())
+        other = self._batches.by_id.get(entry.id)
+        return (
+            other is not None
+            and all(reply in other.replies for reply in entry.replies)
+            and same_content(other.body, entry.body)
         )
 
     def refuse(self, entry: Entry, code: RejectCode, reason: str) -> None:
@@ -207,7 +179,7 @@ class Buffer:
         """
         entry = self._pending.get(request_id)
         if entry is None:
-            if request_id in self._held_entries:
+            if request_id in self._batches.by_id:
                 return False
             if workflow_id is not None:
                 self._withdrawals.remember(Withdrawal(request_id, workflow_id, run_id), now)
@@ -221,8 +193,7 @@ class Buffer:
         if workflow_id is not None and others:
             entry.replies[:] = others
             return False
-        self._remove(entry)
-        self._look_for_first_arrival()
+        self._pending.remove(entry)
         self._answer(entry, OutcomeKind.REJECTED, RejectCode.WITHDRAWN, WITHDRAWN)
         return True
 
@@ -234,21 +205,8 @@ class Buffer:
 
     def expire(self, now: float) -> None:
         """Answers every request whose deadline has passed and that no attempt can have written."""
-        due = bool(self._deadlines) and self._deadlines[0][0] <= now
-        while self._deadlines and self._deadlines[0][0] <= now:
-            expires_at, request_id = heapq.heappop(self._deadlines)
-            entry = self._pending.get(request_id)
-            if entry is not None and entry.expires_at == expires_at and not entry.again:
-                self._remove(entry)
-                self._answer(entry, OutcomeKind.EXPIRED)
-        if due:
-            self._look_for_first_arrival()
-        for batch in [b for b in self._set_back if not b.in_doubt]:
-            for entry in [e for e in batch.entries if e.expires_at is not None and e.expires_at <= now]:
-                self._shrink(batch, entry)
-                self._answer(entry, OutcomeKind.EXPIRED)
-            if not batch.entries:
-                self._set_back.remove(batch)
+        for entry in [*self._pending.expired(now), *self._batches.expired(now)]:
+            self._answer(entry, OutcomeKind.EXPIRED)
 
     def next_batch(self, now: float, *, force: bool = False) -> PendingBatch | None:
         """The batch to flush now, or None. It is in flight until `settle` or `fail`.
@@ -257,86 +215,122 @@ class Buffer:
             now: Seconds since the epoch.
             force: Whatever is pending is due. Still one probe at a time while the sink is unavailable.
         """
-        if self.paused or len(self._in_flight) >= self.policy.max_in_flight:
-            return None
-        if self._failures and (self._in_flight or now < self._retry_at):
-            return None
-        if self._set_back:
-            batch = self._set_back.pop(0)
-            batch.tried = True
-        else:
-            trigger = self._due(now) or (Trigger.MANUAL if force and self._pending else None)
-            if trigger is None:
-                return None
-            batch = self._form(trigger)
-        self._in_flight[batch.id] = batch
-        return batch
+        batch = next((take() for at, take in self._choices(force=force) if at <= now), None)
+        return self._batches.start(batch, now) if batch is not None else None
 
-    def _due(self, now: float) -> Trigger | None:
-        return next((trigger for at, trigger in self._due_times() if at <= now), None)
-
-    def _due_times(self) -> Iterator[tuple[float, Trigger]]:
-        """When the pending entries become a batch, and why; zero for at once."""
-        if not self._pending:
+    def _choices(self, *, force: bool = False) -> Iterator[tuple[float, Callable[[], PendingBatch]]]:
+        """Which batch may start next, and from when on: of those whose time has come, the first does."""
+        if self.paused or len(self._batches.in_flight) >= self.policy.max_in_flight:
             return
-        if self._pending_records >= self.policy.max_batch_size:
-            yield 0.0, Trigger.COUNT
-        if self._pending_bytes >= self.policy.max_batch_bytes:
-            yield 0.0, Trigger.BYTES
-        if self._pending_again:  # has waited before, and may be past its deadline
-            yield 0.0, Trigger.DEADLINE
-        if self._first_arrival <= self._flush_before:
+        opens_at = 0.0
+        if self._breaker.open:
+            if self._batches.in_flight:
+                return
+            opens_at = self._breaker.retry_at
+        waiting = self._batches.startable()
+        failed = [batch for batch in waiting if not batch.own_pace]
+        fresh = [(at, lambda trigger=trigger: self._form(trigger)) for at, trigger in self._due_times(force=force)]
+        if not self._breaker.open:
+            choices = [*((0.0, lambda b=batch: b) for batch in failed), *self._retries(waiting), *fresh]
+        elif failed:
+            batch = min(failed, key=lambda b: b.failures)
+            choices = [(0.0, lambda: batch)]
+            if batch.failures >= PROBES_EACH * len(failed):
+                choices = [*fresh, *self._retries(waiting), *choices]
+        else:  # opened by a batch of which nothing got through: the same again would tell less than another one
+            choices = [*fresh, *self._retries(waiting)]
+        for at, take in choices:
+            yield max(at, opens_at), take
+
+    def _retries(self, waiting: Sequence[PendingBatch]) -> Iterator[tuple[float, Callable[[], PendingBatch]]]:
+        """What the sink wanted to be retried: the longest due, one at a time."""
+        own = [batch for batch in waiting if batch.own_pace]
+        if own and not any(batch.own_pace for batch in self._batches.in_flight.values()):
+            batch = min(own, key=lambda b: b.due_at)
+            yield max(batch.due_at, self._retries_from), lambda: batch
+
+    def _due_times(self, *, force: bool = False) -> Iterator[tuple[float, Trigger]]:
+        yield from self._pending.due_times(self.policy, self._flush_before)
+        if force and self._pending.any_ready:
             yield 0.0, Trigger.MANUAL
-        yield self._first_arrival + self.policy.linger.total_seconds(), Trigger.LINGER
-        deadline = self._next_deadline()
-        if deadline is not None:
-            yield deadline - self.policy.deadline_margin.total_seconds(), Trigger.DEADLINE
 
     def _form(self, trigger: Trigger) -> PendingBatch:
-        """Takes the oldest entries that fit one batch, in order; the first always goes, or it would wait for ever."""
-        entries: list[Entry] = []
-        records = size = 0
-        for entry in self._pending.values():
-            fits = (
-                records + entry.records <= self.policy.max_batch_size
-                and size + entry.size <= self.policy.max_batch_bytes
-            )
-            if entries and not fits:
-                break
-            entries.append(entry)
-            records += entry.records
-            size += entry.size
-        for entry in entries:
-            self._remove(entry)
-        self._look_for_first_arrival()
-        self._hold(entries)
+        entries = self._pending.take(self.policy)
+        self._batches.hold(entries)
         self._batch_number += 1
-        batch_id = f"{self._name}/{self._batch_number}"
-        in_doubt = any(entry.again for entry in entries)
-        return PendingBatch(batch_id, self._batch_number, trigger, entries, records, size, in_doubt)
+        return PendingBatch(f"{self._name}/{self._batch_number}", self._batch_number, trigger, entries)
 
-    def settle(self, batch_id: str, outcomes: Mapping[str, int], undelivered: list[JsonObject]) -> None:
-        """The sink has answered for every request of the batch, and its callers were told.
+    def settle(self, batch_id: str, result: FlushResult, now: float, *, patience: float = 1.0) -> None:
+        """The sink has answered for the batch, and whoever has an outcome was told; what is to be retried stays.
 
         Args:
             batch_id: As from `next_batch`.
-            outcomes: Requests by outcome.
-            undelivered: Answers that did not reach their callers yet; they go to the outbox.
+            result: What the flush reports.
+            now: Seconds since the epoch.
+            patience: How many times longer than usual retries pause.
         """
-        batch = self._in_flight.pop(batch_id)
-        for entry in batch.entries:
-            self._let_go(entry)
-        self._failures = 0
-        self.sink_error = None
-        self.outcomes.update(outcomes)
-        self.batches_by_trigger[batch.trigger] += 1
-        self.largest_batch = max(self.largest_batch, batch.records)
-        for answer in undelivered:
+        batch = self._batches.in_flight.pop(batch_id)
+        fresh, together = not batch.tried, len(batch.entries) > 1
+        self._end_retry(batch, now, patience)
+        self._count(batch, result)
+        if not result.stalled:
+            self._breaker.close()
+            for other in self._batches.requeued:
+                other.overtaken = True
+        elif fresh and together and result.requeued:
+            # None of several got through: more likely the sink's trouble than theirs. One by itself, or what was
+            # retried before, proves nothing.
+            self._breaker.fail(
+                now, result.requeued[0].reason, pause_after(self._breaker.failures, self.policy, patience)
+            )
+        for answer in result.undelivered:
             self._outbox.add({**answer, "attempts": 1})
-        self._outbox.note_told(reply for entry in batch.entries for reply in entry.replies)
+        self._requeue(batch, result.requeued, now, patience)
+
+    def _count(self, batch: PendingBatch, result: FlushResult) -> None:
+        self.outcomes.update(result.outcomes)
+        self.unknown += result.unknown
+        self.sink_errors += result.sink_errors
+        self.largest_batch = max(self.largest_batch, batch.records)
+        self.batches_by_trigger[batch.trigger] += not batch.counted
+        batch.counted = True
+
+    def _requeue(self, batch: PendingBatch, requeued: Sequence[Requeued], now: float, patience: float) -> None:
+        """Keeps of the batch what is to be retried, with its own pauses and under its id."""
+        kept = {one.position: one for one in requeued}
+        settled = [entry for position, entry in enumerate(batch.entries) if position not in kept]
+        for entry in settled:
+            self._batches.let_go(entry)
+        self._outbox.note_told(reply for entry in settled for reply in entry.replies)
+        for position, one in kept.items():
+            batch.entries[position].in_doubt |= one.in_doubt
+        batch.entries = [batch.entries[position] for position in sorted(kept)]
+        batch.attempt += 1
+        if batch.entries:
+            self.retries += batch.requests
+            self._wait(batch, now, patience)
+
+    def _wait(self, batch: PendingBatch, now: float, patience: float) -> None:
+        batch.wait(now, pause_after(batch.retries, self.policy, patience))
+        batch.retries += 1
+        self._batches.requeue(batch)
+
+    def _end_retry(self, batch: PendingBatch, now: float, patience: float) -> None:
+        """Retries take a shard half its time at most, and a run's history grows with them no faster than in an outage.
+
+        However many requests are to be retried: two retries are apart by a pause, no shorter than what the first took.
+        In a run whose history is past Temporal's warning, because it holds too much to continue as new, by more.
+        """
+        if batch.own_pace:
+            limits = self.policy.retry_initial if patience <= 1.0 else self.policy.retry_max
+            pause = limits.total_seconds() * patience
+            self._retries_from = now + max(pause, now - batch.started_at)
 
     def fail(self, batch_id: str, now: float, error: str, *, in_doubt: bool, patience: float = 1.0) -> None:
-        """The sink was unavailable: the batch goes back to the head and the breaker opens, or stays open longer.
+        """The sink was unavailable: the batch is requeued as it is, and the breaker opens, or stays open longer.
+
+        If another batch got through since its last attempt, the trouble is more likely its own than the sink's: then it
+        is halved, to isolate what causes it, waits by itself, and the breaker stays as it is.
 
         Args:
             batch_id: As from `next_batch`.
@@ -345,15 +339,20 @@ class Buffer:
             in_doubt: The batch may be committed all the same.
             patience: How many times longer than usual the breaker pauses.
         """
-        batch = self._in_flight.pop(batch_id)
-        batch.in_doubt = batch.in_doubt or in_doubt
-        self._set_back.append(batch)
-        self._set_back.sort(key=lambda b: b.number)
-        initial, most = self.policy.retry_initial.total_seconds(), self.policy.retry_max.total_seconds()
-        self._retry_at = now + min(most, initial * 2 ** min(self._failures, 30)) * patience
-        self._failures += 1
+        batch = self._batches.in_flight.pop(batch_id)
+        self._end_retry(batch, now, patience)
         self.flush_failures += 1
-        self.sink_error = error[:MAX_REASON]  # carried to the next run
+        batch.attempt += 1
+        batch.failures += 1
+        if in_doubt:
+            batch.doubt()
+        if batch.overtaken:
+            for half in batch.halves():
+                self._wait(half, now, patience)
+            return
+        batch.own_pace = False
+        self._batches.requeue(batch)
+        self._breaker.fail(now, error, pause_after(self._breaker.failures, self.policy, patience))
 
     # Answers that no flush delivers
 
@@ -379,40 +378,41 @@ class Buffer:
 
     def wake_at(self) -> float | None:
         """When something becomes due by time alone; None if nothing will."""
-        times = []
-        deadline = self._next_deadline()
-        if deadline is not None:
-            times.append(deadline)
-        for batch in self._set_back:
-            if not batch.in_doubt:
-                times.extend(e.expires_at for e in batch.entries if e.expires_at is not None)
-        if not self.paused and len(self._in_flight) < self.policy.max_in_flight:
-            due = 0.0 if self._set_back else min((at for at, _ in self._due_times()), default=None)
-            probing = self._failures and self._in_flight
-            if due is not None and not probing:
-                times.append(max(due, self._retry_at) if self._failures else due)
+        deadlines = (self._pending.next_deadline(), self._batches.next_deadline())
+        times = [deadline for deadline in deadlines if deadline is not None]
+        times.extend(at for at, _ in self._choices())
         return min(times, default=None)
 
     @property
+    def sink_error(self) -> str | None:
+        """The sink's last complaint while the breaker is open."""
+        return self._breaker.error
+
+    @property
     def pending(self) -> int:
-        """Requests that wait: for a batch, or set back with one."""
-        return self._pending_requests + sum(batch.requests for batch in self._set_back)
+        """Requests that wait: for a batch, or for a retry."""
+        return self._pending.requests + sum(batch.requests for batch in self._batches.requeued)
 
     @property
     def pending_bytes(self) -> int:
-        return self._pending_bytes + self._held_bytes
+        return self._pending.bytes + self._batches.bytes
+
+    @property
+    def requeued(self) -> int:
+        """Requests that wait for a retry of their own."""
+        return sum(batch.requests for batch in self._batches.requeued if batch.own_pace)
 
     @property
     def in_flight(self) -> int:
         """Requests in a flush right now."""
-        return sum(batch.requests for batch in self._in_flight.values())
+        return sum(batch.requests for batch in self._batches.in_flight.values())
 
     def batch_in_flight(self, batch_id: str) -> PendingBatch | None:
-        return self._in_flight.get(batch_id)
+        return self._batches.in_flight.get(batch_id)
 
     @property
     def batches_in_flight(self) -> int:
-        return len(self._in_flight)
+        return len(self._batches.in_flight)
 
     @property
     def deliveries_in_flight(self) -> int:
@@ -420,7 +420,7 @@ class Buffer:
 
     @property
     def dedup_ids(self) -> int:
-        return len(self._pending) + sum(len(batch.entries) for batch in self._held())
+        return len(self._pending) + sum(len(batch.entries) for batch in self._batches)
 
     @property
     def batches(self) -> int:
@@ -428,7 +428,8 @@ class Buffer:
 
     @property
     def settled(self) -> int:
-        return sum(self.outcomes.values())
+        """Requests that left the buffer."""
+        return sum(self.outcomes.values()) + self.unknown
 
     @property
     def undelivered(self) -> int:
@@ -443,17 +444,17 @@ class Buffer:
     @property
     def idle(self) -> bool:
         """Nothing waits, nothing is under way, everybody has been told."""
-        return not (self._pending or self._set_back or self._in_flight or self._outbox)
+        return not (self._pending or self._batches.requeued or self._batches.in_flight or self._outbox)
 
     @property
     def breaker_open(self) -> bool:
-        return self._failures > 0
+        return self._breaker.open
 
     def oldest_age(self, now: float) -> float:
         """Seconds that the request which waits longest has waited."""
-        arrivals = [entry.arrived_at for batch in self._held() for entry in batch.entries]
+        arrivals = [entry.arrived_at for batch in self._batches for entry in batch.entries]
         if self._pending:
-            arrivals.append(self._first_arrival)
+            arrivals.append(self._pending.first_arrival)
         return max(0.0, now - min(arrivals)) if arrivals else 0.0
 
     @property
@@ -465,36 +466,29 @@ class Buffer:
 
     def carry(self) -> JsonObject:
         """Everything the next run needs, as JSON. Nothing may be in flight."""
-        if self._in_flight or self._outbox.in_delivery:
+        if self._batches.in_flight or self._outbox.in_delivery:
             raise RuntimeError("a batch or a delivery is under way: its activity would be lost to the new run")
         return {
             "policy": self.policy.to_wire(),
             "paused": self.paused,
             "draining": self.draining,
             "pending": [entry.carry() for entry in self._pending.values()],
-            "set_back": [
-                {
-                    "id": batch.id,
-                    "number": batch.number,
-                    "trigger": batch.trigger,
-                    "in_doubt": batch.in_doubt,
-                    "entries": [entry.carry() for entry in batch.entries],
-                }
-                for batch in self._set_back
-            ],
+            "requeued": [batch.carry() for batch in self._batches.requeued],
             "outbox": self._outbox.carry(),
             "withdrawals": self._withdrawals.carry(),
             "flush_before": self._flush_before,
             "batch_number": self._batch_number,
-            "failures": self._failures,
-            "retry_at": self._retry_at,
-            "sink_error": self.sink_error,
+            "breaker": dict(vars(self._breaker)),
+            "retries_from": self._retries_from,
             "outcomes": dict(self.outcomes),
             "batches_by_trigger": dict(self.batches_by_trigger),
             "largest_batch": self.largest_batch,
             "refused": self.refused,
             "undelivered": self.undelivered,
             "flush_failures": self.flush_failures,
+            "retries": self.retries,
+            "unknown": self.unknown,
+            "sink_errors": self.sink_errors,
         }
 
     @classmethod
@@ -504,92 +498,25 @@ class Buffer:
         buffer.paused = state["paused"]
         buffer.draining = state["draining"]
         for wire in state["pending"]:
-            buffer._add(Entry.restore(wire))
-        for wire in state["set_back"]:
-            entries = [Entry.restore(one) for one in wire["entries"]]
-            records, size = sum(e.records for e in entries), sum(e.size for e in entries)
-            batch = PendingBatch(
-                wire["id"], wire["number"], Trigger(wire["trigger"]), entries, records, size, wire["in_doubt"]
-            )
-            buffer._set_back.append(batch)
-            buffer._hold(entries)
+            buffer._pending.add(Entry.restore(wire))
+        for wire in state["requeued"]:
+            batch = PendingBatch.restore(wire)
+            buffer._batches.hold(batch.entries)
+            buffer._batches.requeue(batch)
         for answer in state["outbox"]:
             buffer._outbox.add(answer)
         buffer._withdrawals = Withdrawals.restore(state["withdrawals"])
         buffer._flush_before = state["flush_before"]
         buffer._batch_number = state["batch_number"]
-        buffer._failures = state["failures"]
-        buffer._retry_at = state["retry_at"]
-        buffer.sink_error = state["sink_error"]
+        vars(buffer._breaker).update(state["breaker"])
+        buffer._retries_from = state["retries_from"]
         buffer.outcomes = Counter(state["outcomes"])
         buffer.batches_by_trigger = Counter(state["batches_by_trigger"])
         buffer.largest_batch = state["largest_batch"]
         buffer.refused = state["refused"]
         buffer._outbox.undelivered = state["undelivered"]
         buffer.flush_failures = state["flush_failures"]
+        buffer.retries = state["retries"]
+        buffer.unknown = state["unknown"]
+        buffer.sink_errors = state["sink_errors"]
         return buffer
-
-    # Bookkeeping
-
-    def _add(self, entry: Entry) -> None:
-        self._pending[entry.id] = entry
-        self._pending_requests += entry.requests
-        self._pending_records += entry.records
-        self._pending_bytes += entry.size
-        self._pending_again += entry.again
-        self._first_arrival = min(self._first_arrival, entry.arrived_at)
-        self._watch(entry)
-
-    def _watch(self, entry: Entry) -> None:
-        if entry.expires_at is not None and not entry.again:
-            heapq.heappush(self._deadlines, (entry.expires_at, entry.id))
-            self._forget_deadlines()
-
-    def _remove(self, entry: Entry) -> None:
-        del self._pending[entry.id]
-        self._pending_requests -= entry.requests
-        self._pending_records -= entry.records
-        self._pending_bytes -= entry.size
-        self._pending_again -= entry.again
-        self._forget_deadlines()
-
-    def _look_for_first_arrival(self) -> None:
-        self._first_arrival = min((entry.arrived_at for entry in self._pending.values()), default=math.inf)
-
-    def _forget_deadlines(self) -> None:
-        if len(self._deadlines) > 2 * len(self._pending) + 64:
-            # Most of the heap has left the buffer: rebuild it, or a shard whose requests never expire keeps them all.
-            waiting = [e for e in self._pending.values() if not e.again]
-            self._deadlines = [(e.expires_at, e.id) for e in waiting if e.expires_at is not None]
-            heapq.heapify(self._deadlines)
-
-    def _shrink(self, batch: PendingBatch, entry: Entry) -> None:
-        batch.entries.remove(entry)
-        batch.records -= entry.records
-        batch.size -= entry.size
-        self._let_go(entry)
-
-    def _hold(self, entries: list[Entry]) -> None:
-        for entry in entries:
-            self._held_entries.setdefault(entry.id, []).append(entry)
-            self._held_bytes += entry.size
-
-    def _let_go(self, entry: Entry) -> None:
-        self._held_bytes -= entry.size
-        same_id = [other for other in self._held_entries[entry.id] if other is not entry]
-        if same_id:
-            self._held_entries[entry.id] = same_id
-        else:
-            del self._held_entries[entry.id]
-
-    def _held(self) -> list[PendingBatch]:
-        return [*self._in_flight.values(), *self._set_back]
-
-    def _next_deadline(self) -> float | None:
-        while self._deadlines:
-            expires_at, request_id = self._deadlines[0]
-            entry = self._pending.get(request_id)
-            if entry is not None and entry.expires_at == expires_at and not entry.again:
-                return expires_at
-            heapq.heappop(self._deadlines)
-        return None

@@ -18,7 +18,8 @@ from temporalio import workflow
 from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, ApplicationErrorCategory
 
-from temporal_batching.batcher.buffer import Buffer, BufferFull, PendingBatch
+from temporal_batching.batcher.batches import PendingBatch
+from temporal_batching.batcher.buffer import Buffer, BufferFull
 from temporal_batching.contract import (
     ACTIVITY_CANCEL,
     ACTIVITY_CONFIRM,
@@ -107,7 +108,7 @@ class BatcherWorkflow:
         self._cancelled: bool = state.get("cancelled", False)  # this run, or one before it
         self._cancel_requested = False  # this run: without it none can end as cancelled
         self._settled_before = self._buffer.settled
-        self._failures_before = self._buffer.flush_failures
+        self._failures_before = self._buffer.flush_failures + self._buffer.retries
         self._signals = 0
         self._updates = 0
         self._policy_known = bool(state) or start.policy is not None
@@ -234,6 +235,10 @@ class BatcherWorkflow:
             batches_by_trigger=dict(buffer.batches_by_trigger),
             largest_batch=buffer.largest_batch,
             outcomes=dict(buffer.outcomes),
+            requeued=buffer.requeued,
+            retries=buffer.retries,
+            unknown=buffer.unknown,
+            sink_errors=buffer.sink_errors,
             flush_failures=buffer.flush_failures,
             refused=buffer.refused,
             malformed=self._malformed,
@@ -389,6 +394,7 @@ class BatcherWorkflow:
             # ends the run. A worker that does not know the query fails on None, and the batch is set back once more.
             entries=None if batch.tried else [entry.to_wire() for entry in batch.entries],
             in_doubt=batch.in_doubt,
+            attempt=batch.attempt,
         )
         try:
             result = await workflow.execute_activity(
@@ -412,7 +418,9 @@ class BatcherWorkflow:
             self._buffer.fail(batch.id, workflow.time(), problem, in_doubt=False, patience=_patience())
             workflow.logger.exception("Batch %s cannot be scheduled", batch.id)
         else:
-            self._buffer.settle(batch.id, result.outcomes, result.undelivered)
+            self._buffer.settle(batch.id, result, workflow.time(), patience=_patience())
+            if result.requeued:
+                workflow.logger.info("Batch %s: %d entries are to be retried by themselves", batch.id, batch.requests)
         self._awake = True
 
     def _start_delivery(self) -> None:
@@ -502,9 +510,9 @@ class BatcherWorkflow:
         buffer = self._buffer
         progress = (
             buffer.settled > self._settled_before
-            # A probe of a sink that is down is progress too: its pauses bound how often runs end. A run that stayed
-            # instead would take one batch after the other into its history, until the server ends it.
-            or buffer.flush_failures > self._failures_before
+            # A probe of a sink that is down is progress too, as is a retry: pauses bound how often such runs end. A run
+            # that stayed instead would take one batch after the other into its history, until the server ends it.
+            or buffer.flush_failures + buffer.retries > self._failures_before
             or (buffer.idle and self._signals + self._updates > 0)
         )
         idle_cycles = 0 if progress else self._idle_cycles + 1

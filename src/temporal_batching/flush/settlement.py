@@ -47,7 +47,7 @@ class Settled:
         requeued: Entries that are to be retried; nobody is told of them yet.
         unknown: Requests past their deadline of which nobody can know whether they are written. Nobody is told.
         sink_errors: Requests that the sink failed on without declaring it.
-        stalled: No request got through: the sink answered for each that it is to be retried.
+        stalled: No request got an outcome from the sink.
     """
 
     counts: Counter[str]
@@ -141,12 +141,8 @@ async def settle(sink: Sink, flush: FlushInput, *, clock: Callable[[], float] = 
         requeued=[Requeued(unit.position, unit.waits, unit.in_doubt) for unit in units if unit.waits is not None],
         unknown=len(unknown),
         sink_errors=calls.errors,
-        stalled=bool(units) and all(_is_stalled(unit) for unit in units),
+        stalled=not calls.answered,
     )
-
-
-def _is_stalled(unit: _Unit) -> bool:
-    return bool(unit.requests) and all(o is not None and o.kind is OutcomeKind.RETRY for o in unit.outcomes)
 
 
 def _without_reply(flush: FlushInput, units: Sequence[_Unit]) -> list[DeadLetter]:

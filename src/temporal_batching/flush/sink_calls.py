@@ -32,11 +32,13 @@ class SinkCalls:
             A `write` that returned may have committed, whatever it answered (if only that a request is rejected); so
             may one that raised, unless it declares that it did not. A fence commits no rows: what it was asked about
             stays as much in doubt as before.
+        answered: Whether any request got an outcome, other than that it is to be retried.
         errors: Requests that the sink failed on, or gave no outcome that is one.
     """
 
     def __init__(self, sink: Sink, flush: FlushInput) -> None:
         self.in_doubt = False
+        self.answered = False
         self.errors = 0
         self._sink = sink
         self._flush = flush
@@ -148,6 +150,7 @@ class SinkCalls:
 
     def _outcome(self, request: WriteRequest, answer: Any, name: str) -> Outcome | None:
         if isinstance(answer, Outcome) and isinstance(answer.kind, OutcomeKind):
+            self.answered |= answer.kind is not OutcomeKind.RETRY
             return answer
         what = (
             f"an Outcome of kind {type(answer.kind).__name__}" if isinstance(answer, Outcome) else type(answer).__name__

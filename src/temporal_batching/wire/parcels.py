@@ -21,7 +21,7 @@ _FAST = 1
 """zlib's level: rows are alike, so more effort saves little."""
 
 
-def pack(parcel_id: str, requests: Sequence[JsonObject], *, records: int, size: int) -> JsonObject:
+def pack(parcel_id: str, requests: Sequence[JsonObject], *, records: int, size: int, keys: Sequence[str]) -> JsonObject:
     """The body of a parcel with its requests packed.
 
     Args:
@@ -29,10 +29,17 @@ def pack(parcel_id: str, requests: Sequence[JsonObject], *, records: int, size: 
         requests: As `read_entry` has let them in.
         records: Over all its requests.
         size: Its bytes unpacked: what limits count, whichever way it travels.
+        keys: Of its requests, each once, without empty ones: what its shard has to know to keep their order.
     """
     text = json.dumps(requests, separators=(",", ":")).encode()
     packed = base64.b64encode(zlib.compress(text, _FAST)).decode()
-    return {"request_id": parcel_id, "packed": packed, "holds": [len(requests), records], "bytes": size}
+    holds = [len(requests), records]
+    return {"request_id": parcel_id, "packed": packed, "holds": holds, "bytes": size, "keys": list(keys)}
+
+
+def packed_bytes(body: Mapping[str, Any]) -> int:
+    """What a packed parcel weighs on its way: what is packed, and its keys beside it."""
+    return len(body["packed"]) + len(json.dumps(body["keys"], separators=(",", ":")))
 
 
 def read_packed(wire: Mapping[str, Any]) -> tuple[JsonObject, int, int, int]:
@@ -45,8 +52,17 @@ def read_packed(wire: Mapping[str, Any]) -> tuple[JsonObject, int, int, int]:
     if not isinstance(packed, str) or not isinstance(counts, list) or len(counts) != 2:
         raise InvalidRequest("a packed parcel has a string packed, and holds: how many requests and records")
     requests, records, size = _count(counts[0]), _count(counts[1]), _count(wire.get("bytes"))
-    body = {"request_id": wire["request_id"], "packed": packed, "holds": counts, "bytes": size}
-    return body, requests, records, max(size, len(packed))
+    keys = _keys(wire.get("keys"), requests)
+    body = {"request_id": wire["request_id"], "packed": packed, "holds": counts, "bytes": size, "keys": keys}
+    return body, requests, records, max(size, packed_bytes(body))
+
+
+def _keys(value: Any, requests: int) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(key, str) and key for key in value):
+        raise InvalidRequest("a packed parcel has keys: those of its requests, as strings")
+    if len(value) > requests:
+        raise InvalidRequest("a packed parcel has more keys than requests")
+    return value
 
 
 def _count(value: Any) -> int:

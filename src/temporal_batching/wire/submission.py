@@ -20,7 +20,7 @@ from uuid import UUID
 from temporal_batching.contract import JsonObject, Record, RejectCode, WriteRequest
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.policy import MAX_REQUEST_BYTES
-from temporal_batching.wire.parcels import pack, read_packed, unpack
+from temporal_batching.wire.parcels import pack, packed_bytes, read_packed, unpack
 
 MAX_NAME = 255
 """Characters of a request id, a key, a table or a column: what a database index and a search box can hold."""
@@ -60,6 +60,8 @@ class Entry:
         again: An earlier submission may have been accepted, and settled, without its caller hearing of it. So only the
             sink can say that it is not written.
         withdrawn: Its callers took it back before it came: it is not written any more.
+        in_doubt: An attempt at its batch may have committed it.
+        keys: What decides the order: its own key, or those of the parcel's requests; without empty ones.
     """
 
     id: str
@@ -73,6 +75,16 @@ class Entry:
     again: bool = False
     waited: float = 0.0
     withdrawn: bool = False
+    in_doubt: bool = False
+    keys: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.keys = _keys_of(self.body)
+
+    @property
+    def doubtful(self) -> bool:
+        """Only the sink can say that it is not written."""
+        return self.again or self.in_doubt
 
     def to_wire(self) -> JsonObject:
         wire = {**self.body, "expires_at": self.expires_at, "reply_to": self.replies}
@@ -80,6 +92,8 @@ class Entry:
             wire["again"] = True
         if self.withdrawn:
             wire["withdrawn"] = True
+        if self.in_doubt:
+            wire["in_doubt"] = True
         return wire
 
     def packed(self) -> Entry:
@@ -87,8 +101,8 @@ class Entry:
         if "requests" not in self.body:
             return self
         size = self.size - ENVELOPE_BYTES * max(1, len(self.replies))  # whoever reads it adds them again
-        body = pack(self.id, self.body["requests"], records=self.records, size=size)
-        return replace(self, body=body)
+        body = pack(self.id, self.body["requests"], records=self.records, size=size, keys=self.keys)
+        return self if packed_bytes(body) > size else replace(self, body=body)
 
     def carry(self) -> JsonObject:
         """What the next run needs of it."""
@@ -102,7 +116,8 @@ class Entry:
         requests, records = body.pop("counts")
         size, arrived_at = body.pop("size"), body.pop("arrived_at")
         expires_at, replies = body.pop("expires_at"), body.pop("reply_to")
-        again, withdrawn = body.pop("again", False), body.pop("withdrawn", False)
+        again, in_doubt = body.pop("again", False), body.pop("in_doubt", False)
+        withdrawn = body.pop("withdrawn", False)
         return cls(
             body["request_id"],
             body,
@@ -114,7 +129,17 @@ class Entry:
             arrived_at,
             again,
             withdrawn=withdrawn,
+            in_doubt=in_doubt,
         )
+
+
+def _keys_of(body: JsonObject) -> tuple[str, ...]:
+    if "packed" in body:
+        return tuple(body["keys"])
+    if "requests" in body:
+        return tuple(dict.fromkeys(one["key"] for one in body["requests"] if one["key"]))
+    key = body.get("key")
+    return (key,) if key else ()
 
 
 def jsonable(value: Any) -> Any:
@@ -190,6 +215,8 @@ def _bodies(body: JsonObject) -> Sequence[JsonObject]:
         bodies = [_read_body(one) for one in unpack(body)]
         if [len(bodies), sum(len(one["records"]) for one in bodies)] != body["holds"]:
             raise InvalidRequest("a packed parcel holds another number of requests or records than it says")
+        if {one["key"] for one in bodies} - {""} != set(body["keys"]):
+            raise InvalidRequest("a packed parcel holds other keys than it says")
         return bodies
     requests: Sequence[JsonObject] = body.get("requests", [body])
     return requests

@@ -8,7 +8,7 @@ import pytest
 
 from temporal_batching.batcher.buffer import Accepted, Buffer, BufferFull
 from temporal_batching.batcher.outbox import MAX_DELIVERIES, OUTBOX_PART
-from temporal_batching.contract import RejectCode, Trigger
+from temporal_batching.contract import FlushResult, RejectCode, Trigger
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.wire.submission import MAX_REPLIES, read_entry
 from tests.support.buffers import NOW, buffer, caller, entry, ids, parcel, policy, take, told
@@ -57,7 +57,7 @@ def test_when_the_oldest_leaves_the_next_one_counts(way: str) -> None:
     else:
         batch = take(buf, NOW + 5)
         assert ids(batch) == ["a"]
-        buf.settle(batch.id, {"written": 1}, [])
+        buf.settle(batch.id, FlushResult({"written": 1}), NOW)
     assert buf.oldest_age(NOW + 10) == 5.0
     assert buf.wake_at() == NOW + 25
 
@@ -68,7 +68,7 @@ def test_a_full_batch_is_flushed_at_once_and_the_rest_waits() -> None:
         buf.accept(entry(name), NOW)
     batch = take(buf, NOW)
     assert (batch.trigger, ids(batch)) == (Trigger.COUNT, ["a", "b"])
-    buf.settle(batch.id, {"written": 2}, [])
+    buf.settle(batch.id, FlushResult({"written": 2}), NOW)
     assert buf.next_batch(NOW) is None
 
 
@@ -98,7 +98,7 @@ def test_an_explicit_flush_takes_what_is_there_and_not_what_comes_later() -> Non
     assert buf.wake_at() == 0.0
     batch = take(buf, NOW + 1)
     assert (batch.trigger, ids(batch)) == (Trigger.MANUAL, ["a"])
-    buf.settle(batch.id, {"written": 1}, [])
+    buf.settle(batch.id, FlushResult({"written": 1}), NOW)
     buf.accept(entry("b"), NOW + 2)
     assert buf.next_batch(NOW + 2) is None
 
@@ -110,7 +110,7 @@ def test_without_linger_an_idle_shard_flushes_at_once_and_gathers_during_a_flush
     for name in "bcd":
         buf.accept(entry(name), NOW + 1)
     assert buf.next_batch(NOW + 1) is None
-    buf.settle(first.id, {"written": 1}, [])
+    buf.settle(first.id, FlushResult({"written": 1}), NOW)
     assert ids(take(buf, NOW + 2)) == ["b", "c", "d"]
 
 
@@ -140,7 +140,7 @@ def test_as_many_flushes_run_beside_each_other_as_the_policy_allows() -> None:
     second = take(buf, NOW)
     assert buf.next_batch(NOW) is None
     assert (buf.batches_in_flight, buf.in_flight, buf.pending) == (2, 2, 1)
-    buf.settle(second.id, {"written": 1}, [])
+    buf.settle(second.id, FlushResult({"written": 1}), NOW)
     assert ids(take(buf, NOW)) == ["c"]
 
 
@@ -228,7 +228,7 @@ def test_deadlines_that_callers_who_join_push_back_do_not_pile_up() -> None:
     for n in range(100):
         for caller_number in range(MAX_REPLIES):
             buf.accept(entry(f"a-{n}", f"w-{caller_number}", expires_at=NOW + 100 + caller_number), NOW)
-    assert len(buf._deadlines) <= 2 * 100 + 65
+    assert len(buf._pending._deadlines) <= 2 * 100 + 65
 
 
 def test_in_doubt_nobody_is_told_that_it_expired() -> None:
@@ -287,7 +287,7 @@ def test_the_breaker_backs_off_to_its_limit_and_closes_with_the_first_success() 
         pauses.append(wake - now)
         now = wake
     assert pauses == [1, 2, 4, 5, 5]
-    buf.settle(take(buf, now).id, {"written": 1}, [])
+    buf.settle(take(buf, now).id, FlushResult({"written": 1}), NOW)
     assert (buf.breaker_open, buf.sink_error) == (False, None)
     buf.accept(entry("b"), now)
     assert buf.next_batch(now) is not None
@@ -353,7 +353,7 @@ def test_the_attempt_of_the_flush_counts() -> None:
     buf = buffer()
     buf.accept(entry("a"), NOW)
     answer = {"reply_to": [caller("w-a")], "confirmation": {"request_id": "a", "outcome": "written"}}
-    buf.settle(take(buf, NOW, force=True).id, {"written": 1}, [answer])
+    buf.settle(take(buf, NOW, force=True).id, FlushResult({"written": 1}, [answer]), NOW)
     for _ in range(MAX_DELIVERIES - 1):
         assert buf.next_deliveries() == [answer]
         buf.delivered([0])
@@ -434,6 +434,6 @@ def test_what_never_expires_leaves_no_trace_in_memory() -> None:
     for n in range(5_000):
         buf.accept(entry(f"a-{n}"), NOW + n)
         while (batch := buf.next_batch(NOW + n)) is not None:
-            buf.settle(batch.id, {"written": batch.requests}, [])
-    assert len(buf._deadlines) < 100
-    assert (buf._held_entries, buf._outbox._waiting, buf.pending_bytes) == ({}, set(), 0)
+            buf.settle(batch.id, FlushResult({"written": batch.requests}), NOW)
+    assert len(buf._pending._deadlines) < 100
+    assert (buf._batches.by_id, buf._outbox._waiting, buf.pending_bytes) == ({}, set(), 0)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from temporal_batching.batcher.buffer import Accepted, Buffer, BufferFull
 from temporal_batching.batcher.outbox import MAX_DELIVERIES, MAX_REMEMBERED_ANSWERS
 from temporal_batching.batcher.withdrawals import MAX_AGE, MAX_REMEMBERED, MAX_REMEMBERED_BYTES
-from temporal_batching.contract import RejectCode, Trigger
+from temporal_batching.contract import FlushResult, RejectCode, Trigger
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.wire.submission import MAX_REPLIES
 from tests.support.buffers import NOW, buffer, caller, entry, ids, policy, take, told
@@ -83,18 +83,18 @@ def test_a_repetition_is_not_refused_for_a_limit_that_was_lowered_since() -> Non
     assert buf.accept(entry("a", records=5), NOW) is Accepted.ATTACHED
 
 
-def test_an_id_held_by_two_batches_is_known_to_both() -> None:
+def test_an_id_in_a_batch_keeps_another_caller_with_it_waiting() -> None:
     buf = buffer(max_in_flight=2, max_batch_size=1)
     buf.accept(entry("a", "v"), NOW)
     first = take(buf, NOW)
+    assert buf.withdraw("a", now=NOW) is False
     buf.accept(entry("a", "w"), NOW)
-    second = take(buf, NOW)
+    assert buf.next_batch(NOW) is None
     for name in "vw":
         assert buf.accept(entry("a", name), NOW) is Accepted.ATTACHED
-    buf.settle(second.id, {"duplicate": 1}, [])
-    assert buf.accept(entry("a", "v"), NOW) is Accepted.ATTACHED
-    assert buf.withdraw("a", now=NOW) is False
-    buf.settle(first.id, {"written": 1}, [])
+    buf.settle(first.id, FlushResult({"written": 1}), NOW)
+    second = take(buf, NOW)
+    buf.settle(second.id, FlushResult({"duplicate": 1}), NOW)
     assert buf.accept(entry("a", "x"), NOW) is Accepted.NEW
 
 
@@ -103,7 +103,7 @@ def test_an_activity_whose_answer_is_on_its_way_gets_no_second_one() -> None:
     buf.accept(entry("a", "v"), NOW)
     batch = take(buf, NOW, force=True)
     answer = {"reply_to": [caller("v")], "confirmation": {"request_id": "a", "outcome": "written"}}
-    buf.settle(batch.id, {"written": 1}, [answer])
+    buf.settle(batch.id, FlushResult({"written": 1}, [answer]), NOW)
     assert buf.accept(entry("a", "v"), NOW) is Accepted.ANSWERED
     assert buf.accept(entry("a", "w"), NOW) is Accepted.NEW
     restored = Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
@@ -117,7 +117,7 @@ def test_an_attempt_that_arrives_after_its_activity_was_told_is_not_taken_in() -
     # It was taken for a new request: one that was told `rejected` could be written then.
     buf = buffer(max_batch_size=1)
     buf.accept(entry("a", "v"), NOW)
-    buf.settle(take(buf, NOW).id, {"rejected": 1}, [])
+    buf.settle(take(buf, NOW).id, FlushResult({"rejected": 1}), NOW)
     assert buf.accept(entry("a", "v", again=True), NOW) is Accepted.ANSWERED
     assert (buf.pending, buf.outbox) == (0, 0)
     assert buf.accept(entry("a", "w"), NOW) is Accepted.NEW, "another caller may send it anew"
@@ -127,7 +127,7 @@ def test_an_activity_that_could_not_be_told_may_ask_again() -> None:
     buf = buffer(max_batch_size=1)
     buf.accept(entry("a", "v"), NOW)
     answer = {"reply_to": [caller("v")], "confirmation": {"request_id": "a", "outcome": "written"}}
-    buf.settle(take(buf, NOW).id, {"written": 1}, [answer])
+    buf.settle(take(buf, NOW).id, FlushResult({"written": 1}, [answer]), NOW)
     for _ in range(MAX_DELIVERIES - 1):
         buf.next_deliveries()
         buf.delivered([0])
@@ -139,7 +139,7 @@ def test_activities_that_were_told_are_not_remembered_without_end() -> None:
     buf = buffer(max_batch_size=1)
     for n in range(MAX_REMEMBERED_ANSWERS + 5):
         buf.accept(entry(f"a-{n}"), NOW)
-        buf.settle(take(buf, NOW).id, {"written": 1}, [])
+        buf.settle(take(buf, NOW).id, FlushResult({"written": 1}), NOW)
     assert len(buf._outbox._told) == MAX_REMEMBERED_ANSWERS
     assert buf.accept(entry("a-4", again=True), NOW) is Accepted.NEW
 

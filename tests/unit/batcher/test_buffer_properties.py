@@ -19,10 +19,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from temporal_batching.batcher.buffer import Accepted, Buffer, BufferFull, PendingBatch
+from temporal_batching.batcher.batches import PendingBatch
+from temporal_batching.batcher.buffer import Accepted, Buffer, BufferFull
 from temporal_batching.batcher.outbox import MAX_DELIVERIES
 from temporal_batching.batcher.withdrawals import MAX_AGE
-from temporal_batching.contract import JsonObject, OutcomeKind, RejectCode, Trigger
+from temporal_batching.contract import FlushResult, JsonObject, RejectCode, Requeued, Trigger
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.wire.submission import MAX_REPLIES, Entry, read_entry
@@ -30,6 +31,9 @@ from temporal_batching.wire.submission import MAX_REPLIES, Entry, read_entry
 START = 1_000_000.0
 NAMES = ["a", "b", "c", "d", "e", "f"]
 
+
+PARCEL_KEYS = ["shared", "a", "", "b"]
+"""Of a parcel's requests: it has the keys of others among them."""
 
 CALLERS = [*(f"v{n}" for n in range(6)), "s1", "s2"]
 
@@ -48,10 +52,14 @@ def make_entry(
 
 
 def make_parcel(name: str, caller: str, *, requests: int, n: int, expires_at: float | None) -> Entry:
-    body = [{"request_id": f"{name}/{i}", "records": [{"table": "t", "values": {"n": n}}]} for i in range(requests)]
+    records = [{"table": "t", "values": {"n": n}}]
+    body = [{"request_id": f"{name}/{i}", "key": PARCEL_KEYS[i], "records": records} for i in range(requests)]
     return read_entry(
         {"request_id": name, "requests": body, "expires_at": expires_at, "reply_to": address(caller, name)}
     )
+
+
+FATES = ["written", "duplicate", "rejected", "expired", "unknown", "retry", "retry", "retry in doubt"]
 
 
 @dataclass(eq=False)
@@ -60,7 +68,7 @@ class Ticket:
 
     number: int
     name: str
-    key: str
+    keys: tuple[str, ...]
     content: Any
     requests: int
     records: int
@@ -68,6 +76,7 @@ class Ticket:
     deadline: float
     callers: list[str]
     again: bool = False
+    in_doubt: bool = False
     told: list[str] = field(default_factory=list)
 
 
@@ -75,7 +84,10 @@ class Ticket:
 class Flight:
     batch: PendingBatch
     tickets: list[Ticket]
-    in_doubt: bool = False
+
+    @property
+    def in_doubt(self) -> bool:
+        return any(ticket.again or ticket.in_doubt for ticket in self.tickets)
 
 
 class BufferMachine(RuleBasedStateMachine):
@@ -93,13 +105,12 @@ class BufferMachine(RuleBasedStateMachine):
         self.told: set[tuple[str, str]] = set()  # request and caller: that activity was told, and asks no more
         self.in_delivery = False
         self.outcomes: Counter[str] = Counter()
-        self.failures = 0
-        self.retry_at = 0.0
+        self.retries = 0
+        self.unknown = 0
         self.flushed_at = 0.0
         self.numbers = 0
         self.batches = 0
         self.given_up = 0
-        self.always_one_flight = True
         self.applied: dict[str, list[int]] = {}
 
     @initialize(
@@ -131,17 +142,17 @@ class BufferMachine(RuleBasedStateMachine):
         )
         if known and held and isinstance(held[0].content, tuple):
             n, records, size = held[0].content
-        key = name if name < "d" else "shared"
+        key = name if name < "d" else "shared" if name < "f" else ""
         expires_at = None if lifetime is None else self.now + lifetime
         entry = make_entry(name, caller, n=n, records=records, size=size, key=key, expires_at=expires_at, again=again)
-        self.accepts(entry, caller, key, (n, records, size))
+        self.accepts(entry, caller, (key,) if key else (), (n, records, size))
 
     @rule(name=st.sampled_from(["p", "q"]), caller=st.sampled_from(CALLERS[:6]), requests=st.integers(1, 4))
     def parcel_arrives(self, name: str, caller: str, requests: int) -> None:
         entry = make_parcel(name, caller, requests=requests, n=1, expires_at=self.now + 30)
-        self.accepts(entry, caller, "shared", requests)
+        self.accepts(entry, caller, tuple(k for k in PARCEL_KEYS[:requests] if k), requests)
 
-    def accepts(self, entry: Entry, caller: str, key: str, content: Any) -> None:
+    def accepts(self, entry: Entry, caller: str, keys: tuple[str, ...], content: Any) -> None:
         name, now, policy, expires_at = entry.id, self.now, self.policy, entry.expires_at
         waiting = self.pending.get(name)
         mine = [
@@ -192,7 +203,7 @@ class BufferMachine(RuleBasedStateMachine):
             assert deadline <= now if gone else expires_at is None or deadline == expires_at
             assert entry.again or not gone
             ticket = Ticket(
-                self.numbers, name, key, content, entry.requests, entry.records, now, deadline, [caller], entry.again
+                self.numbers, name, keys, content, entry.requests, entry.records, now, deadline, [caller], entry.again
             )
             self.pending[name] = ticket
             self.tickets.append(ticket)
@@ -239,7 +250,6 @@ class BufferMachine(RuleBasedStateMachine):
         linger = timedelta(seconds=limits.pop("linger"))
         self.policy = BatchPolicy(linger=linger, retry_max=timedelta(seconds=6), max_pending_bytes=20_000, **limits)
         self.buffer.policy = self.policy
-        self.always_one_flight &= self.policy.max_in_flight == 1
 
     @rule()
     def flush_is_asked_for(self) -> None:
@@ -258,7 +268,7 @@ class BufferMachine(RuleBasedStateMachine):
     def deadlines_are_looked_at(self) -> None:
         waiting = [
             *(t for t in self.pending.values() if not t.again),
-            *(t for f in self.back if not f.in_doubt for t in f.tickets),
+            *(t for f in self.back for t in f.tickets if not (t.again or t.in_doubt)),
         ]
         late = [t for t in waiting if t.deadline <= self.now]
         self.buffer.expire(self.now)
@@ -275,49 +285,64 @@ class BufferMachine(RuleBasedStateMachine):
 
     # Flushes
 
+    def ready(self) -> list[Ticket]:
+        """What may go into the next batch: nothing earlier of its id or its keys is unsettled."""
+        names = {t.name for f in self.held() for t in f.tickets}
+        keys = {key for f in self.held() for t in f.tickets for key in t.keys}
+        ready = []
+        for ticket in self.pending.values():
+            if ticket.name in names or not keys.isdisjoint(ticket.keys):
+                keys |= set(ticket.keys)
+            else:
+                ready.append(ticket)
+        return ready
+
     @rule(force=st.sampled_from([False, False, False, True]))
     def flush_starts(self, force: bool) -> None:
+        breaker = self.buffer._breaker
         blocked = (
             self.buffer.paused
             or len(self.flights) >= self.policy.max_in_flight
-            or (self.failures > 0 and (bool(self.flights) or self.now < self.retry_at))
+            or (breaker.open and (bool(self.flights) or self.now < breaker.retry_at))
         )
-        due = self.due_triggers()
+        due, ready = self.due_triggers(), self.ready()
+        failed = [f for f in self.back if not f.batch.own_pace]
         batch = self.buffer.next_batch(self.now, force=force)
-        if blocked or not (self.back or due or (force and self.pending)):
-            assert batch is None
+        if batch is None:
+            assert blocked or not (failed or due or (force and ready))
             return
-        assert batch is not None
-        if self.back:
-            flight = self.back.pop(0)
-            assert (batch.id, batch.in_doubt) == (flight.batch.id, flight.in_doubt)
+        assert not blocked
+        flight = next((f for f in self.back if f.batch is batch), None)
+        if flight is not None:
+            self.back.remove(flight)
+            assert (batch.attempt > 0, batch.in_doubt) == (True, flight.in_doubt)
+            assert batch.id not in self.flights
+            assert not batch.own_pace or self.now >= batch.due_at
+            assert not batch.own_pace or not any(f.batch.own_pace for f in self.flights.values())
         else:
             assert batch.trigger in (due or {Trigger.MANUAL})
             self.batches += 1
             assert batch.id == f"main-0/{self.batches}"
-            taken = list(self.pending.values())[: len(batch.entries)]
-            flight = Flight(batch, taken, in_doubt=any(t.again for t in taken))
-            assert batch.in_doubt is flight.in_doubt
-            for ticket in taken:
+            flight = Flight(batch, ready[: len(batch.entries)])
+            assert (batch.attempt, batch.in_doubt) == (0, flight.in_doubt)
+            for ticket in flight.tickets:
                 del self.pending[ticket.name]
             if len(batch.entries) > 1:
                 assert batch.records <= self.policy.max_batch_size
                 assert batch.size <= self.policy.max_batch_bytes
-        flight.batch = batch
         assert [e.id for e in batch.entries] == [t.name for t in flight.tickets], "not in the order of arrival"
         assert [[r["workflow_id"] for r in e.replies] for e in batch.entries] == [t.callers for t in flight.tickets]
-        assert batch.size == sum(e.size for e in batch.entries)
-        assert batch.records == sum(t.records for t in flight.tickets)
         self.flights[batch.id] = flight
 
     def due_triggers(self) -> set[Trigger]:
-        if not self.pending:
+        tickets = self.ready()
+        if not tickets:
             return set()
-        tickets = list(self.pending.values())
+        entries = [self.buffer._pending._entries[t.name] for t in tickets]
         due = set()
         if sum(t.records for t in tickets) >= self.policy.max_batch_size:
             due.add(Trigger.COUNT)
-        if sum(e.size for e in self.buffer._pending.values()) >= self.policy.max_batch_bytes:
+        if sum(e.size for e in entries) >= self.policy.max_batch_bytes:
             due.add(Trigger.BYTES)
         if tickets[0].arrived <= self.flushed_at:
             due.add(Trigger.MANUAL)
@@ -334,42 +359,71 @@ class BufferMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def flush_ends(self, data: st.DataObject) -> None:
         flight = self.flights.pop(data.draw(st.sampled_from(sorted(self.flights))))
-        self.settle(flight, data.draw(st.lists(st.integers(0, 3), max_size=4)), data.draw(st.booleans()))
+        fates = data.draw(st.lists(st.sampled_from(FATES), max_size=4))
+        self.settle(flight, fates, data.draw(st.booleans()))
 
-    def settle(self, flight: Flight, fates: list[int], all_delivered: bool = True) -> None:
-        kinds = [OutcomeKind.WRITTEN, OutcomeKind.DUPLICATE, OutcomeKind.REJECTED, OutcomeKind.EXPIRED]
+    def settle(self, flight: Flight, fates: list[str], all_delivered: bool = True) -> None:
         outcomes: Counter[str] = Counter()
-        undelivered = []
+        undelivered: list[JsonObject] = []
+        requeued: list[Requeued] = []
+        unknown = 0
+        waiting: set[str] = set()  # keys: a sink does not write what comes after something that is to be retried
+        told: list[Ticket] = []
         for position, ticket in enumerate(flight.tickets):
-            kind = kinds[fates[position] if position < len(fates) else 0]
-            outcomes[kind.value] += ticket.requests
-            ticket.told.append(kind.value)
+            fate = fates[position] if position < len(fates) else "written"
+            if fate.startswith("retry") or not waiting.isdisjoint(ticket.keys):
+                waiting |= set(ticket.keys)
+                ticket.in_doubt |= fate == "retry in doubt"
+                requeued.append(Requeued(position, "later", fate == "retry in doubt"))
+                self.retries += ticket.requests
+                continue
+            told.append(ticket)
+            ticket.told.append(fate)
             self.check_order(ticket)
+            if fate == "unknown":
+                unknown += ticket.requests
+                continue
+            outcomes[fate] += ticket.requests
             for caller in [] if all_delivered else ticket.callers[position % 2 :]:
-                answer = {"request_id": ticket.name, "outcome": kind, "batch_id": flight.batch.id}
+                answer = {"request_id": ticket.name, "outcome": fate, "batch_id": flight.batch.id}
                 undelivered.append({"reply_to": [address(caller, ticket.name)], "confirmation": answer})
                 self.outbox.append((ticket.name, caller))
-        self.told |= {(t.name, c) for t in flight.tickets for c in t.callers} - set(self.outbox)
+        self.told |= {(t.name, c) for t in told for c in t.callers} - set(self.outbox)
         self.outcomes.update(outcomes)
-        self.failures = 0
-        self.buffer.settle(flight.batch.id, outcomes, undelivered)
+        self.unknown += unknown
+        fresh, together, open_before = flight.batch.attempt == 0, len(flight.tickets) > 1, self.buffer.breaker_open
+        stalled = not told
+        self.buffer.settle(
+            flight.batch.id, FlushResult(outcomes, undelivered, requeued, unknown, stalled=stalled), self.now
+        )
+        assert self.buffer.breaker_open is (stalled and (open_before or (fresh and together)))
+        self.look_at_requeued(flight)
 
     def check_order(self, ticket: Ticket) -> None:
-        if self.always_one_flight:
-            applied = self.applied.setdefault(ticket.key, [0])
-            assert ticket.number > applied[-1], f"{ticket.key}: {ticket.number} is applied after {applied[-1]}"
+        for key in ticket.keys:
+            applied = self.applied.setdefault(key, [0])
+            assert ticket.number > applied[-1], f"{key}: {ticket.number} is applied after {applied[-1]}"
             applied.append(ticket.number)
+
+    def look_at_requeued(self, flight: Flight) -> None:
+        """What is left of a batch, in one part or in two."""
+        tickets = {t.name: t for t in flight.tickets if not t.told}
+        parts = [b for b in self.buffer._batches.requeued if b.number == flight.batch.number]
+        parts = [b for b in parts if all(f.batch is not b for f in self.back)]
+        self.back += [Flight(part, [tickets.pop(entry.id) for entry in part.entries]) for part in parts]
+        assert not tickets, "lost on its way back"
+        assert all(part.id == flight.batch.id for part in parts)
 
     @precondition(lambda self: self.flights)
     @rule(data=st.data(), in_doubt=st.booleans())
     def flush_fails(self, data: st.DataObject, in_doubt: bool) -> None:
         flight = self.flights.pop(data.draw(st.sampled_from(sorted(self.flights))))
+        overtaken, open_before = flight.batch.overtaken, self.buffer.breaker_open
         self.buffer.fail(flight.batch.id, self.now, "down", in_doubt=in_doubt)
-        flight.in_doubt |= in_doubt
-        self.back.append(flight)
-        self.back.sort(key=lambda f: f.batch.number)
-        self.retry_at = self.now + min(6.0, 2.0**self.failures)
-        self.failures += 1
+        for ticket in flight.tickets:
+            ticket.in_doubt |= in_doubt
+        self.look_at_requeued(flight)
+        assert self.buffer.breaker_open is (open_before or not overtaken)
 
     # Deliveries
 
@@ -412,6 +466,9 @@ class BufferMachine(RuleBasedStateMachine):
             assert getattr(self.buffer, name) == getattr(before, name), name
         assert self.buffer.wake_at() == before.wake_at()
         self.told.clear()  # for memory, not a promise
+        restored = {(b.number, b.part): b for b in self.buffer._batches.requeued}
+        for flight in self.back:
+            flight.batch = restored[flight.batch.number, flight.batch.part]
         assert json.dumps(self.buffer.carry()) == state
 
     # What always holds
@@ -450,20 +507,24 @@ class BufferMachine(RuleBasedStateMachine):
         assert buf.dedup_ids == len(self.pending) + sum(len(f.tickets) for f in self.held())
         assert self.outbox_of_buffer() == self.outbox
         assert buf.outcomes == self.outcomes
-        assert (buf.breaker_open, buf.undelivered) == (self.failures > 0, self.given_up)
+        assert buf.undelivered == self.given_up
+        assert (buf.retries, buf.unknown) == (self.retries, self.unknown)
+        assert buf.requeued == sum(t.requests for f in self.back if f.batch.own_pace for t in f.tickets)
 
     @invariant()
     def sizes_add_up(self) -> None:
         buf = self.buffer
         held = [e for f in self.held() for e in f.batch.entries]
         assert buf.pending_bytes == sum(e.size for e in [*buf._pending.values(), *held])
-        assert buf._pending_records == sum(e.records for e in buf._pending.values())
+        assert buf._pending.records == sum(e.records for e in buf._pending.values())
+        assert buf._pending.requests == sum(e.requests for e in buf._pending.values())
 
     @invariant()
     def memory_is_bounded(self) -> None:
         buf = self.buffer
-        assert len(buf._deadlines) <= 2 * len(self.pending) + 65
-        assert set(buf._held_entries) == {t.name for f in self.held() for t in f.tickets}
+        assert len(buf._pending._deadlines) <= 2 * len(self.pending) + 65
+        assert set(buf._batches.by_id) == {t.name for f in self.held() for t in f.tickets}
+        assert set(buf._batches._keys) == {key for f in self.held() for t in f.tickets for key in t.keys}
         assert len(buf._outbox._waiting) <= len(self.outbox)
 
     @invariant()

@@ -29,7 +29,7 @@ def wire(entry: Entry) -> JsonObject:
 def squeezed(requests: Any, *, counts: list[Any] | None = None, size: Any = 100) -> JsonObject:
     packed = base64.b64encode(zlib.compress(json.dumps(requests).encode())).decode()
     made = {"request_id": "p", "packed": packed, "holds": counts or [len(requests), len(requests)], "bytes": size}
-    return {**made, "reply_to": caller("w")}
+    return {**made, "keys": [], "reply_to": caller("w")}
 
 
 def requests(*ids: str, **values: Any) -> list[JsonObject]:
@@ -62,6 +62,10 @@ def test_a_single_request_is_not_packed() -> None:
     [
         {"packed": 1},
         {"packed": None},
+        {"keys": None},
+        {"keys": [1]},
+        {"keys": [""]},
+        {"keys": ["a", "b"]},
         {"holds": None},
         {"holds": [1]},
         {"holds": [1, 0]},
@@ -87,6 +91,7 @@ def test_a_packed_parcel_larger_than_any_request_is_refused_at_the_door() -> Non
     "bad",
     [
         {**squeezed(requests("a")), "packed": "no base64!"},
+        {**squeezed(requests("a")), "keys": ["k"]},
         {**squeezed(requests("a")), "packed": base64.b64encode(b"no zlib").decode()},
         {**squeezed(requests("a")), "packed": squeezed(requests("a"))["packed"][:20]},
         squeezed({"not": "a list"}),
@@ -96,7 +101,7 @@ def test_a_packed_parcel_larger_than_any_request_is_refused_at_the_door() -> Non
         squeezed(requests("a"), counts=[1, 2]),
         squeezed(requests("a", text=" " * (MAX_REQUEST_BYTES + 1))),
     ],
-    ids=["base64", "zlib", "cut", "list", "requests", "records", "count", "record count", "bomb"],
+    ids=["base64", "keys", "zlib", "cut", "list", "requests", "records", "count", "record count", "bomb"],
 )
 async def test_a_parcel_that_does_not_hold_what_it_says_is_rejected_and_its_neighbours_written(bad: JsonObject) -> None:
     sink, now = MemorySink(), time.time()

@@ -1,0 +1,209 @@
+"""Batches from the moment they are formed until every request in them is settled: under way, or waiting for a retry."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from temporal_batching.contract import JsonObject, Trigger
+from temporal_batching.wire.submission import Entry
+
+
+@dataclass(slots=True, eq=False)
+class PendingBatch:
+    """A batch, or what is left of it.
+
+    Attributes:
+        id: The same for every attempt.
+        number: Counts the shard's batches.
+        trigger: What made it start.
+        entries: What is not settled yet, in order of arrival.
+        attempt: Earlier attempts at it.
+        failures: Attempts that failed as a whole.
+        retries: Attempts in a row after which the sink wanted what is here to be retried.
+        due_at: When it may be retried, if its pauses are its own.
+        own_pace: Its pauses are its own. Otherwise it waits for the breaker.
+        overtaken: Another batch got through while it waited: if it fails again, the trouble is its own, not the sink's.
+        part: Where it stands in the batch that was formed: each time one is halved, a 0 or a 1 more.
+        counted: It is in the statistics.
+        started_at: Of its latest attempt.
+    """
+
+    id: str
+    number: int
+    trigger: Trigger
+    entries: list[Entry]
+    attempt: int = 0
+    failures: int = 0
+    retries: int = 0
+    due_at: float = 0.0
+    own_pace: bool = False
+    overtaken: bool = False
+    part: tuple[int, ...] = ()
+    counted: bool = False
+    started_at: float = 0.0
+
+    @property
+    def tried(self) -> bool:
+        """An earlier attempt was made: the shard's history has its content."""
+        return self.attempt > 0
+
+    @property
+    def in_doubt(self) -> bool:
+        """Something in it may be committed: nobody is told `expired` before the sink was asked."""
+        return any(entry.doubtful for entry in self.entries)
+
+    @property
+    def requests(self) -> int:
+        return sum(entry.requests for entry in self.entries)
+
+    @property
+    def records(self) -> int:
+        return sum(entry.records for entry in self.entries)
+
+    @property
+    def size(self) -> int:
+        return sum(entry.size for entry in self.entries)
+
+    def doubt(self) -> None:
+        for entry in self.entries:
+            entry.in_doubt = True
+
+    def wait(self, now: float, pause: float) -> None:
+        """Pauses, but for a deadline at which the sink has to be asked: that is due when it comes."""
+        asked = (e.expires_at for e in self.entries if e.doubtful and e.expires_at is not None and e.expires_at > now)
+        self.due_at = min([now + pause, *asked])
+        self.own_pace = True
+
+    def halves(self) -> list[PendingBatch]:
+        """The batch in two, under the one id; they are never under way together."""
+        if len(self.entries) == 1:
+            return [self]
+        middle = len(self.entries) // 2
+        first, second = self.entries[:middle], self.entries[middle:]
+        return [
+            replace(self, entries=first, part=(*self.part, 0)),
+            replace(self, entries=second, part=(*self.part, 1), counted=True),
+        ]
+
+    def carry(self) -> JsonObject:
+        return {
+            "id": self.id,
+            "number": self.number,
+            "trigger": self.trigger,
+            "attempt": self.attempt,
+            "failures": self.failures,
+            "retries": self.retries,
+            "due_at": self.due_at,
+            "own_pace": self.own_pace,
+            "overtaken": self.overtaken,
+            "part": list(self.part),
+            "counted": self.counted,
+            "entries": [entry.carry() for entry in self.entries],
+        }
+
+    @classmethod
+    def restore(cls, carried: JsonObject) -> PendingBatch:
+        entries = [Entry.restore(one) for one in carried["entries"]]
+        part = tuple(carried["part"])
+        return cls(**{**carried, "trigger": Trigger(carried["trigger"]), "entries": entries, "part": part})
+
+
+class Batches:
+    """All batches of a shard, and the keys and ids that are in them.
+
+    Attributes:
+        in_flight: Under way, by id.
+        requeued: Waiting for a retry, in the order of their numbers.
+        by_id: What is in them, by request id. Another caller's with the same id waits until this one is settled.
+        bytes: Their size as they travel.
+        changes: Counts whenever something comes or goes.
+    """
+
+    def __init__(self) -> None:
+        self.in_flight: dict[str, PendingBatch] = {}
+        self.requeued: list[PendingBatch] = []
+        self.by_id: dict[str, Entry] = {}
+        self.bytes = 0
+        self.changes = 0
+        self._keys: Counter[str] = Counter()
+        self._deadline: tuple[int, float | None] = (-1, None)  # of which count of changes it is
+
+    def __iter__(self) -> Iterator[PendingBatch]:
+        yield from self.in_flight.values()
+        yield from self.requeued
+
+    def has_keys(self) -> bool:
+        return bool(self._keys)
+
+    def holds(self, entry: Entry) -> bool:
+        """Whether an earlier request of its id, or of one of its keys, is here."""
+        return entry.id in self.by_id or any(key in self._keys for key in entry.keys)
+
+    def hold(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self.by_id[entry.id] = entry
+            self.bytes += entry.size
+            self._keys.update(entry.keys)
+        self.changes += 1
+
+    def let_go(self, entry: Entry) -> None:
+        self.bytes -= entry.size
+        del self.by_id[entry.id]
+        for key in entry.keys:
+            self._keys[key] -= 1
+            if not self._keys[key]:
+                del self._keys[key]
+        self.changes += 1
+
+    def start(self, batch: PendingBatch, now: float) -> PendingBatch:
+        if batch in self.requeued:
+            self.requeued.remove(batch)
+        batch.started_at = now
+        self.in_flight[batch.id] = batch
+        self.changes += 1
+        return batch
+
+    def requeue(self, batch: PendingBatch) -> None:
+        batch.overtaken = False
+        self.requeued.append(batch)
+        self.requeued.sort(key=lambda other: (other.number, other.part))
+        self.changes += 1
+
+    def startable(self) -> list[PendingBatch]:
+        """What waits and may go on: no part of the same batch is under way, nor an earlier one that shares a key."""
+        free: list[PendingBatch] = []
+        for batch in self.requeued:
+            if batch.id in self.in_flight:
+                continue
+            if any(other.id == batch.id and _share_a_key(other, batch) for other in free):
+                continue
+            free.append(batch)
+        return free
+
+    def expired(self, now: float) -> list[Entry]:
+        """Takes out what is past its deadline and that no attempt can have written."""
+        late: list[Entry] = []
+        for batch in self.requeued:
+            gone = [e for e in batch.entries if not e.doubtful and e.expires_at is not None and e.expires_at <= now]
+            for entry in gone:
+                batch.entries.remove(entry)
+                self.let_go(entry)
+            late += gone
+        if late:
+            self.requeued = [batch for batch in self.requeued if batch.entries]
+        return late
+
+    def next_deadline(self) -> float | None:
+        """The earliest deadline of what waits and that no attempt can have written."""
+        if self._deadline[0] != self.changes:
+            waiting = (entry for batch in self.requeued for entry in batch.entries if not entry.doubtful)
+            deadlines = [entry.expires_at for entry in waiting if entry.expires_at is not None]
+            self._deadline = (self.changes, min(deadlines, default=None))
+        return self._deadline[1]
+
+
+def _share_a_key(one: PendingBatch, other: PendingBatch) -> bool:
+    keys = {key for entry in one.entries for key in entry.keys}
+    return any(not keys.isdisjoint(entry.keys) for entry in other.entries)

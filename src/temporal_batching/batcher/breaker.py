@@ -1,0 +1,40 @@
+"""The breaker: while the sink is unavailable, one probe at a time, with growing pauses."""
+
+from __future__ import annotations
+
+from temporal_batching.contract import MAX_REASON
+from temporal_batching.policy import BatchPolicy
+
+
+class Breaker:
+    """Open from the first failure until something gets through.
+
+    Attributes:
+        failures: In a row.
+        retry_at: When the next probe may start.
+        error: The sink's last complaint; None while it is closed.
+    """
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.retry_at = 0.0
+        self.error: str | None = None
+
+    @property
+    def open(self) -> bool:
+        return self.failures > 0
+
+    def fail(self, now: float, error: str, pause: float) -> None:
+        self.retry_at = now + pause
+        self.failures += 1
+        self.error = error[:MAX_REASON]  # carried to the next run
+
+    def close(self) -> None:
+        self.failures = 0
+        self.error = None
+
+
+def pause_after(failures: int, policy: BatchPolicy, patience: float) -> float:
+    """The pause after so many failures in a row, the last one not counted: doubled each time, up to a limit."""
+    initial, most = policy.retry_initial.total_seconds(), policy.retry_max.total_seconds()
+    return min(most, initial * 2.0 ** min(failures, 30)) * patience

@@ -1,0 +1,224 @@
+"""Requests that wait for a batch, and which of them may go into the next one. A part of the `Buffer`, and as pure."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator, ValuesView
+from dataclasses import dataclass, field
+
+from temporal_batching.batcher.batches import Batches
+from temporal_batching.contract import Trigger
+from temporal_batching.policy import BatchPolicy
+from temporal_batching.wire.submission import Entry
+
+
+@dataclass(slots=True)
+class _Ready:
+    """What the next batch may take, counted."""
+
+    as_of: int
+    records: int = 0
+    size: int = 0
+    again: int = 0
+    count: int = 0
+    first_arrival: float = math.inf
+    deadline: float = math.inf
+    blocked: set[str] = field(default_factory=set)
+    """Ids of what has to wait."""
+    keys: set[str] = field(default_factory=set)
+    """Keys of what has to wait: no later request overtakes it."""
+
+    def count_in(self, entry: Entry) -> None:
+        self.count += 1
+        self.records += entry.records
+        self.size += entry.size
+        self.again += entry.again
+        self.first_arrival = min(self.first_arrival, entry.arrived_at)
+        if entry.expires_at is not None and not entry.again:
+            self.deadline = min(self.deadline, entry.expires_at)
+
+
+class Pending:
+    """Requests that wait for a batch, in order of arrival.
+
+    A request is *blocked* while an earlier one of its id or of one of its keys is in a batch that is not settled, or is
+    blocked itself. It keeps its place; what is not blocked goes before it.
+
+    Attributes:
+        requests: How many wait, those of parcels counted.
+        records: Their records.
+        bytes: Their size as they travel.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self.requests = 0
+        self.records = 0
+        self.bytes = 0
+        self._batches = batches
+        self._entries: dict[str, Entry] = {}
+        self._again = 0
+        self._first_arrival = math.inf  # entries from different gateways come in no order
+        self._deadlines: list[tuple[float, str]] = []  # a heap; whoever left is skipped when it surfaces
+        self._ready: _Ready | None = None
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def get(self, request_id: str) -> Entry | None:
+        return self._entries.get(request_id)
+
+    def values(self) -> ValuesView[Entry]:
+        return self._entries.values()
+
+    @property
+    def first_arrival(self) -> float:
+        if self._first_arrival == math.inf and self._entries:
+            self._first_arrival = min(entry.arrived_at for entry in self._entries.values())
+        return self._first_arrival
+
+    def add(self, entry: Entry) -> None:
+        self._entries[entry.id] = entry
+        self.requests += entry.requests
+        self.records += entry.records
+        self.bytes += entry.size
+        self._again += entry.again
+        self._first_arrival = min(self.first_arrival, entry.arrived_at)
+        self._watch(entry)
+        if self._ready is not None:
+            self._judge(self._ready, entry)
+
+    def remove(self, entry: Entry) -> None:
+        del self._entries[entry.id]
+        self.requests -= entry.requests
+        self.records -= entry.records
+        self.bytes -= entry.size
+        self._again -= entry.again
+        if entry.arrived_at <= self._first_arrival:
+            self._first_arrival = math.inf  # looked for when it is asked for
+        self._forget_deadlines()
+        self._ready = None
+
+    def change(self, entry: Entry, *, growth: int, again: bool, expires_at: float | None) -> None:
+        """Another caller waits for it: what that changes."""
+        if again and not entry.again:
+            # From now on only the sink may say that it expired; its deadline in the heap is skipped.
+            entry.again = True
+            self._again += 1
+        if expires_at is not None and entry.expires_at is not None and entry.expires_at < expires_at:
+            entry.expires_at = expires_at
+            self._watch(entry)
+        entry.size += growth
+        self.bytes += growth
+        self._ready = None
+
+    # Deadlines
+
+    def expired(self, now: float) -> list[Entry]:
+        """Takes out what is past its deadline and that only a batch may have written."""
+        late: list[Entry] = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            expires_at, request_id = heapq.heappop(self._deadlines)
+            entry = self._entries.get(request_id)
+            if entry is not None and entry.expires_at == expires_at and not entry.again:
+                self.remove(entry)
+                late.append(entry)
+        return late
+
+    def next_deadline(self) -> float | None:
+        while self._deadlines:
+            expires_at, request_id = self._deadlines[0]
+            entry = self._entries.get(request_id)
+            if entry is not None and entry.expires_at == expires_at and not entry.again:
+                return expires_at
+            heapq.heappop(self._deadlines)
+        return None
+
+    def _watch(self, entry: Entry) -> None:
+        if entry.expires_at is not None and not entry.again:
+            heapq.heappush(self._deadlines, (entry.expires_at, entry.id))
+            self._forget_deadlines()
+
+    def _forget_deadlines(self) -> None:
+        if len(self._deadlines) > 2 * len(self._entries) + 64:
+            # Most of the heap has left the buffer: rebuild it, or a shard whose requests never expire keeps them all.
+            waiting = [e for e in self._entries.values() if not e.again]
+            self._deadlines = [(e.expires_at, e.id) for e in waiting if e.expires_at is not None]
+            heapq.heapify(self._deadlines)
+
+    # The next batch
+
+    @property
+    def any_ready(self) -> bool:
+        """Whether there is anything that the next batch may take."""
+        return self._count_ready().count > 0
+
+    def due_times(self, policy: BatchPolicy, flush_before: float) -> Iterator[tuple[float, Trigger]]:
+        """When what is not blocked becomes a batch, and why; zero for at once.
+
+        Args:
+            policy: The limits in force.
+            flush_before: What arrived no later than this is due by an explicit flush.
+        """
+        ready = self._count_ready()
+        if not ready.count:
+            return
+        if ready.records >= policy.max_batch_size:
+            yield 0.0, Trigger.COUNT
+        if ready.size >= policy.max_batch_bytes:
+            yield 0.0, Trigger.BYTES
+        if ready.again:  # has waited before, and may be past its deadline
+            yield 0.0, Trigger.DEADLINE
+        if ready.first_arrival <= flush_before:
+            yield 0.0, Trigger.MANUAL
+        yield ready.first_arrival + policy.linger.total_seconds(), Trigger.LINGER
+        if ready.deadline < math.inf:
+            yield ready.deadline - policy.deadline_margin.total_seconds(), Trigger.DEADLINE
+
+    def take(self, policy: BatchPolicy) -> list[Entry]:
+        """Takes the oldest that are not blocked and fit one batch, in order.
+
+        The first always goes, or it would wait for ever.
+        """
+        blocked = self._count_ready().blocked
+        taken: list[Entry] = []
+        records = size = 0
+        for entry in self._entries.values():
+            if entry.id in blocked:
+                continue
+            fits = records + entry.records <= policy.max_batch_size and size + entry.size <= policy.max_batch_bytes
+            if taken and not fits:
+                break
+            taken.append(entry)
+            records += entry.records
+            size += entry.size
+        for entry in taken:
+            self.remove(entry)
+        return taken
+
+    def _count_ready(self) -> _Ready:
+        if self._ready is None or self._ready.as_of != self._batches.changes:
+            self._ready = self._look_for_ready()
+        return self._ready
+
+    def _look_for_ready(self) -> _Ready:
+        ready = _Ready(self._batches.changes)
+        if self._batches.has_keys() or not self._batches.by_id.keys().isdisjoint(self._entries):
+            for entry in self._entries.values():
+                self._judge(ready, entry)
+        elif self._entries:  # nothing is blocked: the sums are known
+            ready.count, ready.records, ready.size = len(self._entries), self.records, self.bytes
+            ready.again, ready.first_arrival = self._again, self.first_arrival
+            deadline = self.next_deadline()
+            ready.deadline = math.inf if deadline is None else deadline
+        return ready
+
+    def _judge(self, ready: _Ready, entry: Entry) -> None:
+        if self._batches.holds(entry) or not ready.keys.isdisjoint(entry.keys):
+            ready.blocked.add(entry.id)
+            ready.keys.update(entry.keys)
+        else:
+            ready.count_in(entry)

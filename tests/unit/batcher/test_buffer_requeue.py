@@ -1,0 +1,299 @@
+"""What cannot be written now waits by itself: its key waits with it, and nobody else."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from temporal_batching.batcher.batches import PendingBatch
+from temporal_batching.batcher.buffer import PROBES_EACH, Buffer
+from temporal_batching.contract import FlushResult, Requeued
+from tests.support.buffers import NOW, buffer, entry, ids, parcel, take, told
+
+
+def requeue(buf: Buffer, batch: PendingBatch, *positions: int, now: float = NOW, in_doubt: bool = False) -> None:
+    """Ends a flush: these entries are to be retried, the others are written."""
+    written = len(batch.entries) - len(positions)
+    requeued = [Requeued(position, "locked", in_doubt) for position in positions]
+    buf.settle(batch.id, FlushResult({"written": written}, requeued=requeued, stalled=not written), now)
+
+
+def fill(buf: Buffer, *names: str, key: str = "", now: float = NOW, expires_at: float = NOW + 10_000) -> None:
+    for name in names:
+        buf.accept(entry(name, key=key, expires_at=expires_at), now)
+
+
+def test_a_retry_keeps_its_batch_id_and_has_pauses_of_its_own() -> None:
+    buf = buffer(linger=0, retry_initial=1, retry_max=4)
+    fill(buf, "a", "b", "c")
+    first = take(buf, NOW)
+    requeue(buf, first, 1)
+    now = NOW
+    for attempt, pause in enumerate((1, 2, 4, 4), start=1):
+        assert (buf.requeued, buf.pending, buf.breaker_open) == (1, 1, False)
+        assert buf.wake_at() == now + pause
+        assert buf.next_batch(now + pause - 0.1) is None
+        now += pause
+        batch = take(buf, now)
+        assert (batch.id, ids(batch), batch.attempt, batch.tried) == ("main-0/1", ["b"], attempt, True)
+        requeue(buf, batch, 0, now=now)
+    assert (buf.retries, buf.batches, dict(buf.outcomes)) == (5, 1, {"written": 2})
+
+
+def test_only_the_key_of_what_waits_is_blocked_and_keeps_its_order() -> None:
+    buf = buffer(linger=0)
+    fill(buf, "a1", key="a")
+    requeue(buf, take(buf, NOW), 0)
+    fill(buf, "a2", key="a")
+    fill(buf, "b1", key="b")
+    fill(buf, "free")
+    fill(buf, "a3", key="a")
+    other = take(buf, NOW)
+    assert ids(other) == ["b1", "free"]
+    buf.settle(other.id, FlushResult({"written": 2}), NOW)
+    assert buf.next_batch(NOW) is None
+    again = take(buf, NOW + 1)
+    buf.settle(again.id, FlushResult({"written": 1}), NOW + 1)
+    assert ids(take(buf, NOW + 1)) == ["a2", "a3"]
+
+
+def test_what_is_behind_a_blocked_parcel_waits_for_its_keys_too() -> None:
+    buf = buffer(linger=0)
+    fill(buf, "a", key="a")
+    requeue(buf, take(buf, NOW), 0)
+    buf.accept(parcel("p", "p1", "p2", keys=["a", "b"]), NOW)
+    buf.accept(parcel("q", "q1", keys=["a"]).packed(), NOW)
+    fill(buf, "b", key="b")
+    fill(buf, "c", key="c")
+    assert ids(take(buf, NOW)) == ["c"]
+
+
+def test_batches_that_overlap_keep_the_order_of_a_key() -> None:
+    buf = buffer(linger=0, max_in_flight=4, max_batch_size=2)
+    fill(buf, "a1", "a2", "a3", key="a")
+    fill(buf, "b1", key="b")
+    assert [ids(take(buf, NOW)), ids(take(buf, NOW))] == [["a1", "a2"], ["b1"]]
+    assert buf.next_batch(NOW) is None
+    assert buf.wake_at() == NOW + 10_000
+
+
+def test_what_is_blocked_makes_no_batch_due() -> None:
+    buf = buffer(linger=20, max_batch_size=2)
+    fill(buf, "a1", "a2", key="a")
+    requeue(buf, take(buf, NOW), 0, 1)
+    assert buf.breaker_open
+    fill(buf, "a3", "a4", "a5", key="a", now=NOW + 0.5)
+    fill(buf, "b", key="b", now=NOW + 0.5)
+    batch = take(buf, NOW + 1)
+    assert ids(batch) == ["a1", "a2"], "only one request is ready: too few for a batch"
+    buf.settle(batch.id, FlushResult({"written": 2}), NOW + 1)
+    assert ids(take(buf, NOW + 1)) == ["a3", "a4"]
+
+
+# The breaker
+
+
+def test_a_request_by_itself_does_not_open_the_breaker_however_often_it_is_retried() -> None:
+    buf = buffer(linger=0)
+    fill(buf, "a")
+    requeue(buf, take(buf, NOW), 0)
+    fill(buf, "b")
+    requeue(buf, take(buf, NOW), 0)
+    assert not buf.breaker_open
+    requeue(buf, take(buf, NOW + 1), 0, now=NOW + 1)
+    assert not buf.breaker_open
+
+
+def test_if_nothing_of_a_batch_gets_through_the_breaker_opens_and_another_batch_is_the_probe() -> None:
+    """Two requests that fill a batch and never get through would be probed without end."""
+    buf = buffer(linger=0, max_batch_size=2)
+    fill(buf, "bad1", "bad2", "a", "b")
+    requeue(buf, take(buf, NOW), 0, 1)
+    assert (buf.breaker_open, buf.sink_error, buf.next_batch(NOW + 0.9)) == (True, "locked", None)
+    probe = take(buf, NOW + 1)
+    assert ids(probe) == ["a", "b"]
+    buf.settle(probe.id, FlushResult({"written": 2}), NOW + 1)
+    assert (buf.breaker_open, buf.sink_error, buf.requeued) == (False, None, 2)
+
+
+def test_a_batch_of_which_something_gets_through_leaves_the_breaker_closed() -> None:
+    buf = buffer(linger=0)
+    fill(buf, "a", "b", "c")
+    requeue(buf, take(buf, NOW), 0, 1)
+    assert not buf.breaker_open
+
+
+def test_in_an_outage_few_batches_are_probed_in_turn() -> None:
+    buf = buffer(linger=0, max_batch_size=1, retry_initial=1, retry_max=1)
+    fill(buf, *(f"r{n}" for n in range(10)), expires_at=NOW + 100_000)
+    now, probed = NOW, []
+    for _ in range(60):
+        batch = take(buf, now)
+        probed += ids(batch)
+        buf.fail(batch.id, now, "down", in_doubt=True)
+        now += 1
+    assert probed[: PROBES_EACH + 1] == ["r0"] * PROBES_EACH + ["r1"]
+    assert set(probed) == {f"r{n}" for n in range(5)}, "each enters history once, and few do"
+    buf.settle(take(buf, now).id, FlushResult({"written": 1}), now)
+    assert not buf.breaker_open
+    written = []
+    for _ in range(9):
+        batch = take(buf, now)
+        written += ids(batch)
+        buf.settle(batch.id, FlushResult({"written": 1}), now)
+    assert buf.idle
+
+
+def test_one_request_that_takes_the_sink_down_is_isolated_and_its_neighbours_get_through() -> None:
+    buf = buffer(linger=0, max_batch_size=4, retry_initial=1, retry_max=8)
+    fill(buf, "a", "b", "bad", "c", expires_at=NOW + 100_000)
+    now, written, attempts = NOW, set[str](), 0
+    fill(buf, *(f"r{n}" for n in range(8)), expires_at=NOW + 100_000)
+    for _ in range(60):
+        batch = buf.next_batch(now)
+        if batch is None:
+            now = buf.wake_at() or now
+            continue
+        attempts += 1
+        if "bad" in ids(batch):
+            buf.fail(batch.id, now, "crashed", in_doubt=True)
+        else:
+            written |= set(ids(batch))
+            buf.settle(batch.id, FlushResult({"written": len(batch.entries)}), now)
+    assert written == {"a", "b", "c", *(f"r{n}" for n in range(8))}
+    assert (buf.pending, now < NOW + 500) == (1, True)
+    fill(buf, "later", now=now)
+    assert ids(take(buf, now + 8)) == ["later"], "longer than one pause nobody waits for it"
+
+
+def test_halves_that_share_a_key_keep_its_order() -> None:
+    buf = buffer(linger=0, max_batch_size=2, retry_initial=1, retry_max=1)
+    fill(buf, "k1", "k2", key="k")
+    fill(buf, "a", "b")
+    now = NOW
+    for _ in range(PROBES_EACH):
+        batch = take(buf, now)
+        buf.fail(batch.id, now, "crashed", in_doubt=False)
+        now += 1
+    other = take(buf, now)
+    assert ids(other) == ["a", "b"]
+    buf.settle(other.id, FlushResult({"written": 2}), now)
+    buf.fail(take(buf, now).id, now, "crashed", in_doubt=False)
+    for _ in range(3):
+        now += 2
+        batch = take(buf, now)
+        assert ids(batch) == ["k1"]
+        buf.settle(batch.id, FlushResult(requeued=[Requeued(0)], stalled=True), now)
+    now += 2
+    buf.settle(take(buf, now).id, FlushResult({"written": 1}), now)
+    assert ids(take(buf, now + 2)) == ["k2"]
+
+
+# How much retries may take
+
+
+def test_retries_leave_half_of_the_time_to_others() -> None:
+    buf = buffer(linger=0, retry_initial=1)
+    fill(buf, "slow")
+    requeue(buf, take(buf, NOW), 0)
+    retry = take(buf, NOW + 1)
+    fill(buf, "a", now=NOW + 2)
+    requeue(buf, retry, 0, now=NOW + 6)
+    assert ids(take(buf, NOW + 6)) == ["a"]
+    assert buf.wake_at() == NOW + 10_000, "one in flight"
+    buf.settle("main-0/2", FlushResult({"written": 1}), NOW + 6)
+    assert buf.wake_at() == NOW + 11
+
+
+def test_however_many_wait_for_a_retry_they_are_retried_one_at_a_time_with_pauses() -> None:
+    buf = buffer(linger=0, retry_initial=1, retry_max=1, max_batch_size=1, max_in_flight=4)
+    for n in range(6):
+        fill(buf, f"r{n}")
+        requeue(buf, take(buf, NOW), 0)
+    now, starts = NOW, []
+    for _ in range(12):
+        now = buf.wake_at() or now
+        starts.append(now)
+        batch = take(buf, now)
+        assert buf.next_batch(now) is None
+        requeue(buf, batch, 0, now=now)
+    assert starts == [NOW + 1 + n for n in range(12)]
+
+
+def test_in_a_run_that_cannot_end_retries_are_as_rare_as_the_probes_of_an_outage() -> None:
+    buf = buffer(linger=0, retry_initial=1, retry_max=30)
+    fill(buf, "a", "b", "c", expires_at=NOW + 1e6)
+    requeue(buf, take(buf, NOW), 0, 1)
+    batch = take(buf, NOW + 1)
+    buf.settle(batch.id, FlushResult(requeued=[Requeued(0)], stalled=True), NOW + 1, patience=2.0)
+    assert buf.wake_at() == NOW + 61
+
+
+# Deadlines
+
+
+def test_a_retry_that_was_certainly_not_written_expires_at_its_deadline() -> None:
+    buf = buffer(linger=0, retry_initial=10)
+    fill(buf, "a", "b", expires_at=NOW + 5)
+    requeue(buf, take(buf, NOW), 0)
+    assert buf.wake_at() == NOW + 5
+    buf.expire(NOW + 5)
+    assert told(buf) == [("a", "expired", None, ["w-a"])]
+    assert buf.idle
+
+
+def test_in_doubt_the_sink_is_asked_at_the_deadline_and_nobody_is_told_before() -> None:
+    buf = buffer(linger=0, retry_initial=10)
+    fill(buf, "a", "b", expires_at=NOW + 5)
+    requeue(buf, take(buf, NOW), 0, in_doubt=True)
+    buf.expire(NOW + 5)
+    assert told(buf) == []
+    assert buf.wake_at() == NOW + 5
+    batch = take(buf, NOW + 5)
+    assert (ids(batch), batch.in_doubt, batch.entries[0].to_wire()["in_doubt"]) == (["a"], True, True)
+    buf.settle(batch.id, FlushResult(unknown=1, stalled=True), NOW + 5)
+    assert (buf.idle, buf.unknown, buf.settled) == (True, 1, 2)
+
+
+def test_a_sink_that_cannot_tell_at_the_deadline_is_not_asked_without_pause() -> None:
+    buf = buffer(linger=0, retry_initial=10)
+    fill(buf, "a", expires_at=NOW + 5)
+    requeue(buf, take(buf, NOW), 0, in_doubt=True)
+    requeue(buf, take(buf, NOW + 5), 0, now=NOW + 5)
+    assert buf.wake_at() == NOW + 25
+
+
+# Everything else knows them
+
+
+def test_retries_are_carried_over() -> None:
+    buf = buffer(linger=0)
+    fill(buf, "a", "b", "c", key="k")
+    requeue(buf, take(buf, NOW), 1, 2, in_doubt=True)
+    fill(buf, "d", key="k")
+    state = json.dumps(buf.carry())
+    restored = Buffer.restore("main-0", json.loads(state))
+    assert json.dumps(restored.carry()) == state
+    assert restored.wake_at() == buf.wake_at() == NOW + 1
+    assert (restored.requeued, restored.pending, restored.retries, restored.idle) == (2, 3, 2, False)
+    batch = take(restored, NOW + 1)
+    assert (ids(batch), batch.id, batch.attempt, batch.in_doubt) == (["b", "c"], "main-0/1", 1, True)
+
+
+@pytest.mark.parametrize("in_doubt", [True, False])
+def test_a_paused_shard_retries_nothing(in_doubt: bool) -> None:
+    buf = buffer(linger=0)
+    fill(buf, "a", "b", expires_at=NOW + 60)
+    requeue(buf, take(buf, NOW), 0, in_doubt=in_doubt)
+    buf.paused = True
+    assert buf.next_batch(NOW + 30) is None
+    assert buf.wake_at() == (None if in_doubt else NOW + 60)
+
+
+def test_only_those_who_were_told_count_as_told() -> None:
+    buf = buffer(linger=0)
+    fill(buf, "a", "b")
+    requeue(buf, take(buf, NOW), 0)
+    assert str(buf.accept(entry("a"), NOW)) == "attached"
+    assert str(buf.accept(entry("b"), NOW)) == "answered"
