@@ -327,6 +327,8 @@ class FlushInput:
     case before it tells anyone `expired`."""
     attempt: int = 0
     """Earlier attempts at this batch."""
+    halved: bool = False
+    """These are not all requests that had this batch id: the batch failed alone, and goes on in parts."""
 
 
 @dataclass(frozen=True)
@@ -369,7 +371,8 @@ class FlushResult:
         outcomes: Requests by outcome.
         undelivered: Confirmations that could not be delivered yet.
         requeued: Entries that the shard keeps, to retry them under the same batch id.
-        unknown: Requests past their deadline of which nobody can know whether they are written.
+        unknown: Positions of entries past their deadline of which nobody can know whether they are written. Their
+            callers get no confirmation.
         sink_errors: Requests that the sink failed on without declaring it.
         stalled: No request got an outcome from the sink.
     """
@@ -377,7 +380,7 @@ class FlushResult:
     outcomes: dict[str, int] = field(default_factory=dict)
     undelivered: list[Any] = field(default_factory=list)
     requeued: list[Requeued] = field(default_factory=list)
-    unknown: int = 0
+    unknown: list[int] = field(default_factory=list)
     sink_errors: int = 0
     stalled: bool = False
 

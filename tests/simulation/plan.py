@@ -47,14 +47,20 @@ class Plan:
     policy: dict[str, Any]
     faults: dict[str, float]
     steps: tuple[CallPlan | Trouble, ...]
+    fenced: bool = True
+    """Whether the sink has a `settle` of its own."""
 
 
 def make_plan(seed: int) -> Plan:
     rng = Random(seed)
     policy = _policy(rng)
     faults = rng.choice([CALM, ROUGH, ROUGH, WILD])
-    steps: list[CallPlan | Trouble] = [*_calls(rng), *_troubles(rng)]
-    return Plan(seed, rng.choice([1, 1, 2]), policy, faults, tuple(sorted(steps, key=lambda step: step.at)))
+    # What was added to plans draws from a chance of its own: the schedules of older seeds stay.
+    more = Random(f"{seed}/more")
+    fenced = more.random() < 0.8
+    steps: list[CallPlan | Trouble] = [*_calls(rng, _Fates(more, fenced)), *_troubles(rng), *_locks(more)]
+    steps.sort(key=lambda step: step.at)
+    return Plan(seed, rng.choice([1, 1, 2]), policy, faults, tuple(steps), fenced)
 
 
 def _policy(rng: Random) -> dict[str, Any]:
@@ -71,7 +77,7 @@ def _policy(rng: Random) -> dict[str, Any]:
     }
 
 
-def _calls(rng: Random) -> list[CallPlan]:
+def _calls(rng: Random, fates: _Fates) -> list[CallPlan]:
     calls: list[CallPlan] = []
     used: dict[str, tuple[str, list[str]]] = {}  # request id to its key and its contents
     repeating = rng.choice([0.1, 0.4, 0.7])
@@ -88,11 +94,11 @@ def _calls(rng: Random) -> list[CallPlan]:
                 name = rng.choice(same_key)
                 contents = used[name][1]
                 if rng.random() < 0.15:
-                    contents.append(_content(rng, name, len(contents)))
+                    contents.append(_content(rng, fates, name, len(contents)))
                 content = rng.choice(contents)
             else:
                 name = f"r{len(used)}"
-                content = _content(rng, name, 0)
+                content = _content(rng, fates, name, 0)
                 used[name] = (key, [content])
             if many == 1 or key:  # a parcel holds requests of one shard, so here of one key
                 requests.append((name, content, int(content.rsplit("x", 1)[1])))
@@ -109,10 +115,33 @@ def _calls(rng: Random) -> list[CallPlan]:
     return calls
 
 
-def _content(rng: Random, name: str, version: int) -> str:
+def _content(rng: Random, fates: _Fates, name: str, version: int) -> str:
     """Names the records, and says what the sink makes of them."""
-    fate = rng.choices(["ok", "refused", "fragile", "breaks"], [90, 4, 4, 2])[0]
+    fate = fates.change(rng.choices(["ok", "refused", "fragile", "breaks"], [90, 4, 4, 2])[0])
     return f"{name}.{version}-{fate}-x{rng.choice([1, 1, 1, 2])}"
+
+
+class _Fates:
+    """What else a sink may make of a request: it is written and the sink breaks; or it can never be written now."""
+
+    def __init__(self, rng: Random, fenced: bool) -> None:
+        self._rng = rng
+        self._fenced = fenced
+
+    def change(self, fate: str) -> str:
+        if fate == "ok" and self._rng.random() < 0.05:
+            return self._rng.choice(["lost", "never"])
+        # Without a fence an attempt that is still under way may write what another one was refused.
+        return fate if self._fenced or fate != "fragile" else "ok"
+
+
+def _locks(rng: Random) -> list[Trouble]:
+    """Somebody else holds the rows of some keys for a while."""
+    locks: list[Trouble] = []
+    for key in rng.choice([[], [], ["k1"], ["k1", "k2"], ["k1", "k2", "k3", ""]]):
+        start = rng.uniform(0, SECONDS_OF_CALLS)
+        locks += [Trouble(start, "lock", key), Trouble(start + rng.uniform(0.5, 30), "lock ends", key)]
+    return locks
 
 
 def _troubles(rng: Random) -> list[Trouble]:
@@ -130,7 +159,7 @@ def _troubles(rng: Random) -> list[Trouble]:
             if kind == "jump":
                 argument = rng.choice([0.5, 5.0, 60.0])
             elif kind == "policy":
-                argument = {**_policy(rng), "max_in_flight": 1}
+                argument = _policy(rng)
             elif kind == "reshard":
                 argument = rng.choice([1, 2, 3])
             troubles.append(Trouble(when(), kind, argument))

@@ -47,11 +47,10 @@ class Run:
 
     def _violations(self) -> list[Violation]:
         world = self.world
-        ordered = self.plan.policy["max_in_flight"] == 1
         # What an attempt refused, and the next one of the same batch wrote because the constraint held no longer, comes
         # after what the first one wrote. Nobody was told otherwise, so that is no broken promise.
         fragile = {row.request_id for row in world.rows() if "-fragile-" in row.content}
-        arrivals = [a for shard in self.shards for a in shard.arrivals if ordered and a.request_id not in fragile]
+        arrivals = [a for shard in self.shards for a in shard.arrivals if a.request_id not in fragile]
         found = audit(self.callers.facts(), world.rows(), world.ledger(), arrivals)
         for number, shard in enumerate(self.shards):
             buffer = shard.buffer
@@ -77,6 +76,10 @@ class Run:
                 world.down = None
             case "fragile refused" | "fragile refused ends":
                 world.fragile_refused = not trouble.kind.endswith("ends")
+            case "lock":
+                world.locked.add(trouble.argument)
+            case "lock ends":
+                world.locked.discard(trouble.argument)
             case "callers unreachable" | "callers unreachable ends":
                 world.callers_unreachable = not trouble.kind.endswith("ends")
             case "jump":
@@ -112,6 +115,7 @@ class Run:
         world.note("-- peace")
         world.faults = dict.fromkeys(world.faults, 0.0)
         world.down = None
+        world.locked.clear()
         world.fragile_refused = world.callers_unreachable = False
         for shard in self.shards:
             shard.buffer.paused = shard.buffer.draining = False

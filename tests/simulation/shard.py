@@ -16,7 +16,7 @@ from temporal_batching.flush.delivery import Answer
 from temporal_batching.flush.settlement import Settled, settle
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.wire.submission import read_entry
-from tests.simulation.world import Connection, Task, World
+from tests.simulation.world import Connection, Task, WithoutFence, World
 from tests.support.auditor import Arrival
 
 if TYPE_CHECKING:
@@ -177,14 +177,17 @@ class Shard:
             over_the_wire([entry.to_wire() for entry in batch.entries]),
             batch.in_doubt,
             batch.attempt,
+            halved=bool(batch.part),
         )
         world.note(
             f"{batch.id}: flush of {[e.id for e in batch.entries]} by {batch.trigger}"
             + (", in doubt" if batch.in_doubt else ""),
             "flush in doubt" if batch.in_doubt else "flush",
         )
-        skew = rng.choice([0.0, 0.0, -0.3, 0.3])
-        body = settle(Connection(world, rng), flush, clock=lambda: world.clock + skew)
+        # Clocks that differ are only safe with a fence: what is late by one may be written by the other.
+        skew = rng.choice([0.0, 0.0, -0.3, 0.3]) if world.fenced else 0.0
+        connection = Connection(world, rng)
+        body = settle(connection if world.fenced else WithoutFence(connection), flush, clock=lambda: world.clock + skew)
         world.after(self.buffer.policy.flush_timeout.total_seconds(), self._fail, attempt, batch.id, "timed out", True)
         self._attempts.append((attempt, lambda: self._fail(attempt, batch.id, "its worker crashed", True)))
 
@@ -240,6 +243,11 @@ class Shard:
         if attempt.reported:
             return
         attempt.reported = True
+        batch = self.buffer.batch_in_flight(batch_id)
+        assert batch is not None
+        for entry in (batch.entries[position] for position in result.unknown):  # nobody is told of these
+            for reply in entry.replies:
+                self.unanswered.pop(_address(reply, entry.id), None)
         seen = [*result.outcomes, *(["requeued"] if result.requeued else []), *(["unknown"] if result.unknown else [])]
         self._world.note(f"{batch_id}: {result}", *seen, *(["stalled"] if result.stalled else []))
         self.buffer.settle(batch_id, result, self._world.clock)

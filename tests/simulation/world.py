@@ -26,6 +26,7 @@ class World:
         self.seed = plan.seed
         self.faults = dict(plan.faults)
         self.shards = plan.shards
+        self.fenced = plan.fenced
         self.time = 0.0
         self.skipped = 0.0  # how far the clocks have jumped ahead
         self.lines: list[str] | None = [] if trace else None
@@ -34,6 +35,7 @@ class World:
         self.fragile_refused = False
         self.callers_unreachable = False
         self.database = MemorySink(reject=self._refuse, clock=lambda: self.clock)
+        self.locked: set[str] = set()  # keys of rows that somebody else holds
         self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
 
@@ -135,15 +137,34 @@ class Connection(Sink):
     async def write(self, batch: Batch) -> Sequence[Outcome]:
         await self._takes_time()
         self._fails_if_down()
-        if any("-breaks-" in request.records[0].values["content"] for request in batch):
+        if any("-breaks-" in _content(request) for request in batch):
             self._world.note(f"{batch.id}: the sink itself breaks", "sink breaks")
             raise ZeroDivisionError("the sink breaks")
         self._may_be_cut(batch, "before")
-        outcomes = await self._world.database.write(batch)
-        self._world.note(f"{batch.id}: commits {_pairs(batch, outcomes)}")
+        later = self._later(batch)
+        now = [request for request in batch if request.request_id not in later]
+        written = await self._world.database.write(Batch(now, id=batch.id)) if now else []
+        self._world.note(f"{batch.id}: commits {_pairs(now, written)}, later {list(later)}")
         await self._takes_time()
         self._may_be_cut(batch, "after")
-        return outcomes
+        if any("-lost-" in _content(request) for request in batch):
+            self._world.note(f"{batch.id}: the sink breaks after its effect", "sink breaks after effect")
+            raise ZeroDivisionError("the sink breaks after its effect")
+        answers = iter(written)
+        return [later.get(request.request_id) or next(answers) for request in batch]
+
+    def _later(self, batch: Batch) -> dict[str, Outcome]:
+        """What cannot be written now: behind a lock, or never, and what comes after it under its key."""
+        later: dict[str, Outcome] = {}
+        waiting: set[str] = set()
+        for request in batch:
+            content = _content(request)
+            locked = request.key in self._world.locked or "-never-" in content
+            if locked or request.key in waiting or request.request_id in later:
+                self._world.note(f"{batch.id}: {request.request_id} is to be retried", "locked")
+                later[request.request_id] = Outcome.retry("locked", in_doubt=self._rng.random() < 0.2)
+                waiting |= {request.key} - {""}
+        return later
 
     async def settle(self, batch: Batch) -> Sequence[Outcome]:
         await self._takes_time()
@@ -169,5 +190,20 @@ class Connection(Sink):
             raise SinkUnavailable(f"cut {when} the commit", in_doubt=True)
 
 
-def _pairs(batch: Batch, outcomes: Sequence[Outcome]) -> list[str]:
+class WithoutFence(Sink):
+    """The same way, for a sink without a `settle` of its own."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def write(self, batch: Batch) -> Sequence[Outcome]:
+        return await self._connection.write(batch)
+
+
+def _content(request: WriteRequest) -> str:
+    content: str = request.records[0].values["content"]
+    return content
+
+
+def _pairs(batch: Sequence[WriteRequest], outcomes: Sequence[Outcome]) -> list[str]:
     return [f"{request.request_id} {outcome.kind}" for request, outcome in zip(batch, outcomes, strict=True)]

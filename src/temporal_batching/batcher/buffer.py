@@ -25,7 +25,7 @@ from temporal_batching.batcher.breaker import Breaker, pause_after
 from temporal_batching.batcher.outbox import Outbox
 from temporal_batching.batcher.pending import Pending
 from temporal_batching.batcher.withdrawals import Withdrawal, Withdrawals, run_of
-from temporal_batching.contract import FlushResult, JsonObject, OutcomeKind, RejectCode, Requeued, Trigger
+from temporal_batching.contract import FlushResult, JsonObject, OutcomeKind, RejectCode, Trigger
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.wire.submission import ENVELOPE_BYTES, MAX_REPLIES, WITHDRAWN, Entry, measure, same_content
@@ -285,23 +285,25 @@ class Buffer:
             )
         for answer in result.undelivered:
             self._outbox.add({**answer, "attempts": 1})
-        self._requeue(batch, result.requeued, now, patience)
+        self._requeue(batch, result, now, patience)
 
     def _count(self, batch: PendingBatch, result: FlushResult) -> None:
         self.outcomes.update(result.outcomes)
-        self.unknown += result.unknown
+        self.unknown += sum(batch.entries[position].requests for position in result.unknown)
         self.sink_errors += result.sink_errors
         self.largest_batch = max(self.largest_batch, batch.records)
         self.batches_by_trigger[batch.trigger] += not batch.counted
         batch.counted = True
 
-    def _requeue(self, batch: PendingBatch, requeued: Sequence[Requeued], now: float, patience: float) -> None:
+    def _requeue(self, batch: PendingBatch, result: FlushResult, now: float, patience: float) -> None:
         """Keeps of the batch what is to be retried, with its own pauses and under its id."""
-        kept = {one.position: one for one in requeued}
+        kept = {one.position: one for one in result.requeued}
+        unknown = set(result.unknown)
         settled = [entry for position, entry in enumerate(batch.entries) if position not in kept]
         for entry in settled:
             self._batches.let_go(entry)
-        self._outbox.note_told(reply for entry in settled for reply in entry.replies)
+        told = [entry for position, entry in enumerate(batch.entries) if position not in {*kept, *unknown}]
+        self._outbox.note_told(reply for entry in told for reply in entry.replies)
         for position, one in kept.items():
             batch.entries[position].in_doubt |= one.in_doubt
         batch.entries = [batch.entries[position] for position in sorted(kept)]

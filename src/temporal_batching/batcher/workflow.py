@@ -395,6 +395,7 @@ class BatcherWorkflow:
             entries=None if batch.tried else [entry.to_wire() for entry in batch.entries],
             in_doubt=batch.in_doubt,
             attempt=batch.attempt,
+            halved=bool(batch.part),
         )
         try:
             result = await workflow.execute_activity(

@@ -101,7 +101,7 @@ def _measure(flush: FlushInput, settled: Settled, seconds: float) -> None:
         requests.add(count, {"outcome": outcome})
     for name, description, count in (
         ("batching_requeued", "Entries to be retried by themselves", len(settled.requeued)),
-        ("batching_unknown", "Requests of which nobody can know whether they are written", settled.unknown),
+        ("batching_unknown", "Entries of which nobody can know whether they are written", len(settled.unknown)),
         ("batching_sink_errors", "Requests that the sink failed on without declaring it", settled.sink_errors),
     ):
         if count:

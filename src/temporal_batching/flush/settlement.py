@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -45,7 +45,7 @@ class Settled:
         records: Records in it.
         answers: Who is to be told what.
         requeued: Entries that are to be retried; nobody is told of them yet.
-        unknown: Requests past their deadline of which nobody can know whether they are written. Nobody is told.
+        unknown: Entries past their deadline of which nobody can know whether they are written. Nobody is told.
         sink_errors: Requests that the sink failed on without declaring it.
         stalled: No request got an outcome from the sink.
     """
@@ -54,7 +54,7 @@ class Settled:
     records: int
     answers: list[Answer]
     requeued: list[Requeued] = field(default_factory=list)
-    unknown: int = 0
+    unknown: list[int] = field(default_factory=list)
     sink_errors: int = 0
     stalled: bool = False
 
@@ -83,6 +83,10 @@ class _Unit:
     def settled(self) -> bool:
         """Whether there is an outcome for all of it."""
         return self.waits is None and None not in self.outcomes
+
+    @property
+    def is_parcel(self) -> bool:
+        return "requests" in self.entry or "packed" in self.entry
 
     def is_late(self, now: float) -> bool:
         expires_at = self.entry.get("expires_at")
@@ -124,22 +128,20 @@ async def settle(sink: Sink, flush: FlushInput, *, clock: Callable[[], float] = 
         await keep_dead_letters(sink, flush.batch_id, _without_reply(flush, units))
     except SinkUnavailable as err:
         raise unavailable(str(err), in_doubt=calls.in_doubt) from None
-    settled = [unit for unit in units if unit.waits is None]
-    known = [outcome for unit in settled for outcome in unit.outcomes if outcome is not None]
-    counts = Counter(outcome.kind.value for outcome in known)
+    counts = Counter(o.kind.value for unit in units if unit.settled for o in unit.outcomes if o is not None)
     unreadable = sum(unit.entry["holds"][0] for unit in units if not unit.requests)
     if unreadable:
         counts[OutcomeKind.REJECTED.value] += unreadable
-    unknown = [request for unit in settled for request, o in zip(unit.requests, unit.outcomes, strict=True) if not o]
+    unknown = [unit for unit in units if unit.waits is None and not unit.settled]
     if unknown:
-        names = named([request.request_id for request in unknown])
+        names = named([unit.entry["request_id"] for unit in unknown])
         activity.logger.error("Nobody can know whether this is written, in batch %s: %s", flush.batch_id, names)
     return Settled(
         counts=counts,
         records=sum(len(request.records) for unit in units for request in unit.requests),
         answers=_answers(flush, units, datetime.fromtimestamp(clock(), UTC)),
         requeued=[Requeued(unit.position, unit.waits, unit.in_doubt) for unit in units if unit.waits is not None],
-        unknown=len(unknown),
+        unknown=[unit.position for unit in unknown],
         sink_errors=calls.errors,
         stalled=not calls.answered,
     )
@@ -183,7 +185,7 @@ async def _decide(calls: SinkCalls, units: Sequence[_Unit], flush: FlushInput, c
     for unit in dead:
         unit.take(fenced)
     _keep_together(units)
-    _written_once(unit for unit in units if unit.waits is None)
+    _written_once([unit for unit in units if unit.waits is None], halved=flush.halved)
     for unit in units:
         _as_withdrawn(unit)
 
@@ -242,10 +244,16 @@ async def _fence_rejected(
             unit.replace(index, outcome)
 
 
-def _written_once(units: Iterable[_Unit]) -> None:
-    """An id twice in a batch: written, and then a duplicate. A sink that is asked in parts cannot see that."""
+def _written_once(units: Sequence[_Unit], *, halved: bool) -> None:
+    """An id twice in a batch: written, and then a duplicate. A sink that is asked in parts cannot see that.
+
+    Nor can anybody see what the other half of a batch holds: a parcel there may hold the id of a request here. So in
+    a half no request of a parcel is told that it was the first.
+    """
     written: set[str] = set()
     for unit in units:
+        if halved and unit.is_parcel:
+            unit.outcomes = [outcome and _as_duplicate(outcome) for outcome in unit.outcomes]
         for index, (request, outcome) in enumerate(zip(unit.requests, unit.outcomes, strict=True)):
             if outcome is not None and outcome.kind is OutcomeKind.WRITTEN:
                 if request.request_id in written:
@@ -270,7 +278,7 @@ def _answers(flush: FlushInput, units: Sequence[_Unit], settled_at: datetime) ->
             told = own if rank == 0 else [_as_duplicate(outcome) for outcome in own]
             if not told:
                 body = _confirmation(frame, entry["request_id"], _UNREADABLE)
-            elif "requests" in entry or "packed" in entry:
+            elif unit.is_parcel:
                 body = _receipt(frame, told)
             else:
                 body = _confirmation(frame, entry["request_id"], told[0])

@@ -366,9 +366,10 @@ class BufferMachine(RuleBasedStateMachine):
         outcomes: Counter[str] = Counter()
         undelivered: list[JsonObject] = []
         requeued: list[Requeued] = []
-        unknown = 0
+        unknown: list[int] = []
         waiting: set[str] = set()  # keys: a sink does not write what comes after something that is to be retried
         told: list[Ticket] = []
+        settled: list[Ticket] = []
         for position, ticket in enumerate(flight.tickets):
             fate = fates[position] if position < len(fates) else "written"
             if fate.startswith("retry") or not waiting.isdisjoint(ticket.keys):
@@ -377,12 +378,14 @@ class BufferMachine(RuleBasedStateMachine):
                 requeued.append(Requeued(position, "later", fate == "retry in doubt"))
                 self.retries += ticket.requests
                 continue
-            told.append(ticket)
+            settled.append(ticket)
             ticket.told.append(fate)
             self.check_order(ticket)
             if fate == "unknown":
-                unknown += ticket.requests
+                unknown.append(position)
+                self.unknown += ticket.requests
                 continue
+            told.append(ticket)
             outcomes[fate] += ticket.requests
             for caller in [] if all_delivered else ticket.callers[position % 2 :]:
                 answer = {"request_id": ticket.name, "outcome": fate, "batch_id": flight.batch.id}
@@ -390,9 +393,8 @@ class BufferMachine(RuleBasedStateMachine):
                 self.outbox.append((ticket.name, caller))
         self.told |= {(t.name, c) for t in told for c in t.callers} - set(self.outbox)
         self.outcomes.update(outcomes)
-        self.unknown += unknown
         fresh, together, open_before = flight.batch.attempt == 0, len(flight.tickets) > 1, self.buffer.breaker_open
-        stalled = not told
+        stalled = not settled
         self.buffer.settle(
             flight.batch.id, FlushResult(outcomes, undelivered, requeued, unknown, stalled=stalled), self.now
         )

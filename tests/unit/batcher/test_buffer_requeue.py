@@ -252,7 +252,7 @@ def test_in_doubt_the_sink_is_asked_at_the_deadline_and_nobody_is_told_before() 
     assert buf.wake_at() == NOW + 5
     batch = take(buf, NOW + 5)
     assert (ids(batch), batch.in_doubt, batch.entries[0].to_wire()["in_doubt"]) == (["a"], True, True)
-    buf.settle(batch.id, FlushResult(unknown=1, stalled=True), NOW + 5)
+    buf.settle(batch.id, FlushResult(unknown=[0], stalled=True), NOW + 5)
     assert (buf.idle, buf.unknown, buf.settled) == (True, 1, 2)
 
 
@@ -297,3 +297,5 @@ def test_only_those_who_were_told_count_as_told() -> None:
     requeue(buf, take(buf, NOW), 0)
     assert str(buf.accept(entry("a"), NOW)) == "attached"
     assert str(buf.accept(entry("b"), NOW)) == "answered"
+    buf.settle(take(buf, NOW + 1).id, FlushResult(unknown=[0], stalled=True), NOW + 1)
+    assert str(buf.accept(entry("a"), NOW)) == "new"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 from unittest.mock import AsyncMock, MagicMock
 
@@ -364,7 +365,7 @@ async def test_in_doubt_and_without_a_fence_nobody_is_told_anything() -> None:
         ("c", "expired"),
         ("d", "written"),
     ]
-    assert (result.unknown, result.requeued, result.counts) == (2, [], {"expired": 1, "written": 1})
+    assert (result.unknown, result.requeued, result.counts) == ([0, 1], [], {"expired": 1, "written": 1})
 
 
 async def test_a_fence_that_fails_on_one_request_costs_nobody_else_its_outcome() -> None:
@@ -377,7 +378,7 @@ async def test_a_fence_that_fails_on_one_request_costs_nobody_else_its_outcome()
     entries = [wire(name, expires_at=1.0) for name in ("committed", "bad", "b")]
     result = await settle(Fragile(all_written), flush_of(*entries))
     assert [str(answer.body["outcome"]) for answer in result.answers] == ["written", "expired"]
-    assert (result.unknown, result.sink_errors) == (1, 1)
+    assert (result.unknown, result.sink_errors) == ([1], 1)
 
 
 # Retries
@@ -411,6 +412,13 @@ async def test_what_shares_an_id_with_what_is_to_be_retried_waits_with_it() -> N
     result = await settle(FakeSink(retry("b")), flush_of(wire("a"), parcel, wire("c")))
     assert [answer.body["request_id"] for answer in result.answers] == ["c"]
     assert [(one.position, one.in_doubt) for one in result.requeued] == [(0, True), (1, True)]
+
+
+async def test_in_a_half_of_a_batch_no_request_of_a_parcel_is_told_that_it_was_the_first() -> None:
+    parcel = {"request_id": "p", "requests": [wire("a"), wire("b")], "reply_to": [caller("p")], "expires_at": None}
+    flush = replace(flush_of(wire("x"), parcel), halved=True)
+    result = await settle(FakeSink(all_written), flush)
+    assert result.counts == {"written": 1, "duplicate": 2}
 
 
 async def test_a_flush_says_whether_anything_got_through() -> None:
