@@ -28,12 +28,13 @@ class BatchPolicy:
         max_batch_bytes: Bytes of one batch as it travels. 1 KiB to 1,500,000.
         max_pending: Requests that may wait in the buffer. 1 to 100,000.
         max_pending_bytes: Bytes that may wait in the buffer. Not less than ``max_batch_bytes``, at most 64 MiB.
-        max_in_flight: Batches of one shard that may be flushed at the same time. More than one gives up the order of
-            requests with one key. 1 to 16.
+        max_in_flight: Batches of one shard that may be flushed at the same time. Requests of one key
+            keep their order: the next batch leaves out what shares a key with a batch that is not settled. 1 to 16.
         confirmation_timeout: The deadline of a request that brings none of its own. 1 second to 1 day.
         flush_timeout: The longest one flush may take before its fate counts as unknown. 1 second to 10 minutes.
-        retry_initial: The breaker's first pause after a sink was unavailable; doubled each time. 10 ms to 1 minute.
-        retry_max: The breaker's longest pause. Not less than ``retry_initial``, at most 10 minutes.
+        retry_initial: The breaker's first pause after a sink was unavailable, and that of a request which the sink
+            wants to be retried; doubled each time. 10 ms to 1 minute.
+        retry_max: The longest of these pauses. Not less than ``retry_initial``, at most 10 minutes.
         deadline_margin: A batch is flushed this long before the earliest deadline in it, though it is not full.
             0 to 1 minute.
     """

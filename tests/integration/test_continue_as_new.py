@@ -13,7 +13,8 @@ from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowExecutionStatus
 
-from temporal_batching import BatchPolicy, MemorySink, batcher
+import temporal_batching.batcher.workflow as batcher
+from temporal_batching import BatchPolicy, MemorySink
 from temporal_batching.batcher.shards import once_ready
 from temporal_batching.errors import SinkUnavailable
 from temporal_batching.routing import batcher_workflow_id

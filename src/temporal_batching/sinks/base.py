@@ -75,19 +75,27 @@ class Sink(ABC):
         `written`. A request that cannot be written is answered `rejected` and leaves nothing behind; it must not
         keep the others from being written. The records of one request are applied together or not at all.
 
-        A request that cannot be written now, and may be later, is answered `Outcome.retry`: it alone is retried. Where
-        it has a key, later requests of this key in the batch must be answered so as well, for the order of the key.
+        A request that cannot be written now, and may be later, is answered `Outcome.retry`: it alone is retried, under
+        the same batch id, until its deadline. Its key is blocked meanwhile. So later requests of this key in the batch
+        must be answered so as well, for the order of the key. If every request of a batch is answered so, the breaker
+        opens.
+
+        An exception other than `SinkUnavailable` is no verdict on a request: it may be written all the same. The batch
+        is halved until the request is found that the sink fails on. That one is retried, in doubt, and asked about by
+        `settle` at its deadline; so is one whose answer is no `Outcome`.
 
         Raises:
-            SinkUnavailable: The sink cannot take writes now. The whole batch is tried again later.
+            SinkUnavailable: The sink cannot take writes now. The whole batch is tried again later. With
+                ``in_doubt=False`` nothing of it is committed.
         """
 
     async def settle(self, batch: Batch) -> Sequence[Outcome]:
         """Answers for requests past their deadline of which an earlier attempt at ``batch.id`` may have committed.
 
         Each is answered `written` if it is there; otherwise `expired`, and then the sink has made sure that an
-        attempt still under way cannot write it any more. The default serves sinks whose `write` leaves no attempt
-        behind when it fails.
+        attempt still under way cannot write it any more. It is also asked about requests that `write` has rejected, so
+        that they stay so. A sink without a method of its own cannot say: a request in doubt then gets no outcome at its
+        deadline, and its caller `WriteNotConfirmed`.
 
         Raises:
             SinkUnavailable: The sink cannot tell now. It is asked again later.
