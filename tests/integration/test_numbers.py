@@ -15,8 +15,8 @@ from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 
 from temporal_batching.contract import OutcomeKind, RejectCode
-from tests.databases import TestDatabase
 from tests.support.callers import Listener
+from tests.support.databases import TestDatabase
 from tests.support.service import Service, running
 
 KEPT = [
@@ -62,15 +62,19 @@ async def by_activity(client: Client, service: Service, name: str, argument: Raw
         argument,
         id=uuid4().hex,
         task_queue=service.queue,
-        schedule_to_close_timeout=timedelta(seconds=20),
-        start_to_close_timeout=timedelta(seconds=20),
+        schedule_to_close_timeout=timedelta(seconds=10),
+        start_to_close_timeout=timedelta(seconds=10),
     )
 
 
 async def by_signal(client: Client, service: Service, *requests: str) -> dict[str, Any]:
     """The confirmations by request id, of requests that one signal brings as a list."""
     listener = await client.start_workflow(
-        Listener.run, len(requests), id=uuid4().hex, task_queue=service.callers_queue
+        Listener.run,
+        len(requests),
+        id=uuid4().hex,
+        task_queue=service.callers_queue,
+        execution_timeout=timedelta(seconds=15),
     )
     reply = json.dumps({"reply_to": {"workflow_id": listener.id}})[1:-1]
     wires = ",".join(f"{one[:-1]},{reply}}}" for one in requests)
@@ -142,6 +146,6 @@ async def test_a_time_may_have_more_digits_than_a_clock(client: Client, sqlite: 
     """Nanoseconds as JSON: a deadline means no value that is kept."""
     create(sqlite, "integer")
     async with running(client, sqlite.sink()) as service:
-        request = one_request("r1", "1", expires_at="@").replace('"@"', "4102444800.123456789123")
+        request = one_request("r1", "1", expires_at="later").replace('"later"', "4102444800.123456789123")
         told = await by_signal(client, service, request)
     assert told["r1"]["outcome"] == "written"
