@@ -80,7 +80,6 @@ async def until_it_answers(url: sa.URL) -> None:
     engine.dispose()
 
 
-@pytest.mark.xfail(strict=True, reason="what is prepared on one connection is not there on the next")
 @pytest.mark.parametrize("own_engine", [False, True], ids=["url", "engine"])
 async def test_every_batch_is_written_whatever_connection_it_gets(
     postgresql: TestDatabase, pooled: sa.URL, own_engine: bool
