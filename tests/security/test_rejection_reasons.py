@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from temporal_batching.contract import OutcomeKind, Record, RejectCode, WriteRequest
@@ -15,7 +17,7 @@ CREATE TABLE orders (id integer PRIMARY KEY, email text UNIQUE, parent integer R
     amount integer NOT NULL CHECK (amount > 0), secret text DEFAULT '{SECRET}')"""
 
 
-async def reason_of(database: TestDatabase, table: str, values: dict[str, object]) -> tuple[RejectCode | None, str]:
+async def reason_of(database: TestDatabase, table: str, values: dict[str, Any]) -> tuple[RejectCode | None, str]:
     request = WriteRequest(f"r-{values}", [Record(table, values)])
     (outcome,) = await database.sink().write(Batch([request], id="main-0/1"))
     assert outcome.kind is OutcomeKind.REJECTED
@@ -101,7 +103,11 @@ async def test_the_inside_of_a_virtual_table_is_not_for_requests(sqlite: TestDat
     code, reason = await reason_of(sqlite, "notes", {"notes": "delete-all"})
     assert (code, reason) == (RejectCode.UNKNOWN_COLUMN, 'notes has no column "notes"; it has body')
     sink = sqlite.sink()
-    fine = [("notes", {"body": "new"}), ("notes_mine", {"id": 1}), ("places", {"id": 1, "x0": 1.5, "x1": 2})]
+    fine: list[tuple[str, dict[str, Any]]] = [
+        ("notes", {"body": "new"}),
+        ("notes_mine", {"id": 1}),
+        ("places", {"id": 1, "x0": 1.5, "x1": 2}),
+    ]
     requests = [WriteRequest(table, [Record(table, values)]) for table, values in fine]
     assert {o.kind for o in await sink.write(Batch(requests, id="main-0/1"))} == {OutcomeKind.WRITTEN}
     assert sqlite.rows("SELECT body FROM notes ORDER BY 1") == [("kept",), ("new",)]
