@@ -11,7 +11,8 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
-from temporal_batching import BatchPolicy, MemorySink, batcher
+import temporal_batching.batcher.workflow as batcher
+from temporal_batching import BatchPolicy, MemorySink
 from temporal_batching.batcher.buffer import Buffer
 from temporal_batching.batcher.workflow import BatcherWorkflow
 from tests.support.service import QUICK, Service, count, entry, running
