@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
-from temporal_batching import BatcherHandle, BatchPolicy, GatewayPlugin
+from temporal_batching import BatcherHandle, BatcherPlugin, BatchingError, BatchPolicy, GatewayPlugin, MemorySink
 from temporal_batching.routing import batcher_workflow_id
 from temporal_batching.testing import running_batcher
 from tests.support.callers import CALLERS, DOORS, Caller, Job, Told, Write
+from tests.support.waiting import assert_eventually
 
 
 class Shop:
@@ -129,3 +131,24 @@ async def test_the_two_minutes_of_a_missing_confirmation_are_skipped(skipping: W
         assert told.error == "WriteExpired"
         assert await skipping.get_current_time() - before >= timedelta(minutes=1)
         assert batcher.rows == {}
+
+
+@pytest.mark.xfail(strict=True, reason="running_batcher terminates whatever has its name")
+async def test_a_batcher_that_it_did_not_start_is_left_alone(client: Client) -> None:
+    name = f"live-{uuid4().hex[:8]}"
+    plugin = BatcherPlugin(MemorySink(), policy=BatchPolicy(linger=timedelta(minutes=10)), name=name)
+    handle = client.get_workflow_handle(batcher_workflow_id(name, 0))
+    async with Worker(client, task_queue=f"{name}-queue", plugins=[plugin]):
+
+        async def runs() -> None:
+            with suppress(RPCError):
+                assert (await handle.describe()).status == WorkflowExecutionStatus.RUNNING
+                return
+            raise AssertionError("it does not run yet")
+
+        await assert_eventually(runs)
+        with pytest.raises(BatchingError, match=f"batcher-{name}-0 runs already, and running_batcher did not start it"):
+            async with running_batcher(client, name=name):
+                pass
+        assert (await handle.describe()).status == WorkflowExecutionStatus.RUNNING
+    await handle.terminate()
