@@ -27,7 +27,7 @@ class Route:
     """The way to the batcher, as plain data, because it travels in a workflow's input."""
 
     batcher: str = "main"
-    task_queue: str = "batcher-queue"
+    task_queue: str | None = None
     shards: int = 1
     via: Literal["activity", "signal"] = "activity"
     gateway: Literal["local", "batcher"] = "local"

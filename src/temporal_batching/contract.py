@@ -16,6 +16,7 @@ JsonObject: TypeAlias = dict[str, Any]
 
 DEFAULT_BATCHER = "main"
 DEFAULT_TASK_QUEUE = "batcher-queue"
+"""Of the batcher ``main``; another one's carries its name: `routing.default_task_queue`."""
 
 WORKFLOW_BATCHER = "BatcherWorkflow"
 ACTIVITY_WRITE = "batch_write"
@@ -245,6 +246,7 @@ class BatcherStats:
         draining: No request is accepted while true.
         breaker: ``closed``, or ``open`` while the sink is unavailable.
         sink_error: The sink's last complaint while the breaker is open.
+        ledger: The identity of the ledger that it has been written to; None before the first flush, or without one.
         policy: The limits in force, as in `BatchPolicy.to_wire`.
     """
 
@@ -279,6 +281,7 @@ class BatcherStats:
     draining: bool = False
     breaker: str = "closed"
     sink_error: str | None = None
+    ledger: str | None = None
     policy: dict[str, Any] = field(default_factory=dict)
 
 
@@ -309,6 +312,8 @@ class Control:
     flush: bool | None = None
     pause: bool | None = None
     drain: bool | None = None
+    adopt_ledger: bool | None = None
+    """The next flush may go into another ledger than those before it."""
 
 
 @dataclass(frozen=True)
@@ -329,6 +334,8 @@ class FlushInput:
     """Earlier attempts at this batch."""
     halved: bool = False
     """These are not all requests that had this batch id: the batch failed alone, and goes on in parts."""
+    ledger: str | None = None
+    """The ledger that this shard has been written to: no other one takes the batch."""
 
 
 @dataclass(frozen=True)
@@ -383,6 +390,8 @@ class FlushResult:
     unknown: list[int] = field(default_factory=list)
     sink_errors: int = 0
     stalled: bool = False
+    ledger: str | None = None
+    """Whose ledger it went into: `Sink.identity`."""
 
 
 @dataclass(frozen=True)

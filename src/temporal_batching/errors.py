@@ -39,6 +39,8 @@ class ErrorType(StrEnum):
     """The batcher takes no more requests at this moment: full, draining, or between two runs. Retryable."""
     BATCHER_UNREACHABLE = "BatcherUnreachable"
     """The gateway's submission got no answer; the request may have arrived. Retryable: the id makes it safe."""
+    WRONG_BATCHER = "WrongBatcher"
+    """An activity reached a worker of another batcher: two share a task queue. Retryable: the right one may take it."""
     SINK_UNAVAILABLE = "SinkUnavailable"
     INVALID_REQUEST = "InvalidRequest"
     INVALID_POLICY = "InvalidPolicy"

@@ -19,13 +19,14 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from temporal_batching.batcher.handle import BatcherHandle
 from temporal_batching.batcher.workflow import BatcherWorkflow
-from temporal_batching.contract import ACTIVITY_CANCEL, ACTIVITY_POLICY, DEFAULT_BATCHER, DEFAULT_TASK_QUEUE
+from temporal_batching.contract import ACTIVITY_CANCEL, ACTIVITY_POLICY, DEFAULT_BATCHER
 from temporal_batching.flush.activity import Flusher
 from temporal_batching.flush.delivery import deliver_confirmations
 from temporal_batching.gateway.activities import Gateway
 from temporal_batching.policy import BatchPolicy
-from temporal_batching.routing import check_name, check_shards
+from temporal_batching.routing import check_name, check_shards, default_task_queue
 from temporal_batching.sinks.base import Sink
+from temporal_batching.wire.addressee import check_batcher
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +64,11 @@ class GatewayPlugin(_PassthroughPlugin):
         task_queue: The task queue of the batcher's workers.
     """
 
-    def __init__(self, *, name: str = DEFAULT_BATCHER, shards: int = 1, task_queue: str = DEFAULT_TASK_QUEUE) -> None:
+    def __init__(self, *, name: str = DEFAULT_BATCHER, shards: int = 1, task_queue: str | None = None) -> None:
         super().__init__("temporal_batching.GatewayPlugin")
         self._batcher = check_name(name)
         self._shards = check_shards(shards)
-        self._task_queue = task_queue
+        self._task_queue = task_queue or default_task_queue(name)
 
     def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
         """Adds the gateway's activities."""
@@ -121,7 +122,7 @@ class BatcherPlugin(_PassthroughPlugin):
         config["activities"] = [
             *config.get("activities", []),
             *_doors(gateway),
-            Flusher(self._sink).flush_batch,
+            Flusher(self._sink, batcher=self._batcher).flush_batch,
             deliver_confirmations,
             cancel_shard,
             self._batcher_policy,
@@ -165,7 +166,8 @@ class BatcherPlugin(_PassthroughPlugin):
             pause = min(30.0, pause * 2)
 
     @activity.defn(name=ACTIVITY_POLICY)
-    async def _batcher_policy(self) -> dict[str, Any]:
+    async def _batcher_policy(self, batcher: str) -> dict[str, Any]:
+        check_batcher(batcher, self._batcher)
         return self._policy.to_wire()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from hashlib import sha256
 
+from temporal_batching.contract import DEFAULT_BATCHER, DEFAULT_TASK_QUEUE
 from temporal_batching.errors import InvalidPolicy
 
 MAX_SHARDS = 1024
@@ -29,6 +30,14 @@ def shard_of(key: str, shards: int) -> int:
 def batcher_workflow_id(name: str, shard: int) -> str:
     """The workflow id of one shard, e.g. ``batcher-main-0``."""
     return f"batcher-{name}-{shard}"
+
+
+def default_task_queue(name: str) -> str:
+    """The task queue of a batcher's workers: ``batcher-queue`` of ``main``, ``batcher-queue-<name>`` of any other.
+
+    Two batchers on one queue would take each other's activities, and fail them.
+    """
+    return DEFAULT_TASK_QUEUE if name == DEFAULT_BATCHER else f"{DEFAULT_TASK_QUEUE}-{name}"
 
 
 def check_name(name: str) -> str:

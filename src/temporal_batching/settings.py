@@ -22,10 +22,10 @@ from urllib.parse import unquote
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from temporal_batching.contract import DEFAULT_BATCHER, DEFAULT_TASK_QUEUE
+from temporal_batching.contract import DEFAULT_BATCHER
 from temporal_batching.errors import BatchingError, InvalidPolicy
 from temporal_batching.policy import BatchPolicy
-from temporal_batching.routing import MAX_SHARDS, check_name, check_shards
+from temporal_batching.routing import MAX_SHARDS, check_name, check_shards, default_task_queue
 
 ENV_PREFIX = "BATCHING_"
 CONFIG_VARIABLE = "BATCHING_CONFIG"
@@ -130,7 +130,7 @@ class BatcherSettings(BaseSettings):
 
     name: Annotated[str, BeforeValidator(check_name)] = Field(DEFAULT_BATCHER, description="The batcher's name")
     task_queue: Annotated[str, BeforeValidator(parse_task_queue)] = Field(
-        DEFAULT_TASK_QUEUE, description="The batcher's task queue"
+        default_factory=lambda known: default_task_queue(known["name"]), description="The batcher's task queue"
     )
     shards: Annotated[int, BeforeValidator(parse_shards)] = Field(
         1, description="Batcher workflows; every caller must use the same number"

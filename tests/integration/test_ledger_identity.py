@@ -20,7 +20,6 @@ def batch(number: int, *, n: int, request_id: str = "r") -> Batch:
     return Batch([WriteRequest(request_id, [Record("entries", {"n": n})])], id=f"main-0/{number}")
 
 
-@pytest.mark.xfail(strict=True, reason="a ledger that disappears is replaced by an empty one")
 @pytest.mark.parametrize("loss", ["DROP TABLE batching_ledger", "DELETE FROM batching_ledger"])
 async def test_a_ledger_that_disappears_is_never_replaced(database: TestDatabase, loss: str) -> None:
     database.execute(ENTRIES)
@@ -37,7 +36,6 @@ async def test_a_ledger_that_disappears_is_never_replaced(database: TestDatabase
     assert database.rows("SELECT n FROM entries") == [(1,)]
 
 
-@pytest.mark.xfail(strict=True, reason="a ledger has no identity")
 async def test_a_ledger_keeps_its_identity_and_another_one_has_another(database: TestDatabase) -> None:
     first, second, other = database.sink(), database.sink(), database.sink(ledger_table="other_ledger")
     for sink in (first, second, other):
@@ -48,7 +46,6 @@ async def test_a_ledger_keeps_its_identity_and_another_one_has_another(database:
     assert await first.lookup([""]) == {}
 
 
-@pytest.mark.xfail(strict=True, reason="only the sink's own ledger is out of reach")
 @pytest.mark.parametrize("table", ["other_ledger", "other_letters", "a_view"])
 async def test_no_request_writes_to_the_ledger_or_the_letters_of_any_batcher(
     database: TestDatabase, table: str
@@ -73,7 +70,6 @@ async def failing_with(service: Service, words: str) -> None:
     await assert_eventually(check, within=20)
 
 
-@pytest.mark.xfail(strict=True, reason="a shard does not know whose ledger it has been written to")
 async def test_a_shard_does_not_go_on_in_another_database_until_it_is_told_to(
     continuing_client: Client, database: TestDatabase, sqlite: TestDatabase
 ) -> None:

@@ -14,9 +14,11 @@ from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
-from temporal_batching import BatcherHandle, BatcherPlugin, BatchingError, BatchPolicy, GatewayPlugin, MemorySink
+from temporal_batching import BatcherPlugin, BatchingError, BatchPolicy, GatewayPlugin, MemorySink
+from temporal_batching.contract import WORKFLOW_BATCHER, BatcherStart
 from temporal_batching.routing import batcher_workflow_id
 from temporal_batching.testing import running_batcher
+from temporal_batching.testing.batcher import MARK
 from tests.support.callers import CALLERS, DOORS, Caller, Job, Told, Write
 from tests.support.waiting import assert_eventually
 
@@ -113,7 +115,11 @@ async def test_the_next_test_starts_from_nothing(client: Client) -> None:
 
 async def test_what_a_killed_test_left_behind_is_cleared_away(client: Client) -> None:
     async with Shop(client).open() as shop:
-        await BatcherHandle(client, **shop.options).start(BatchPolicy())
+        for shard in range(2):
+            start = BatcherStart(shop.name, shard, BatchPolicy().to_wire())
+            workflow_id = batcher_workflow_id(shop.name, shard)
+            queue = shop.options["task_queue"]
+            await client.start_workflow(WORKFLOW_BATCHER, start, id=workflow_id, task_queue=queue, memo={MARK: True})
         left = {"request_id": "order-1", "records": [{"table": "orders", "values": {"number": 1}}]}
         for shard in range(2):
             await client.get_workflow_handle(batcher_workflow_id(shop.name, shard)).signal("add_write_request", left)
@@ -133,7 +139,6 @@ async def test_the_two_minutes_of_a_missing_confirmation_are_skipped(skipping: W
         assert batcher.rows == {}
 
 
-@pytest.mark.xfail(strict=True, reason="running_batcher terminates whatever has its name")
 async def test_a_batcher_that_it_did_not_start_is_left_alone(client: Client) -> None:
     name = f"live-{uuid4().hex[:8]}"
     plugin = BatcherPlugin(MemorySink(), policy=BatchPolicy(linger=timedelta(minutes=10)), name=name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
 from temporalio.client import Client
 from temporalio.worker import Worker
 
@@ -12,7 +11,6 @@ from temporal_batching import BatchClient, BatcherHandle, BatcherPlugin, BatchWr
 from tests.support.service import QUICK
 
 
-@pytest.mark.xfail(strict=True, reason="the default queue does not follow the name")
 def test_the_default_queue_follows_the_name_everywhere() -> None:
     from temporal_batching.routing import default_task_queue
 
@@ -22,7 +20,6 @@ def test_the_default_queue_follows_the_name_everywhere() -> None:
     assert BatchWriter("orders", task_queue="q")._task_queue == "q"
 
 
-@pytest.mark.xfail(strict=True, reason="a flush goes to whichever batcher's worker takes it")
 async def test_two_batchers_on_one_queue_write_into_their_own_databases(client: Client) -> None:
     """Whoever misconfigures what: an activity that is meant for the other batcher fails, and comes again."""
     queue, names = "one-queue-for-two", ("two-a", "two-b")

@@ -13,7 +13,6 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporal_batching.batcher.shards import once_ready, start_shard, update_with_start
 from temporal_batching.contract import (
     DEFAULT_BATCHER,
-    DEFAULT_TASK_QUEUE,
     QUERY_STATS,
     UPDATE_CONTROL,
     BatcherStart,
@@ -22,7 +21,7 @@ from temporal_batching.contract import (
 )
 from temporal_batching.errors import BatcherNotRunning, ErrorType, InvalidPolicy
 from temporal_batching.policy import BatchPolicy
-from temporal_batching.routing import batcher_workflow_id, check_name, check_shards
+from temporal_batching.routing import batcher_workflow_id, check_name, check_shards, default_task_queue
 
 
 class BatcherHandle:
@@ -41,12 +40,12 @@ class BatcherHandle:
         name: str = DEFAULT_BATCHER,
         *,
         shards: int = 1,
-        task_queue: str = DEFAULT_TASK_QUEUE,
+        task_queue: str | None = None,
     ) -> None:
         self._client = client
         self._name = check_name(name)
         self._shards = check_shards(shards)
-        self._task_queue = task_queue
+        self._task_queue = task_queue or default_task_queue(name)
 
     async def start(self, policy: BatchPolicy | None = None) -> None:
         """Starts every shard that does not run yet.
@@ -112,6 +111,13 @@ class BatcherHandle:
         """
         await self._control(Control(drain=True, pause=False))
         await self._until(lambda now: all(s.dedup_ids == 0 and s.unread == 0 for s in now), timeout)
+
+    async def adopt_ledger(self) -> None:
+        """Lets every shard be written to another ledger than before: for a database that was replaced on purpose.
+
+        Ids that only the earlier ledger knows are applied again if they are submitted again.
+        """
+        await self._control(Control(adopt_ledger=True))
 
     async def configure(self, policy: BatchPolicy) -> None:
         """Changes the limits of every shard, now and for ever: a worker that starts does not change them back."""

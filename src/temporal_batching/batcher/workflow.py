@@ -106,6 +106,8 @@ class BatcherWorkflow:
         self._malformed: int = state.get("malformed", 0)
         self._operator_policy: bool = state.get("operator_policy", False)
         self._cancelled: bool = state.get("cancelled", False)  # this run, or one before it
+        self._ledger: str | None = state.get("ledger")  # that it has been written to
+        self._ledger_asked = bool(state)
         self._cancel_requested = False  # this run: without it none can end as cancelled
         self._settled_before = self._buffer.settled
         self._failures_before = self._buffer.flush_failures + self._buffer.retries
@@ -209,6 +211,8 @@ class BatcherWorkflow:
             buffer.paused = control.pause
         if control.drain is not None:
             buffer.draining = control.drain
+        if control.adopt_ledger:
+            self._ledger, self._ledger_asked = None, False
         if control.flush or control.drain:
             buffer.flush_now(workflow.time())
         self._awake = True
@@ -253,6 +257,7 @@ class BatcherWorkflow:
             draining=buffer.draining or self._cancelled,
             breaker="open" if buffer.breaker_open else "closed",
             sink_error=buffer.sink_error,
+            ledger=self._ledger,
             policy=buffer.policy.to_wire(),
         )
 
@@ -368,8 +373,13 @@ class BatcherWorkflow:
 
     async def _ask_for_policy(self) -> None:
         """A gateway may start a shard without knowing its limits; the batcher's own worker does."""
-        wire = await workflow.execute_local_activity(
-            ACTIVITY_POLICY, result_type=dict[str, Any], start_to_close_timeout=timedelta(seconds=10)
+        # Not a local activity: if two batchers share a queue, another worker than the one that has this task may know.
+        wire = await workflow.execute_activity(
+            ACTIVITY_POLICY,
+            self._start.batcher,
+            result_type=dict[str, Any],
+            start_to_close_timeout=timedelta(seconds=10),
+            retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=5)),
         )
         if not self._operator_policy:
             self._buffer.policy = BatchPolicy.from_wire(wire)
@@ -381,8 +391,13 @@ class BatcherWorkflow:
         if closing and (self._buffer.batches_in_flight or self._buffer.carry_bytes <= CARRY_LIMIT_BYTES):
             return
         force = closing or self._is_runaway()
-        while (batch := self._buffer.next_batch(now, force=force)) is not None:
+        while (batch := self._next_batch(now, force=force)) is not None:
             asyncio.create_task(self._flush(batch))  # noqa: RUF006  the SDK's event loop keeps its tasks
+
+    def _next_batch(self, now: float, *, force: bool) -> PendingBatch | None:
+        if not self._ledger_asked and self._buffer.batches_in_flight:
+            return None  # the first one alone: two could go into two ledgers
+        return self._buffer.next_batch(now, force=force)
 
     async def _flush(self, batch: PendingBatch) -> None:
         flush = FlushInput(
@@ -396,6 +411,7 @@ class BatcherWorkflow:
             in_doubt=batch.in_doubt,
             attempt=batch.attempt,
             halved=bool(batch.part),
+            ledger=self._ledger,
         )
         try:
             result = await workflow.execute_activity(
@@ -419,6 +435,8 @@ class BatcherWorkflow:
             self._buffer.fail(batch.id, workflow.time(), problem, in_doubt=False, patience=_patience())
             workflow.logger.exception("Batch %s cannot be scheduled", batch.id)
         else:
+            self._ledger = self._ledger or result.ledger
+            self._ledger_asked = True
             self._buffer.settle(batch.id, result, workflow.time(), patience=_patience())
             if result.requeued:
                 workflow.logger.info("Batch %s: %d entries are to be retried by themselves", batch.id, batch.requests)
@@ -530,6 +548,7 @@ class BatcherWorkflow:
             "malformed": self._malformed,
             "operator_policy": self._operator_policy,
             "cancelled": self._cancelled,
+            "ledger": self._ledger,
         }
         workflow.continue_as_new(_shallow(BatcherStart(self._start.batcher, self._start.shard, state=state)))
 
@@ -603,12 +622,14 @@ def _decode_submission(requests: RawValue) -> list[Any]:
 
 def _read_control(wire: Any) -> Control:
     if not isinstance(wire, dict):
-        raise _invalid("control takes one object with any of policy, announced, flush, pause, drain")
+        raise _invalid("control takes one object with any of policy, announced, flush, pause, drain, adopt_ledger")
     try:
         control = Control(**wire)
     except TypeError:
-        raise _invalid(f"control knows policy, announced, flush, pause and drain, not {sorted(wire)}") from None
-    for name in ("flush", "pause", "drain"):
+        raise _invalid(
+            f"control knows policy, announced, flush, pause, drain and adopt_ledger, not {sorted(wire)}"
+        ) from None
+    for name in ("flush", "pause", "drain", "adopt_ledger"):
         if not isinstance(getattr(control, name), bool | None):
             raise _invalid(f"control.{name} is true, false or null")
     if control.policy is not None:

@@ -118,6 +118,13 @@ def resume(settings: BatcherSettings, target: Target) -> None:
     run(_control(settings, target, BatcherHandle.resume, "runs"))
 
 
+@app.command("adopt-ledger")
+@with_settings(*BATCHER)
+def adopt_ledger(settings: BatcherSettings, target: Target) -> None:
+    """Let a batcher go on in another database, after it was replaced on purpose."""
+    run(_control(settings, target, BatcherHandle.adopt_ledger, "takes the ledger of its next flush"))
+
+
 @app.command()
 @with_settings(*BATCHER)
 def drain(settings: BatcherSettings, target: Target) -> None:

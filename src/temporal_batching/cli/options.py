@@ -69,9 +69,13 @@ def with_settings(
     return decorate
 
 
+_FOLLOWS_NAME = "batcher-queue for main, batcher-queue-NAME for another"
+"""What is shown as the default of the task queue."""
+
+
 def _option(name: str, default: Any) -> inspect.Parameter:
     field = BatcherSettings.model_fields[name]
-    value = field.default if default is None else default
+    value = default if default is not None else field.default if field.default_factory is None else _FOLLOWS_NAME
     shown = format_duration(value) if isinstance(value, timedelta) else str(value)
     shown = "console" if name == "sink" else shown
     option = typer.Option(

@@ -12,10 +12,12 @@ from typing import Any
 
 from temporalio import activity
 from temporalio.client import WorkflowQueryFailedError, WorkflowQueryRejectedError
+from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
 from temporal_batching.contract import (
     ACTIVITY_FLUSH,
+    DEFAULT_BATCHER,
     QUERY_BATCH,
     FlushInput,
     FlushResult,
@@ -23,6 +25,7 @@ from temporal_batching.contract import (
 from temporal_batching.flush.delivery import deliver
 from temporal_batching.flush.settlement import Settled, settle, unavailable
 from temporal_batching.sinks.base import Sink
+from temporal_batching.wire.addressee import check_batcher
 
 QUERY_TIMEOUT = timedelta(seconds=10)
 """The longest a flush waits for its shard to say what is in a batch."""
@@ -31,8 +34,9 @@ QUERY_TIMEOUT = timedelta(seconds=10)
 class Flusher:
     """Holds the sink for the activity; `BatcherPlugin` makes one per worker."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, *, batcher: str = DEFAULT_BATCHER) -> None:
         self._sink = sink
+        self._batcher = batcher
 
     @activity.defn(name=ACTIVITY_FLUSH)
     async def flush_batch(self, flush: FlushInput) -> FlushResult:
@@ -41,6 +45,11 @@ class Flusher:
         Raises:
             ApplicationError: Of type ``SinkUnavailable``, with ``in_doubt`` as its detail; the batcher tries again.
         """
+        try:
+            check_batcher(flush.batcher, self._batcher)
+        except ApplicationError as err:
+            raise unavailable(err.message, in_doubt=False) from None
+        self._check_ledger(flush)
         started = time.monotonic()
         async with _heartbeats():
             if flush.entries is None:
@@ -55,7 +64,21 @@ class Flusher:
             unknown=settled.unknown,
             sink_errors=settled.sink_errors,
             stalled=settled.stalled,
+            ledger=self._sink.identity,
         )
+
+    def _check_ledger(self, flush: FlushInput) -> None:
+        """Writes nothing into another ledger than the one that knows the shard's earlier requests."""
+        if flush.ledger is None or flush.ledger == self._sink.identity:
+            return
+        here = f"the ledger {self._sink.identity}" if self._sink.identity else "a sink without a ledger"
+        problem = (
+            f"shard {flush.shard} has been written to the ledger {flush.ledger}, and this worker has {here}: ids "
+            "that the former knows would be applied again. If that is meant: "
+            f"temporal-batching adopt-ledger --name {flush.batcher}"
+        )
+        activity.logger.error("Nothing is written: %s", problem)
+        raise unavailable(problem, in_doubt=False)
 
 
 async def _ask_for_entries(batch_id: str) -> list[Any]:

@@ -24,7 +24,6 @@ from temporal_batching.contract import (
     ACTIVITY_WRITE,
     ACTIVITY_WRITE_MANY,
     DEFAULT_BATCHER,
-    DEFAULT_TASK_QUEUE,
     SIGNAL_WITHDRAW,
     Confirmation,
     OutcomeKind,
@@ -34,7 +33,8 @@ from temporal_batching.contract import (
 from temporal_batching.errors import ErrorType, InvalidRequest
 from temporal_batching.gateway.submitter import ShardSubmitter
 from temporal_batching.policy import BatchPolicy
-from temporal_batching.routing import batcher_workflow_id, check_name, check_shards, shard_of
+from temporal_batching.routing import batcher_workflow_id, check_name, check_shards, default_task_queue, shard_of
+from temporal_batching.wire.addressee import check_batcher
 from temporal_batching.wire.submission import Entry, deadline_after, read_entry, read_withdrawal
 
 _BUSY_DELAY = timedelta(milliseconds=500)
@@ -57,13 +57,14 @@ class Gateway:
         *,
         name: str = DEFAULT_BATCHER,
         shards: int = 1,
-        task_queue: str = DEFAULT_TASK_QUEUE,
+        task_queue: str | None = None,
         policy: BatchPolicy | None = None,
     ) -> None:
         self._client = client
         self._name = check_name(name)
         self._shards = check_shards(shards)
-        self._submitters = [ShardSubmitter(client, name, shard, task_queue, policy) for shard in range(shards)]
+        queue = task_queue or default_task_queue(name)
+        self._submitters = [ShardSubmitter(client, name, shard, queue, policy) for shard in range(shards)]
 
     @activity.defn(name=ACTIVITY_WRITE)
     async def batch_write(self, call: Any) -> Confirmation:
@@ -113,13 +114,7 @@ class Gateway:
                 raise
 
     def _check_batcher(self, call: Mapping[str, Any]) -> None:
-        name = call.get("batcher", self._name)
-        if name != self._name:
-            raise _rejected(
-                call.get("request_id"),
-                RejectCode.INVALID,
-                f"this worker serves the batcher {self._name!r}, not {str(name)[:80]!r}",
-            )
+        check_batcher(call.get("batcher", self._name), self._name)
 
     def _read(self, wire: Any) -> Entry:
         info = activity.info()

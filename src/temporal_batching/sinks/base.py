@@ -60,6 +60,10 @@ class Sink(ABC):
     or more than one flush in flight.
     """
 
+    identity: str | None = None
+    """Names the store of request ids that this sink writes to, once it is open; None if it has none. A shard that has
+    been written to one store does not go on in another until an operator says so."""
+
     async def open(self) -> None:  # noqa: B027  optional
         """Called once before the worker polls. Raise `SinkConfigurationError` if the set-up cannot work."""
 

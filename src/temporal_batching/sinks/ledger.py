@@ -16,10 +16,16 @@ MAX_REQUEST_ID_BYTES = 1024
 """A B-tree entry of PostgreSQL ends at 2,704 bytes: an id beyond it would fail the statement of the whole batch."""
 
 
+IDENTITY_ID = ""
+"""The request id of the row that holds a ledger's identity, as its digest. No request may have it."""
+
+
 class LedgerStatus(StrEnum):
     WRITTEN = "written"
     EXPIRED = "expired"
     """A tombstone: the request was answered `expired`, and this batch must never write it any more."""
+    IDENTITY = "identity"
+    """The one row that is no request: see `IDENTITY_ID`."""
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,22 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from temporal_batching.batcher.handle import BatcherHandle
-from temporal_batching.contract import DEFAULT_BATCHER, DEFAULT_TASK_QUEUE, WriteRequest
-from temporal_batching.errors import BatcherNotRunning
+from temporal_batching.contract import DEFAULT_BATCHER, WORKFLOW_BATCHER, BatcherStart, WriteRequest
+from temporal_batching.errors import BatcherNotRunning, BatchingError
 from temporal_batching.plugin import BatcherPlugin
 from temporal_batching.policy import BatchPolicy
-from temporal_batching.routing import batcher_workflow_id
+from temporal_batching.routing import batcher_workflow_id, default_task_queue
 from temporal_batching.sinks.ledger import LedgerStatus
 from temporal_batching.sinks.memory import MemorySink
+
+MARK = "temporal_batching.testing"
+"""In the memo of the shards that are started here."""
 
 _UP_WITHIN = timedelta(seconds=30)
 
@@ -54,7 +58,7 @@ async def running_batcher(
     *,
     name: str = DEFAULT_BATCHER,
     shards: int = 1,
-    task_queue: str = DEFAULT_TASK_QUEUE,
+    task_queue: str | None = None,
     policy: BatchPolicy | None = None,
     reject: Callable[[WriteRequest], str | None] | None = None,
 ) -> AsyncIterator[RunningBatcher]:
@@ -65,27 +69,33 @@ async def running_batcher(
     (``WorkflowEnvironment.start_time_skipping()``). That one does not skip while an activity is open, so only writers
     with ``via="signal"`` wait no real time there.
 
-    At the end its shards are terminated. Two of the same name on one server would be in each other's way.
+    At the end its shards are terminated. It marks them, and refuses to touch shards of that name that it did not
+    start: a live batcher's requests would be gone.
 
     Args:
         client: Connected to a server that is used for tests.
         name: The batcher's name, as the code under test has it.
         shards: How many shards it has, as the code under test has it.
-        task_queue: The batcher's task queue, as the code under test has it.
+        task_queue: The batcher's task queue, as the code under test has it; by default the one of its name.
         policy: The limits. By default nothing lingers, so that no test waits for a fuller batch.
         reject: Plays the database's constraints: a reason rejects the request, None lets it be written.
 
     Raises:
+        BatchingError: A batcher of this name runs on the server already.
         TimeoutError: Its shards did not answer within 30 seconds.
     """
     sink = MemorySink(reject=reject)
-    plugin = BatcherPlugin(sink, policy=policy or BatchPolicy(linger=timedelta(0)), name=name, shards=shards)
+    limits = policy or BatchPolicy(linger=timedelta(0))
+    queue = task_queue or default_task_queue(name)
+    plugin = BatcherPlugin(sink, policy=limits, name=name, shards=shards, start_shards=False)
     handle = BatcherHandle(client, name, shards=shards, task_queue=task_queue)
     # A test that has ended waits for nothing that is still in a flush.
     grace = timedelta(seconds=1)
     await _terminate(client, name, shards)  # left by a test that was killed: it would remember its requests
     try:
-        async with Worker(client, task_queue=task_queue, plugins=[plugin], graceful_shutdown_timeout=grace):
+        for shard in range(shards):
+            await _start(client, BatcherStart(name, shard, limits.to_wire()), queue)
+        async with Worker(client, task_queue=queue, plugins=[plugin], graceful_shutdown_timeout=grace):
             await _until_shards_answer(handle)
             yield RunningBatcher(handle, sink)
     finally:
@@ -101,7 +111,34 @@ async def _until_shards_answer(handle: BatcherHandle) -> None:
             await asyncio.sleep(0.02)
 
 
+async def _start(client: Client, start: BatcherStart, task_queue: str) -> None:
+    """Starts a shard that is marked as a test's, and no other than that."""
+    workflow_id = batcher_workflow_id(start.batcher, start.shard)
+    try:
+        await client.start_workflow(WORKFLOW_BATCHER, start, id=workflow_id, task_queue=task_queue, memo={MARK: True})
+    except WorkflowAlreadyStartedError:
+        raise _not_ours(workflow_id) from None
+
+
 async def _terminate(client: Client, name: str, shards: int) -> None:
+    """Terminates the shards that a test has started.
+
+    Raises:
+        BatchingError: One of them is not a test's.
+    """
     for shard in range(shards):
+        handle = client.get_workflow_handle(batcher_workflow_id(name, shard))
         with suppress(RPCError):  # it does not run
-            await client.get_workflow_handle(batcher_workflow_id(name, shard)).terminate("the test is over")
+            description = await handle.describe()
+            if description.status != WorkflowExecutionStatus.RUNNING:
+                continue
+            if MARK not in await description.memo():
+                raise _not_ours(handle.id)
+            await handle.terminate("the test is over")
+
+
+def _not_ours(workflow_id: str) -> BatchingError:
+    return BatchingError(
+        f"{workflow_id} runs already, and running_batcher did not start it: it would be terminated with all that it "
+        "holds. Use a server for tests, or another name"
+    )

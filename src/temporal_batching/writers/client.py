@@ -16,7 +16,6 @@ from temporal_batching.contract import (
     ACTIVITY_WRITE,
     ACTIVITY_WRITE_MANY,
     DEFAULT_BATCHER,
-    DEFAULT_TASK_QUEUE,
     Confirmation,
     JsonObject,
     Outcome,
@@ -34,7 +33,7 @@ from temporal_batching.errors import (
     WriteRejected,
 )
 from temporal_batching.policy import BatchPolicy
-from temporal_batching.routing import check_name, check_shards, shard_of
+from temporal_batching.routing import check_name, check_shards, default_task_queue, shard_of
 from temporal_batching.wire.submission import ENVELOPE_BYTES, Entry, encode_request, read_entry
 from temporal_batching.writers.failures import rejected_at_the_door, write_error
 
@@ -70,14 +69,14 @@ class BatchClient:
         name: str = DEFAULT_BATCHER,
         *,
         shards: int = 1,
-        task_queue: str = DEFAULT_TASK_QUEUE,
+        task_queue: str | None = None,
         timeout: timedelta = timedelta(minutes=2),
         attempt_timeout: timedelta = timedelta(seconds=30),
     ) -> None:
         self._client = client
         self._name = check_name(name)
         self._shards = check_shards(shards)
-        self._task_queue = task_queue
+        self._task_queue = task_queue or default_task_queue(name)
         self._timeout = timeout
         self._attempt_timeout = attempt_timeout
 

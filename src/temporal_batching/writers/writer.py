@@ -16,7 +16,6 @@ from temporal_batching.contract import (
     ACTIVITY_WITHDRAW,
     ACTIVITY_WRITE,
     DEFAULT_BATCHER,
-    DEFAULT_TASK_QUEUE,
     SIGNAL_ADD,
     SIGNAL_WITHDRAW,
     Confirmation,
@@ -26,7 +25,7 @@ from temporal_batching.contract import (
     WriteRequest,
 )
 from temporal_batching.errors import InvalidRequest, WriteExpired, WriteNotConfirmed, WriteNotSubmitted, WriteRejected
-from temporal_batching.routing import batcher_workflow_id, check_name, check_shards, shard_of
+from temporal_batching.routing import batcher_workflow_id, check_name, check_shards, default_task_queue, shard_of
 from temporal_batching.wire.submission import deadline_after, encode_request, read_entry
 from temporal_batching.writers.failures import EXPIRED, refusal, rejected_at_the_door, write_error
 from temporal_batching.writers.inbox import Inbox
@@ -52,7 +51,7 @@ class BatchWriter:
         gateway: Where the activity runs: on the batcher's workers, or ``"local"``, on this workflow's own task queue,
             whose worker then needs `GatewayPlugin`. Local saves a trip through the server per write.
         shards: How many shards the batcher has. Only the signal door routes here and needs to know.
-        task_queue: The batcher's task queue.
+        task_queue: The batcher's task queue; by default `default_task_queue` of its name.
         timeout: How long to wait for a confirmation, unless a write says otherwise.
         attempt_timeout: How long one attempt of the activity may take before it is repeated: how soon a write
             recovers whose gateway was killed at the wrong moment. Repeating is safe.
@@ -65,7 +64,7 @@ class BatchWriter:
         via: Literal["activity", "signal"] = "activity",
         gateway: Literal["batcher", "local"] = "batcher",
         shards: int = 1,
-        task_queue: str = DEFAULT_TASK_QUEUE,
+        task_queue: str | None = None,
         timeout: timedelta = CONFIRMATION_TIMEOUT,
         attempt_timeout: timedelta = ATTEMPT_TIMEOUT,
     ) -> None:
@@ -75,7 +74,7 @@ class BatchWriter:
             raise ValueError(f"gateway {gateway!r}: 'batcher' or 'local'")
         self._name = check_name(name)
         self._via = via
-        self._task_queue = task_queue if gateway == "batcher" else None
+        self._task_queue = (task_queue or default_task_queue(name)) if gateway == "batcher" else None
         self._shards = check_shards(shards)
         self._timeout = timeout
         self._attempt_timeout = attempt_timeout

@@ -29,7 +29,7 @@ from temporal_batching.cli.demo.handover import Handover
 from temporal_batching.cli.demo.payments import example_payments, write_csv
 from temporal_batching.cli.monitor import NoAnswer, read_stats
 from temporal_batching.cli.options import POLICY, Target, with_settings
-from temporal_batching.contract import DEFAULT_TASK_QUEUE, BatcherStats
+from temporal_batching.contract import BatcherStats
 from temporal_batching.routing import batcher_workflow_id
 from temporal_batching.settings import CONSOLE, ENV_PREFIX, BatcherSettings, SettingsError, load, redact_url
 from temporal_batching.testing.servers import child_process, postgres_server, stop, tail, temporal_server
@@ -137,7 +137,7 @@ async def _set_up(
     if address := target.address or os.environ.get("TEMPORAL_ADDRESS"):
         # Somebody else's Temporal may have a batcher 'main' at work: keep out of its way.
         suffix = f"demo-{secrets.token_hex(3)}"
-        names = {"name": suffix, "task_queue": f"{DEFAULT_TASK_QUEUE}-{suffix}"}
+        names = {"name": suffix}
         queue = f"{MAIN_TASK_QUEUE}-{suffix}"
         environment["TEMPORAL_ADDRESS"] = address
         if target.namespace:

@@ -11,8 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from temporal_batching.contract import Record
-from temporal_batching.sinks.ledger import LedgerEntry, LedgerStatus, digest
-from temporal_batching.sinks.sql.errors import DatabaseFailure
+from temporal_batching.sinks.ledger import IDENTITY_ID, LedgerEntry, LedgerStatus, digest
+from temporal_batching.sinks.sql.errors import DatabaseFailure, Verdict
 from temporal_batching.sinks.sql.schema import BoundTable, Row, TableName, TableRule
 
 
@@ -118,7 +118,26 @@ class Database(ABC):
         self.engine = engine
         self.ledger = ledger
         self.own = [ledger]
+        self.reserved = [ledger]
+        """Tables by whose columns a ledger, or a table of dead letters, of any batcher is recognised."""
         self.counters = counters
+        self.identity: str | None = None
+        """The ledger's, once it is open. Every transaction sees to it that the ledger still is this one."""
+
+    def without_identity(self, found: dict[str, LedgerEntry]) -> dict[str, LedgerEntry]:
+        """What a look into the ledger has found, for `IDENTITY_ID` too, without the row that holds its identity.
+
+        Raises:
+            DatabaseFailure: It is not the ledger that was opened: emptied, or replaced by another one.
+        """
+        row = found.pop(IDENTITY_ID, None)
+        if self.identity is None or (row is not None and row.digest == self.identity):
+            return found
+        now = "has lost its identity: it was emptied" if row is None else f"is another one now: {row.digest}"
+        reason = (
+            f"the ledger {self.ledger.fullname} {now}; request ids that {self.identity} knows would be applied again"
+        )
+        raise DatabaseFailure(Verdict.UNAVAILABLE, reason)
 
     @abstractmethod
     def prepare(self, connection: sa.Connection) -> bool:

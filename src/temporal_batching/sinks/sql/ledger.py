@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import sqlalchemy as sa
 
 from temporal_batching.errors import SinkConfigurationError
-from temporal_batching.sinks.ledger import LedgerEntry, LedgerStatus
+from temporal_batching.sinks.ledger import IDENTITY_ID, LedgerEntry, LedgerStatus
 from temporal_batching.sinks.sql import tables
 from temporal_batching.sinks.sql.tables import own_name, table_ddl
 
@@ -65,6 +66,35 @@ def _check(connection: sa.Connection, ledger: sa.Table) -> None:
         raise SinkConfigurationError(
             f"the ledger {ledger.fullname} must have request_id as its primary key, not ({', '.join(key)})"
         )
+
+
+def read_identity(connection: sa.Connection, ledger: sa.Table) -> str | None:
+    """The ledger's identity; None if it has none yet."""
+    identity: str | None = connection.scalar(
+        sa.select(ledger.c.digest).where(ledger.c.request_id == IDENTITY_ID, ledger.c.status == LedgerStatus.IDENTITY)
+    )
+    return identity
+
+
+def ensure_identity(connection: sa.Connection, ledger: sa.Table) -> str:
+    """The ledger's identity, which it gets from whoever opens it first.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: It could not be entered.
+    """
+    known = read_identity(connection, ledger)
+    if known is not None:
+        return known
+    row = {"request_id": IDENTITY_ID, "digest": str(uuid4()), "batch_id": "", "status": LedgerStatus.IDENTITY.value}
+    try:
+        connection.execute(sa.insert(ledger).values(**row, committed_at=datetime.now(UTC)))
+        connection.commit()
+    except sa.exc.IntegrityError:  # another worker was faster
+        connection.rollback()
+    entered = read_identity(connection, ledger)
+    if entered is None:
+        raise SinkConfigurationError(f"the ledger {ledger.fullname} has a row with an empty request id")
+    return entered
 
 
 def read_entry(row: Any) -> LedgerEntry:

@@ -16,11 +16,12 @@ import sqlalchemy as sa
 from psycopg.pq import TransactionStatus
 
 from temporal_batching.contract import RejectCode
-from temporal_batching.sinks.ledger import LedgerEntry
+from temporal_batching.sinks.ledger import IDENTITY_ID, LedgerEntry
 from temporal_batching.sinks.sql.database import Database, Entry, Insert, SinkCounters, Stamp, Transaction
 from temporal_batching.sinks.sql.errors import DatabaseFailure, Verdict, judge_sqlstate
 from temporal_batching.sinks.sql.ledger import read_entry
 from temporal_batching.sinks.sql.schema import BoundColumn, BoundTable, TableName, TableRule, check_rule
+from temporal_batching.sinks.sql.tables import is_a_batchers
 from temporal_batching.sinks.sql.types import PG_NULL, array_literal, postgresql_binder, quoted_element
 
 _USED = "temporal_batching.prepared"
@@ -56,6 +57,9 @@ class PostgresqlDatabase(Database):
         self.claim_new_sql = (
             f"INSERT INTO {quote} AS ledger (request_id, digest, batch_id, status, committed_at)"
             " SELECT id, digest, %s, %s, %s FROM unnest(%s::text[], %s::text[]) AS claims (id, digest)"
+            # Into no other ledger than the one that was opened: an emptied or replaced one takes nothing, and the count
+            # of rows says so.
+            f" WHERE EXISTS (SELECT 1 FROM {quote} WHERE request_id = '' AND digest = %s)"
         )
         self.claim_sql = (
             f"{self.claim_new_sql} ON CONFLICT (request_id) DO UPDATE SET digest = excluded.digest,"
@@ -88,8 +92,8 @@ class PostgresqlDatabase(Database):
     def list_names(self, connection: sa.Connection) -> dict[str, TableName]:
         own = {connection.scalar(_OID, {"name": _quoted(connection, table)}) for table in self.own}
         names: dict[str, TableName] = {}
-        for oid, schema, table, visible in connection.execute(_NAMES):
-            if oid in own:
+        for oid, schema, table, visible, columns in connection.execute(_NAMES):
+            if oid in own or is_a_batchers(columns or (), self.reserved):
                 continue
             names[f"{schema}.{table}"] = TableName(schema, table)
             if visible:
@@ -139,7 +143,8 @@ def _quoted(connection: sa.Connection, table: sa.Table) -> str:
 _OID = sa.text("SELECT to_regclass(:name)::oid")
 _PRIVILEGE = sa.text("SELECT has_table_privilege(:name, :privilege)")
 _NAMES = sa.text(
-    "SELECT c.oid, n.nspname, c.relname, pg_table_is_visible(c.oid) FROM pg_class c"
+    "SELECT c.oid, n.nspname, c.relname, pg_table_is_visible(c.oid), (SELECT array_agg(a.attname::text)"
+    " FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) FROM pg_class c"
     " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'f')"
     " AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' AND has_schema_privilege(n.oid, 'USAGE')"
 )
@@ -246,7 +251,7 @@ class PostgresqlTransaction(Transaction):
         entries = sorted(entries, key=lambda e: e.request_id)
         ids, digests = _id_array(e.request_id for e in entries), array_literal(e.digest for e in entries)
         sql = self._database.claim_new_sql if new else self._database.claim_sql
-        return send(sql, (stamp.batch_id, stamp.status.value, stamp.at, ids, digests))
+        return send(sql, (stamp.batch_id, stamp.status.value, stamp.at, ids, digests, self._database.identity))
 
     def claim(self, stamp: Stamp, entries: Sequence[Entry]) -> None:
         if entries:
@@ -255,8 +260,8 @@ class PostgresqlTransaction(Transaction):
 
     def lookup(self, request_ids: Sequence[str]) -> dict[str, LedgerEntry]:
         with _about_ledger(), self._trip() as send:
-            cursor = send(self._database.lookup_sql, (_id_array(request_ids),))
-        return {entry.request_id: entry for entry in map(read_entry, cursor)}
+            cursor = send(self._database.lookup_sql, (_id_array([IDENTITY_ID, *request_ids]),))
+        return self._database.without_identity({entry.request_id: entry for entry in map(read_entry, cursor)})
 
     def commit(self) -> None:
         if self._connection.info.transaction_status is TransactionStatus.IDLE:

@@ -44,7 +44,7 @@ from temporal_batching.sinks.sql.database import Database, SinkCounters
 from temporal_batching.sinks.sql.dead_letters import DEFAULT_DEAD_LETTERS, DeadLetters
 from temporal_batching.sinks.sql.errors import DatabaseFailure, Verdict
 from temporal_batching.sinks.sql.flush import Flush
-from temporal_batching.sinks.sql.ledger import DEFAULT_LEDGER, ensure_ledger
+from temporal_batching.sinks.sql.ledger import DEFAULT_LEDGER, ensure_identity, ensure_ledger
 from temporal_batching.sinks.sql.ledger import ledger_table as define_ledger
 from temporal_batching.sinks.sql.schema import Catalogue, Misfit, Row, TableRule
 from temporal_batching.sinks.sql.tables import table_ddl
@@ -145,6 +145,7 @@ class SqlSink(Sink):
         self._letters = None if dead_letters is None else DeadLetters(dead_letters, self._engine.dialect)
         if self._letters is not None:
             self._database.own.append(self._letters.table)
+        self._database.reserved = [self._ledger, DeadLetters(DEFAULT_DEAD_LETTERS, self._engine.dialect).table]
         self._catalogue = Catalogue(
             rules=rules,
             list_names=lambda: self._with_connection(self._database.list_names),
@@ -254,11 +255,15 @@ class SqlSink(Sink):
                 return
 
             def check(connection: sa.Connection) -> None:
-                ensure_ledger(connection, self._ledger, create=self._create_ledger)
+                # Once opened, a ledger that is missing was lost: with an empty one in its place every id would be
+                # applied again.
+                ensure_ledger(connection, self._ledger, create=self._create_ledger and not self._opened)
                 missing = self._database.missing_privileges(connection)
                 if missing:
                     what = ", ".join(missing)
                     raise SinkConfigurationError(f"this role lacks {what} on the ledger {self._ledger.fullname}")
+                if not self._opened:
+                    self.identity = self._database.identity = ensure_identity(connection, self._ledger)
 
             with self._answering():
                 self._with_connection(check)

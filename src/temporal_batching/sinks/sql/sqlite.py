@@ -11,11 +11,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
-from temporal_batching.sinks.ledger import LedgerEntry, judge
+from temporal_batching.sinks.ledger import IDENTITY_ID, LedgerEntry, judge
 from temporal_batching.sinks.sql.database import Database, Entry, Insert, SinkCounters, Stamp, Transaction
 from temporal_batching.sinks.sql.errors import DatabaseFailure, Verdict, judge_sqlite
 from temporal_batching.sinks.sql.ledger import read_entry
 from temporal_batching.sinks.sql.schema import BoundColumn, BoundTable, TableName, TableRule, check_rule
+from temporal_batching.sinks.sql.tables import is_a_batchers
 from temporal_batching.sinks.sql.types import sqlite_binder
 
 CHUNK = 10_000
@@ -84,7 +85,8 @@ class SqliteDatabase(Database):
         inspector = sa.inspect(connection)
         names = [*inspector.get_table_names(), *inspector.get_view_names()]
         own = {table.name.casefold() for table in self.own}
-        return {n: TableName(None, n) for n in names if n.casefold() not in own}
+        names = [name for name in names if name.casefold() not in own]
+        return {n: TableName(None, n) for n in names if not is_a_batchers(_columns_of(connection, n), self.reserved)}
 
     def reflect(self, connection: sa.Connection, name: str, where: TableName, rule: TableRule) -> BoundTable:
         table = sa.Table(where.name, sa.MetaData())
@@ -113,6 +115,12 @@ class SqliteDatabase(Database):
 
     def missing_privileges(self, connection: sa.Connection) -> list[str]:
         return []
+
+
+def _columns_of(connection: sa.Connection, name: str) -> list[str]:
+    with suppress(sa.exc.DBAPIError):  # a view over a table that is gone has none
+        return [row.name for row in connection.execute(_COLUMNS, {"name": name})]
+    return []
 
 
 _COLUMNS = sa.text('SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(:name) ORDER BY cid')
@@ -210,12 +218,13 @@ class SqliteTransaction(Transaction):
     def _lookup(self, request_ids: Sequence[str]) -> dict[str, LedgerEntry]:
         ledger = self._database.ledger
         found: dict[str, LedgerEntry] = {}
-        for start in range(0, len(request_ids), CHUNK):
-            some = list(request_ids[start : start + CHUNK])
+        wanted = [IDENTITY_ID, *request_ids]
+        for start in range(0, len(wanted), CHUNK):
+            some = wanted[start : start + CHUNK]
             with self._about_ledger():
                 rows = self._execute(sa.select(ledger).where(ledger.c.request_id.in_(some))).all()
             found.update((entry.request_id, entry) for entry in map(read_entry, rows))
-        return found
+        return self._database.without_identity(found)
 
     def commit(self) -> None:
         if not self._begun:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateTable
 
@@ -12,6 +14,12 @@ def own_name(name: str, *, schemas: bool) -> TableName:
     """What ``name`` means: ``schema.table`` where the database has schemas, otherwise a table whatever it holds."""
     schema, dot, table = name.partition(".")
     return TableName(schema, table) if schemas and dot else TableName(None, name)
+
+
+def is_a_batchers(columns: Iterable[str], own: Iterable[sa.Table]) -> bool:
+    """Whether a table, or a view, with these columns is a ledger or holds dead letters, of whichever batcher."""
+    names = {column.casefold() for column in columns}
+    return any(names == {column.name for column in table.columns} for table in own)
 
 
 def table_ddl(table: sa.Table, dialect: sa.Dialect) -> str:
