@@ -24,8 +24,14 @@ async def test_two_batchers_on_one_queue_write_into_their_own_databases(client: 
     """Whoever misconfigures what: an activity that is meant for the other batcher fails, and comes again."""
     queue, names = "one-queue-for-two", ("two-a", "two-b")
     sinks = {name: MemorySink() for name in names}
+    target = client.service_client.config.target_host
     workers = [
-        Worker(client, task_queue=queue, plugins=[BatcherPlugin(sinks[name], policy=QUICK, name=name)])
+        # One process, one connection, one worker for a queue: so each has a connection of its own.
+        Worker(
+            await Client.connect(target, namespace=client.namespace),
+            task_queue=queue,
+            plugins=[BatcherPlugin(sinks[name], policy=QUICK, name=name)],
+        )
         for name in names
     ]
     try:

@@ -218,7 +218,7 @@ class _Check:
         """Looks for ids that nobody asked under. Returns whether there is none: then all that was written is known."""
         # What was written earlier may be in the tables too.
         ledger, last, everybody = self._ledger, "", not self._question.since
-        mine = re.compile(rf"{re.escape(self._question.batcher)}-\d+/\d+")
+        mine = re.compile(rf"{re.escape(self._question.batcher)}-\d+\.[^/]+/\d+")
         while True:
             page = sa.select(ledger).where(ledger.c.request_id > last).order_by(ledger.c.request_id)
             if self._question.since:

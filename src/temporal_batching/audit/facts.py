@@ -345,7 +345,7 @@ class Facts:
             "  min(printf('%020.6f %09d', run, event)), max(printf('%020.6f %09d', run, event))"
             " FROM arrivals JOIN honest USING (shard, chain) JOIN alone USING (request_id)"
             " JOIN ledger USING (request_id)"
-            " WHERE written AND number IS NOT NULL AND batch = ? || '-' || shard || '/' || number"
+            " WHERE written AND number IS NOT NULL AND batch GLOB ? || '-' || shard || '.*/' || number"
             " GROUP BY shard, chain, key, request_id ORDER BY shard, chain, key",
             [batcher],
         )

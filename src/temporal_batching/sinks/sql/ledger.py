@@ -15,6 +15,9 @@ from temporal_batching.sinks.sql.tables import own_name, table_ddl
 
 DEFAULT_LEDGER = "batching_ledger"
 
+_NEVER_OLD = datetime(9999, 12, 31, tzinfo=UTC)
+"""The date of a ledger's identity: whoever deletes old ids by their date keeps it."""
+
 
 def ledger_table(name: str, *, schemas: bool) -> sa.Table:
     """The ledger's definition. ``name`` may be ``schema.table`` where the database has schemas."""
@@ -87,7 +90,7 @@ def ensure_identity(connection: sa.Connection, ledger: sa.Table) -> str:
         return known
     row = {"request_id": IDENTITY_ID, "digest": str(uuid4()), "batch_id": "", "status": LedgerStatus.IDENTITY.value}
     try:
-        connection.execute(sa.insert(ledger).values(**row, committed_at=datetime.now(UTC)))
+        connection.execute(sa.insert(ledger).values(**row, committed_at=_NEVER_OLD))
         connection.commit()
     except sa.exc.IntegrityError:  # another worker was faster
         connection.rollback()
