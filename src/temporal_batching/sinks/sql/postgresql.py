@@ -7,6 +7,8 @@ a pipeline, which COPY cannot: COPY alone costs two trips.
 
 from __future__ import annotations
 
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +22,7 @@ from temporal_batching.sinks.ledger import IDENTITY_ID, LedgerEntry
 from temporal_batching.sinks.sql.database import Database, Entry, Insert, SinkCounters, Stamp, Transaction
 from temporal_batching.sinks.sql.errors import DatabaseFailure, Verdict, judge_sqlstate
 from temporal_batching.sinks.sql.ledger import read_entry
+from temporal_batching.sinks.sql.reasons import short_reason
 from temporal_batching.sinks.sql.schema import BoundColumn, BoundTable, TableName, TableRule, check_rule
 from temporal_batching.sinks.sql.tables import is_a_batchers
 from temporal_batching.sinks.sql.types import PG_NULL, array_literal, postgresql_binder, quoted_element
@@ -103,18 +106,29 @@ class PostgresqlDatabase(Database):
     def reflect(self, connection: sa.Connection, name: str, where: TableName, rule: TableRule) -> BoundTable:
         schema, table_name = where
         inspector = sa.inspect(connection)
-        types = {column["name"]: column for column in inspector.get_columns(table_name, schema=schema)}
+        types = _reflect_types(inspector, table_name, schema)
         columns: dict[str, BoundColumn] = {}
-        for column, type_sql, element, not_null, has_default, identity, generated in connection.execute(
-            _COLUMNS, {"schema": schema, "table": table_name}
-        ):
+        for (
+            column,
+            type_sql,
+            array,
+            composite,
+            delimiter,
+            not_null,
+            has_default,
+            identity,
+            generated,
+        ) in connection.execute(_COLUMNS, {"schema": schema, "table": table_name}):
+            column_type = types[column]
+            if array and isinstance(column_type, sa.types.NullType):
+                column_type = sa.ARRAY(column_type)  # of elements that SQLAlchemy does not know
             columns[column] = BoundColumn(
                 name=column,
-                bind=postgresql_binder(types[column]["type"], nullable=not not_null),
+                bind=postgresql_binder(column_type, nullable=not not_null, delimiter=delimiter),
                 plain=not (has_default or identity),
                 generated=bool(generated) or identity == "a",
                 type_sql=type_sql,
-                nested=element,
+                nested=array or composite or delimiter != ",",
             )
         primary = inspector.get_pk_constraint(table_name, schema=schema)["constrained_columns"]
         unique = [frozenset(primary)] if primary else []
@@ -135,6 +149,17 @@ class PostgresqlDatabase(Database):
         ]
 
 
+_reflecting = threading.Lock()
+
+
+def _reflect_types(inspector: sa.Inspector, table: str, schema: str | None) -> dict[str, sa.types.TypeEngine[Any]]:
+    """The columns' types, ``NullType`` for those that SQLAlchemy does not know: these take their own syntax."""
+    # Filters of warnings are the process's: two that change them at once would not both find them again.
+    with _reflecting, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Did not recognize type", sa.exc.SAWarning)
+        return {column["name"]: column["type"] for column in inspector.get_columns(table, schema=schema)}
+
+
 def _quoted(connection: sa.Connection, table: sa.Table) -> str:
     # A bound value, not a statement: the preparer's doubled percent signs have to go.
     return connection.dialect.identifier_preparer.format_table(table).replace("%%", "%")
@@ -150,7 +175,7 @@ _NAMES = sa.text(
 )
 # The type without its length: a cast to varchar(3) would cut silently, where the assignment to the column refuses.
 _COLUMNS = sa.text(
-    "SELECT a.attname, format_type(a.atttypid, -1), t.typcategory = 'A', a.attnotnull,"
+    "SELECT a.attname, format_type(a.atttypid, -1), t.typcategory = 'A', t.typcategory = 'C', t.typdelim, a.attnotnull,"
     # Leaving a column of a view out means the default of the table below it; a domain brings a default of its own.
     " a.atthasdef OR t.typdefault IS NOT NULL OR c.relkind = 'v',"
     " a.attidentity, a.attgenerated FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid"
@@ -322,7 +347,8 @@ def _insert_sql(engine: sa.Engine, table: BoundTable, names: Sequence[str]) -> s
     if not names:
         return f"INSERT INTO {target} SELECT FROM generate_series(1, %s)"
     columns = [table.columns[name] for name in names]
-    # Arrays of arrays would be flattened: an array column is unnested as text, and cast element by element.
+    # Arrays of arrays would be flattened, and arrays of composites spread over several columns: such a column is
+    # unnested as text, and cast element by element. So is one whose elements are not separated by commas.
     arrays = ", ".join("%s::text[]" if c.nested else f"%s::{_escaped(c.type_sql)}[]" for c in columns)
     picks = ", ".join(f"v{i}::{_escaped(c.type_sql)}" if c.nested else f"v{i}" for i, c in enumerate(columns))
     aliases = ", ".join(f"v{i}" for i in range(len(columns)))
@@ -359,9 +385,21 @@ def judge_postgresql_error(error: BaseException, connection: psycopg.Connection[
     if lost:
         # Whatever was said last, nothing more can be asked on this connection.
         verdict = Verdict.UNAVAILABLE
-    reason = str(cause)
-    if isinstance(cause, psycopg.Error) and cause.diag.message_primary:
-        reason = cause.diag.message_primary
-        if cause.diag.message_detail:
-            reason = f"{reason}: {cause.diag.message_detail}"
-    return DatabaseFailure(verdict, reason.strip(), code=code, connection_lost=lost)
+    return DatabaseFailure(verdict, describe_postgresql_error(cause), code=code, connection_lost=lost)
+
+
+_WITH_DETAIL = ("22", "23503", "23505")
+"""SQLSTATEs whose detail is about the value that was sent: data exceptions, and the key of a foreign key or of a unique
+index. That of others brings the whole row, with what defaults and triggers put into it (NOT NULL, CHECK), or a row of
+somebody else (EXCLUDE)."""
+
+
+def describe_postgresql_error(cause: BaseException) -> str:
+    """The server's words, as far as they are about what was sent."""
+    diag = cause.diag if isinstance(cause, psycopg.Error) else None
+    if diag is None or not diag.message_primary:
+        return short_reason(str(cause))
+    # A context says that the error came from inside a function: its detail is about what that one was doing.
+    if diag.message_detail and not diag.context and (diag.sqlstate or "").startswith(_WITH_DETAIL):
+        return short_reason(f"{diag.message_primary}: {diag.message_detail}")
+    return short_reason(diag.message_primary)

@@ -76,7 +76,8 @@ class BoundColumn:
         plain: Whether leaving it out is the same as sending null: it has no default of any kind.
         generated: Whether only the database writes it.
         type_sql: The type's name for a cast, where the dialect needs one.
-        nested: Whether the type is an array, which has to be unpacked apart.
+        nested: Whether arrays of the type cannot be unpacked element by element: it is an array or a composite itself,
+            or has a delimiter of its own.
     """
 
     name: str
@@ -135,8 +136,7 @@ class BoundTable:
             try:
                 bind(values[name])
             except BadValue as err:
-                reason = f"{self.name}.{name} {show(values[name])}: {err}"
-                raise Misfit(RejectCode.TYPE, reason) from None
+                raise Misfit(RejectCode.TYPE, f"{self.name}.{name}: {err.told(values[name])}") from None
         raise AssertionError("a value that did not bind binds the second time")
 
     def _plan(self, values: Mapping[str, Any]) -> Plan:
@@ -214,11 +214,20 @@ class Catalogue:
             or (self._rules is not None and name not in self._rules)
         ):
             allowed = self._names if self._rules is None else [n for n in self._rules if n in self._names]
-            what = _listed(sorted(allowed)) if allowed else "none"
+            what = _listed(self._once(allowed)) if allowed else "none"
             raise Misfit(RejectCode.UNKNOWN_TABLE, f"no table {show(name)} to write to; there is {what}")
         rule = TableRule() if self._rules is None else self._rules[name]
         table = self._tables[name] = self._reflect(name, self._names[name], rule)
         return table
+
+    def _once(self, names: Iterable[str]) -> list[str]:
+        """Each table once, by the shortest of the names that mean it."""
+        shortest: dict[TableName, str] = {}
+        for name in names:
+            table = self._names[name]
+            if table not in shortest or len(name) < len(shortest[table]):
+                shortest[table] = name
+        return sorted(shortest.values())
 
     def _look(self) -> None:
         self._names = self._list_names()
@@ -244,7 +253,7 @@ class Catalogue:
             self._look()
             missing = sorted(set(self._rules or ()) - set(self._names))
             if missing:
-                there = _listed(sorted(self._names)) if self._names else "none"
+                there = _listed(self._once(self._names)) if self._names else "none"
                 raise SinkConfigurationError(f"no table {_listed(missing)} in the database; there is {there}")
             for name in self._rules or ():
                 self._find(name)

@@ -15,10 +15,12 @@ What a JSON value becomes is decided by its column's type; anything else than th
 | uuid, bytea or blob | a UUID as a string, base64 |
 | json, jsonb | any JSON value |
 | enum, array | one of the labels; a list, in which a list is a further dimension |
-| any other type of PostgreSQL | a string in the type's own syntax |
+| interval on SQLite | a string with its units, ``PT5M`` or ``1 day``; SQLite knows no syntax to hold it against |
+| any other type of PostgreSQL, composites too | a string in the type's own syntax, ``(Main St,1)``; in an array each |
 
 ``null`` is SQL's NULL, but in a JSON column that is NOT NULL it is JSON's. A column that is left out gets the
-database's default. SQLite goes by the type's name as declared, and neither lengths nor precisions are enforced there.
+database's default. SQLite goes by the type's name as declared, and neither lengths nor precisions are enforced there;
+where it would store a string as a number (``0012`` in a column declared ``STRING``), the string is rejected.
 """
 
 from __future__ import annotations

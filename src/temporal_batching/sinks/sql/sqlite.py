@@ -15,6 +15,7 @@ from temporal_batching.sinks.ledger import IDENTITY_ID, LedgerEntry, judge
 from temporal_batching.sinks.sql.database import Database, Entry, Insert, SinkCounters, Stamp, Transaction
 from temporal_batching.sinks.sql.errors import DatabaseFailure, Verdict, judge_sqlite
 from temporal_batching.sinks.sql.ledger import read_entry
+from temporal_batching.sinks.sql.reasons import short_reason
 from temporal_batching.sinks.sql.schema import BoundColumn, BoundTable, TableName, TableRule, check_rule
 from temporal_batching.sinks.sql.tables import is_a_batchers
 from temporal_batching.sinks.sql.types import sqlite_binder
@@ -82,21 +83,21 @@ class SqliteDatabase(Database):
         return judge_sqlite_error(error)
 
     def list_names(self, connection: sa.Connection) -> dict[str, TableName]:
-        inspector = sa.inspect(connection)
-        names = [*inspector.get_table_names(), *inspector.get_view_names()]
         own = {table.name.casefold() for table in self.own}
-        names = [name for name in names if name.casefold() not in own]
+        names = [name for name in _user_tables(connection) if name.casefold() not in own]
         return {n: TableName(None, n) for n in names if not is_a_batchers(_columns_of(connection, n), self.reserved)}
 
     def reflect(self, connection: sa.Connection, name: str, where: TableName, rule: TableRule) -> BoundTable:
         table = sa.Table(where.name, sa.MetaData())
         unique: list[frozenset[str]] = []
         columns: dict[str, BoundColumn] = {}
-        found = connection.execute(_COLUMNS, {"name": where.name}).all()
-        for column, declared, not_null, default, key, hidden in found:
+        strict = _is_strict(connection, where.name)
+        for column, declared, not_null, default, key, hidden in connection.execute(_COLUMNS, {"name": where.name}):
+            if hidden == HIDDEN:
+                continue
             columns[column] = BoundColumn(
                 name=column,
-                bind=sqlite_binder(declared, nullable=not not_null and not key),
+                bind=sqlite_binder(declared, nullable=not not_null and not key, strict=strict),
                 # A null in an INTEGER PRIMARY KEY is a new id, and anywhere else what leaving it out means.
                 plain=default is None,
                 generated=hidden in (2, 3),
@@ -124,6 +125,35 @@ def _columns_of(connection: sa.Connection, name: str) -> list[str]:
 
 
 _COLUMNS = sa.text('SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(:name) ORDER BY cid')
+
+
+HIDDEN = 1
+"""A hidden column of a virtual table. FTS5 takes commands in one of them: ``delete-all`` empties the index."""
+
+TABLE_LIST_SINCE = (3, 37, 0)
+
+
+def _user_tables(connection: sa.Connection) -> list[str]:
+    """Tables and views, without SQLite's own and without those in which a virtual table keeps its content."""
+    if sqlite3.sqlite_version_info >= TABLE_LIST_SINCE:
+        return list(connection.scalars(_TABLES))
+    inspector = sa.inspect(connection)
+    virtual = connection.scalars(_VIRTUAL).all()
+    names = [*inspector.get_table_names(), *inspector.get_view_names()]
+    return [n for n in names if not any(n.casefold().startswith(f"{v.casefold()}_") for v in virtual)]
+
+
+def _is_strict(connection: sa.Connection, name: str) -> bool:
+    if sqlite3.sqlite_version_info < TABLE_LIST_SINCE:
+        return False  # STRICT is as old as the list
+    return bool(connection.scalar(_STRICT, {"name": name}))
+
+
+_TABLES = sa.text(
+    "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type <> 'shadow' AND substr(name, 1, 7) <> 'sqlite_'"
+)
+_STRICT = sa.text("SELECT strict FROM pragma_table_list(:name) WHERE schema = 'main'")
+_VIRTUAL = sa.text("SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUAL TABLE%'")
 
 
 class SqliteTransaction(Transaction):
@@ -275,4 +305,4 @@ def judge_sqlite_error(error: BaseException) -> DatabaseFailure:
     verdict, reject = judge_sqlite(code)
     # A commit that met an I/O error may be on the disk.
     lost = code is not None and code & 0xFF == sqlite3.SQLITE_IOERR
-    return DatabaseFailure(verdict, str(cause), code=reject, connection_lost=lost)
+    return DatabaseFailure(verdict, short_reason(str(cause)), code=reject, connection_lost=lost)

@@ -33,14 +33,21 @@ def quoted_element(text: str) -> str:
     return f'"{text}"'
 
 
-def array_literal(elements: Iterable[str]) -> str:
+def array_literal(elements: Iterable[str], delimiter: str = ",") -> str:
     """Many times faster than the driver's own way from a list, which looks at every element's type."""
-    return "{" + ",".join(elements) + "}"
+    return "{" + delimiter.join(elements) + "}"
 
 
-def postgresql_binder(column_type: sa.types.TypeEngine[Any], *, nullable: bool) -> Reader:
-    """Binds a JSON value to the text of one element of an array literal."""
-    read, quote = _postgresql_text(column_type)
+def postgresql_binder(column_type: sa.types.TypeEngine[Any], *, nullable: bool, delimiter: str = ",") -> Reader:
+    """Binds a JSON value to the text of one element of an array literal.
+
+    Args:
+        column_type: As SQLAlchemy reflected it.
+        nullable: Whether the column may hold SQL's NULL.
+        delimiter: Between the elements, if the column is an array: ``typdelim`` of its element's type. Almost always a
+            comma; ``box`` has a semicolon, and types of extensions may have anything.
+    """
+    read, quote = _postgresql_text(column_type, delimiter)
     null = '"null"' if isinstance(column_type, sa.JSON) and not nullable else PG_NULL
     if not quote:
         return lambda value: null if value is None else read(value)
@@ -57,34 +64,45 @@ def postgresql_binder(column_type: sa.types.TypeEngine[Any], *, nullable: bool) 
     return bind
 
 
-def _postgresql_text(column_type: sa.types.TypeEngine[Any]) -> tuple[Callable[[Any], str], bool]:
+def _postgresql_text(column_type: sa.types.TypeEngine[Any], delimiter: str) -> tuple[Callable[[Any], str], bool]:
     """The reader of a type, and whether its text needs quotes inside an array literal."""
     if isinstance(column_type, pg.DOMAIN):
-        return _postgresql_text(column_type.data_type)
+        return _postgresql_text(column_type.data_type, delimiter)
     if isinstance(column_type, sa.ARRAY):
-        return _postgresql_array(column_type), True
+        return _postgresql_array(column_type, delimiter), True
     for kind, make, quote in _POSTGRESQL:
         if isinstance(column_type, kind):
             return make(column_type), quote
     return _other_text, True
 
 
-def _postgresql_array(column_type: Any) -> Callable[[Any], str]:
+def _postgresql_array(column_type: Any, delimiter: str) -> Callable[[Any], str]:
     bind_item = postgresql_binder(column_type.item_type, nullable=True)
 
-    def bind(value: Any) -> str:
+    def bind_each(value: Any) -> str:
         if not isinstance(value, list):
             raise BadValue("a list")
+        # A list in a list is a further dimension: to PostgreSQL all arrays of one element type are one type.
+        items = [bind_each(item) if isinstance(item, list) else _bind_element(bind_item, item) for item in value]
+        return array_literal(items, delimiter)
+
+    def bind(value: Any) -> str:
         try:
-            # A list in a list is a further dimension: to PostgreSQL all arrays of one element type are one type.
-            items = [bind(item) if isinstance(item, list) else bind_item(item) for item in value]
-        except BadValue as err:
-            raise BadValue(f"a list; each element {err}") from None
+            return bind_each(value)
         except RecursionError:
             raise BadValue("a list of few dimensions") from None
-        return array_literal(items)
 
     return bind
+
+
+def _bind_element(bind: Reader, item: Any) -> str:
+    try:
+        text: str = bind(item)
+    except BadValue as err:
+        raise BadValue(
+            f"a list, each element {err.expected}", err.why, element=err.element or values.show(item)
+        ) from None
+    return text
 
 
 def _other_text(value: Any) -> str:
@@ -154,18 +172,54 @@ _POSTGRESQL: list[tuple[type[Any], Callable[[Any], Callable[[Any], str]], bool]]
 ]
 
 
-def sqlite_binder(declared: str, *, nullable: bool) -> Reader:
+def sqlite_binder(declared: str, *, nullable: bool, strict: bool = False) -> Reader:
     """Binds a JSON value to one of SQLite's storage classes, by the type's name as the table declares it.
 
     SQLite itself looks only at parts of that name (its affinity), and so does this; lengths and precisions are not
-    enforced, because SQLite does not.
+    enforced, because SQLite does not. Where that affinity would make a number of a string that is sent as one, the
+    string is refused: ``0012`` in a column declared ``STRING`` would be 12.
+
+    Args:
+        declared: The type's name, which may be empty.
+        nullable: Whether the column may hold SQL's NULL.
+        strict: Whether the table is STRICT: then SQLite turns no string of an ANY column into a number.
     """
     name = declared.upper()
-    read = next((reader for parts, reader in _SQLITE if any(part in name for part in parts)), None)
-    if read is None:
-        read = _any_scalar
+    read = next((reader for pattern, reader in _SQLITE if pattern.search(name)), _any_scalar)
+    if read in (_any_scalar, values.text, _interval) and not strict and _makes_numbers(name):
+        read = _no_number_as_string(read, declared)
     null = "null" if "JSON" in name and not nullable else None
     return lambda value: null if value is None else read(value)
+
+
+def _makes_numbers(name: str) -> bool:
+    """Whether a column's affinity turns strings into numbers: https://www.sqlite.org/datatype3.html, 3.1."""
+    if "INT" in name:
+        return True
+    return bool(name) and not any(part in name for part in ("CHAR", "CLOB", "TEXT", "BLOB"))
+
+
+# What SQLite takes for a number, blanks at either end included.
+_NUMBER = re.compile(r"[ \t\n\v\f\r]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[ \t\n\v\f\r]*", re.ASCII)
+
+
+def _no_number_as_string(read: Reader, declared: str) -> Reader:
+    def bind(value: Any) -> Any:
+        if isinstance(value, str) and _NUMBER.fullmatch(value):
+            raise BadValue(
+                "a string that is no number",
+                f"SQLite would store it as one in a column declared {declared} (a TEXT column keeps it)",
+            )
+        return read(value)
+
+    return bind
+
+
+def _interval(value: Any) -> str:
+    # SQLite has no such type, and so no syntax to hold a string against: only that it has a unit is looked at.
+    if not isinstance(value, str) or not value or _NUMBER.fullmatch(value):
+        raise BadValue("an interval with its units, as PT5M or 1 day")
+    return values.text(value)
 
 
 def _sqlite_decimal(value: Any) -> int | float:
@@ -175,7 +229,7 @@ def _sqlite_decimal(value: Any) -> int | float:
     _, digits, _ = number.normalize().as_tuple()
     if len(digits) > SQLITE_DIGITS or not -300 < number.adjusted() < 300:
         raise BadValue(
-            f"a decimal of at most {SQLITE_DIGITS} digits: SQLite would round it (a TEXT column keeps all of them)"
+            f"a decimal of at most {SQLITE_DIGITS} digits", "SQLite would round it (a TEXT column keeps all of them)"
         )
     return float(number)
 
@@ -217,24 +271,27 @@ _decimal = values.decimal()
 _int64 = values.integer(*INT64)
 _double = values.floating(nan=False)
 _clock = values.clock_time(zone=False)
+_clock_with_zone = values.clock_time(zone=True)
 
 
-def _parts(*names: str) -> Iterable[str]:
-    return names
-
-
-# In the order of what is most telling: DATETIME before DATE before TIME, and POINT does not make an INT.
-_SQLITE: list[tuple[Iterable[str], Reader]] = [
-    (_parts("TIMESTAMPTZ", "WITH TIME ZONE"), _sqlite_moment(zone=True)),
-    (_parts("TIMESTAMP", "DATETIME"), _sqlite_moment(zone=False)),
-    (_parts("DATE"), _iso(values.calendar_date)),
-    (_parts("TIME"), lambda value: _clock(value).isoformat("microseconds")),
-    (_parts("UUID", "GUID"), values.uuid),
-    (_parts("JSON"), _sqlite_json),
-    (_parts("BOOL"), lambda value: int(values.boolean(value))),
-    (_parts("DECIMAL", "NUMERIC", "MONEY"), _sqlite_decimal),
-    (_parts("INT", "SERIAL"), _int64),
-    (_parts("CHAR", "CLOB", "TEXT", "STRING", "ENUM"), values.text),
-    (_parts("BLOB", "BINARY", "BYTEA"), values.base64_bytes),
-    (_parts("REAL", "FLOA", "DOUB"), _double),
+# What is most telling comes first: a TIMESTAMP is no TIME, an INTERVAL and a POINT are no INT.
+_ZONED = r"(?:TZ|.*WITH (?:LOCAL )?TIME ZONE)"
+_SQLITE: list[tuple[re.Pattern[str], Reader]] = [
+    (re.compile(pattern), reader)
+    for pattern, reader in (
+        (rf"(?:TIMESTAMP|DATETIME){_ZONED}", _sqlite_moment(zone=True)),
+        (r"TIMESTAMP|DATETIME", _sqlite_moment(zone=False)),
+        (r"DATE", _iso(values.calendar_date)),
+        (r"INTERVAL", _interval),
+        (rf"TIME{_ZONED}", lambda value: _clock_with_zone(value).isoformat("microseconds")),
+        (r"TIME", lambda value: _clock(value).isoformat("microseconds")),
+        (r"UUID|GUID", values.uuid),
+        (r"JSON", _sqlite_json),
+        (r"BOOL", lambda value: int(values.boolean(value))),
+        (r"DECIMAL|NUMERIC|MONEY", _sqlite_decimal),
+        (r"REAL|FLOA|DOUB", _double),
+        (r"(?<!PO)INT|SERIAL", _int64),
+        (r"CHAR|CLOB|TEXT|STRING|ENUM", values.text),
+        (r"BLOB|BINARY|BYTEA", values.base64_bytes),
+    )
 ]

@@ -33,15 +33,46 @@ Reader = Callable[[Any], Any]
 
 
 class BadValue(ValueError):
-    """A value that the column cannot hold. The message says what it can."""
+    """A value that the column cannot hold.
+
+    Attributes:
+        expected: What it can hold.
+        why: What is wrong with this one, where that is not plain to see.
+        element: The element at fault, as `show` shows it, if the value is a list of which another element may be fine.
+    """
+
+    def __init__(self, expected: str, why: str = "", *, element: str = "") -> None:
+        super().__init__(expected)
+        self.expected = expected
+        self.why = why
+        self.element = element
+
+    def told(self, value: Any) -> str:
+        """What was expected and what came."""
+        came = f"{self.element} in it" if self.element else show(value)
+        return f"expected {self.expected}, got {came}" + (f": {self.why}" if self.why else "")
 
 
 def show(value: Any) -> str:
     """A value in a message: long ones shortened, so that no document lands in a history or a log."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
-    text = json.dumps(value[: MAX_SHOWN + 1]) if isinstance(value, str) else repr(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+    if isinstance(value, str):
+        text = json.dumps(value[:MAX_SHOWN])
+        return text if len(value) <= MAX_SHOWN and len(text) <= MAX_SHOWN else f'{_cut(value)[:-1]}..."'
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError):  # no JSON, or an integer of more digits than Python writes
+        return "a number" if isinstance(value, int) else f"a {type(value).__name__}"
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+
+
+def _cut(text: str) -> str:
+    """A string's beginning as JSON, with room for what says that there is more; no escape is cut in two."""
+    shown = text[: MAX_SHOWN - 4]
+    while len(encoded := json.dumps(shown)) > MAX_SHOWN - 2:
+        shown = shown[:-1]
+    return encoded
 
 
 def integer(low: int, high: int) -> Reader:
@@ -134,7 +165,7 @@ def text_without_nul(value: Any) -> str:
     if not isinstance(value, str):
         raise BadValue("a string")
     if "\x00" in value:
-        raise BadValue("a string without the character U+0000, which this database cannot store")
+        raise BadValue("a string", "this database cannot store the character U+0000")
     if not value.isascii():
         _check_encodable(value)
     return value
@@ -144,7 +175,7 @@ def _check_encodable(value: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise BadValue("a string that UTF-8 can encode: this one holds half of a surrogate pair") from None
+        raise BadValue("a string that UTF-8 can encode", "this one holds half of a surrogate pair") from None
 
 
 def one_of(values: list[str]) -> Reader:
@@ -163,7 +194,7 @@ def timestamp_with_zone(value: Any) -> datetime:
     """RFC 3339 with an offset. Digits beyond microseconds are cut off: no column keeps them."""
     moment = _timestamp(value, "a timestamp with its offset, as 2026-01-31T09:30:00Z")
     if moment.tzinfo is None:
-        raise BadValue("a timestamp with its offset, as 2026-01-31T09:30:00Z: without one its moment is a guess")
+        raise BadValue("a timestamp with its offset, as 2026-01-31T09:30:00Z", "without one its moment is a guess")
     return moment
 
 
@@ -185,7 +216,7 @@ def _timestamp(value: Any, allowed: str) -> datetime:
     try:
         return datetime.fromisoformat(value if value.isupper() else value.upper())
     except ValueError:
-        raise BadValue(f"{allowed}; no such date or time exists") from None
+        raise BadValue(allowed, "no such date or time exists") from None
 
 
 def calendar_date(value: Any) -> date:
@@ -194,7 +225,7 @@ def calendar_date(value: Any) -> date:
     try:
         return date.fromisoformat(value)
     except ValueError:
-        raise BadValue("a date as 2026-01-31; no such day exists") from None
+        raise BadValue("a date as 2026-01-31", "no such day exists") from None
 
 
 def clock_time(*, zone: bool) -> Reader:
@@ -238,7 +269,7 @@ def json_text(value: Any) -> str:
         encoded = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         encoded.encode()
     except UnicodeEncodeError:
-        raise BadValue("JSON that UTF-8 can encode: this holds half of a surrogate pair") from None
+        raise BadValue("JSON that UTF-8 can encode", "this holds half of a surrogate pair") from None
     except (TypeError, ValueError, RecursionError):
         raise BadValue("any JSON value") from None
     return encoded
