@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.client import Client
 
 from temporal_batching import MemorySink
@@ -63,3 +64,23 @@ async def test_while_an_id_is_pending_with_other_records_the_ledger_is_waited_fo
         assert (await again.result())[0].outcome == "duplicate"
         assert (await thief.result())[0].code == "id_reused"
     assert sink.rows["entries"] == [{"n": 1}]
+
+
+@pytest.mark.xfail(strict=True, reason="between two attempts the answer is lost, and counts as delivered")
+@pytest.mark.parametrize("door", ["activity", "local"])
+async def test_a_rejection_that_comes_between_two_attempts_of_its_caller_is_not_lost(client: Client, door: str) -> None:
+    sink = MemorySink(reject=lambda _: "no")
+    async with running(client, sink) as service:
+        await service.handle.pause()
+        caller = await service.start(door, [entry(1)], timeout=20.0, attempt_timeout=1.0)
+
+        async def is_between_two_attempts() -> None:
+            pending = (await caller.describe()).raw_description.pending_activities
+            # Two seconds of pause before the third attempt: enough for a flush.
+            wanted = (3, PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED)
+            assert [(one.attempt, one.state) for one in pending] == [wanted]
+
+        await assert_eventually(is_between_two_attempts)
+        await service.handle.resume()
+        (told,) = await caller.result()
+    assert (told.error, told.reason) == ("WriteRejected", "no")
