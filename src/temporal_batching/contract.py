@@ -382,6 +382,7 @@ class FlushResult:
             callers get no confirmation.
         sink_errors: Requests that the sink failed on without declaring it.
         stalled: No request got an outcome from the sink.
+        unreached: Addresses of activities that were between two attempts: they will ask again.
     """
 
     outcomes: dict[str, int] = field(default_factory=dict)
@@ -392,6 +393,20 @@ class FlushResult:
     stalled: bool = False
     ledger: str | None = None
     """Whose ledger it went into: `Sink.identity`."""
+    unreached: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class DeliveryResult:
+    """Result of ``deliver_confirmations``.
+
+    Attributes:
+        failed: Positions of the answers to try again.
+        unreached: As in `FlushResult`.
+    """
+
+    failed: list[int] = field(default_factory=list)
+    unreached: list[Any] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

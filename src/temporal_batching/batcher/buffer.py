@@ -303,7 +303,7 @@ class Buffer:
         for entry in settled:
             self._batches.let_go(entry)
         told = [entry for position, entry in enumerate(batch.entries) if position not in {*kept, *unknown}]
-        self._outbox.note_told(reply for entry in told for reply in entry.replies)
+        self._outbox.note_told((reply for entry in told for reply in entry.replies), but=result.unreached)
         for position, one in kept.items():
             batch.entries[position].in_doubt |= one.in_doubt
         batch.entries = [batch.entries[position] for position in sorted(kept)]
@@ -362,9 +362,9 @@ class Buffer:
         """The answers to deliver now; empty while a delivery is under way. `delivered` ends it."""
         return self._outbox.next_deliveries()
 
-    def delivered(self, failed: list[int]) -> None:
-        """Ends the delivery. ``failed`` are positions to try again, up to a limit."""
-        self._outbox.delivered(failed)
+    def delivered(self, failed: Sequence[int], unreached: Sequence[JsonObject] = ()) -> None:
+        """Ends the delivery. ``failed`` are positions to try again, up to a limit; the unreached may ask again."""
+        self._outbox.delivered(failed, unreached)
 
     def _answer(
         self, entry: Entry, outcome: OutcomeKind, code: RejectCode | None = None, reason: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from temporal_batching.contract import JsonObject
 from temporal_batching.wire.submission import Entry, measure
@@ -54,11 +54,12 @@ class Outbox:
         addresses = [_activity(reply) for reply in entry.replies]
         return bool(addresses) and all(address in self._waiting or address in self._told for address in addresses)
 
-    def note_told(self, replies: Iterable[JsonObject]) -> None:
-        """Remembers activities that were told, but for those whose answer waits here."""
+    def note_told(self, replies: Iterable[JsonObject], *, but: Iterable[JsonObject] = ()) -> None:
+        """Remembers activities that were told, but for those whose answer waits here, and the unreached."""
+        unreached = set(map(_activity, but))
         for reply in replies:
             address = _activity(reply)
-            if "activity_id" in reply and address not in self._waiting:
+            if "activity_id" in reply and address not in self._waiting and address not in unreached:
                 self._told[address] = None
         while len(self._told) > MAX_REMEMBERED_ANSWERS:
             del self._told[next(iter(self._told))]
@@ -71,8 +72,13 @@ class Outbox:
         self._in_delivery = len(part)
         return [{"reply_to": answer["reply_to"], "confirmation": answer["confirmation"]} for answer in part]
 
-    def delivered(self, failed: list[int]) -> None:
-        """Ends the delivery. ``failed`` are positions to try again, until `MAX_DELIVERIES` attempts are spent."""
+    def delivered(self, failed: Sequence[int], unreached: Sequence[JsonObject] = ()) -> None:
+        """Ends the delivery.
+
+        Args:
+            failed: Positions to try again, until `MAX_DELIVERIES` attempts are spent.
+            unreached: Addresses that ask again, if they are still there.
+        """
         part, self._answers = self._answers[: self._in_delivery], self._answers[self._in_delivery :]
         self._in_delivery = 0
         for answer in part:
@@ -83,7 +89,8 @@ class Outbox:
         for answer in kept:
             self.add(answer)
         not_told = set(failed)
-        self.note_told(reply for i, answer in enumerate(part) if i not in not_told for reply in answer["reply_to"])
+        told = (reply for i, answer in enumerate(part) if i not in not_told for reply in answer["reply_to"])
+        self.note_told(told, but=unreached)
 
     def carry(self) -> list[JsonObject]:
         return self._answers

@@ -35,6 +35,7 @@ from temporal_batching.contract import (
     BatcherStart,
     BatcherStats,
     Control,
+    DeliveryResult,
     FlushInput,
     FlushResult,
     JsonObject,
@@ -449,17 +450,17 @@ class BatcherWorkflow:
 
     async def _deliver(self, answers: list[JsonObject]) -> None:
         try:
-            failed = await workflow.execute_activity(
+            result = await workflow.execute_activity(
                 ACTIVITY_CONFIRM,
                 answers,
-                result_type=list[int],
+                result_type=DeliveryResult,
                 start_to_close_timeout=timedelta(seconds=30),
                 retry_policy=RetryPolicy(maximum_attempts=3),
                 summary=f"{len(answers)} answers",
             )
         except ActivityError:
-            failed = list(range(len(answers)))
-        self._buffer.delivered(failed)
+            result = DeliveryResult(list(range(len(answers))))
+        self._buffer.delivered(result.failed, result.unreached)
         self._awake = True
 
     def _set_timer(self, now: float) -> None:

@@ -55,11 +55,12 @@ class Flusher:
             if flush.entries is None:
                 flush = dataclasses.replace(flush, entries=await _ask_for_entries(flush.batch_id))
             settled = await settle(self._sink, flush)
-            undelivered = await deliver(activity.client(), settled.answers)
+            delivery = await deliver(activity.client(), settled.answers)
         _measure(flush, settled, time.monotonic() - started)
         return FlushResult(
             outcomes=dict(settled.counts),
-            undelivered=[answer.to_wire() for answer in undelivered],
+            undelivered=[answer.to_wire() for answer in delivery.failed],
+            unreached=[answer.reply_to for answer in delivery.unreached],
             requeued=settled.requeued,
             unknown=settled.unknown,
             sink_errors=settled.sink_errors,

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from temporalio import activity
-from temporalio.client import AsyncActivityHandle, Client
+from temporalio.client import ActivityExecutionStatus, AsyncActivityHandle, Client
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from temporal_batching.contract import (
     ACTIVITY_CONFIRM,
     SIGNAL_CONFIRMATION,
+    DeliveryResult,
     JsonObject,
     OutcomeKind,
 )
@@ -40,38 +41,58 @@ class Answer:
 
 
 @dataclass(slots=True)
+class Delivery:
+    """What did not get through.
+
+    Attributes:
+        failed: To be tried again.
+        unreached: To an activity between two attempts. A result reaches it even then, a failure does not; its next
+            attempt asks again, and has to be answered then.
+    """
+
+    failed: list[Answer] = field(default_factory=list)
+    unreached: list[Answer] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class _Call:
     """Answers that travel in one call."""
 
     reply_to: JsonObject
     answers: list[Answer] = field(default_factory=list)
 
+    @property
+    def fails(self) -> bool:
+        """Whether it fails an activity."""
+        return "activity_id" in self.reply_to and _outcome(self.answers[0].body) in _FAILURES
 
-async def deliver(client: Client, answers: Sequence[Answer]) -> list[Answer]:
-    """Delivers every answer, and returns those that did not arrive and should be tried again.
 
-    A caller that is gone, or no longer waits, counts as delivered: there is nobody to tell.
+async def deliver(client: Client, answers: Sequence[Answer]) -> Delivery:
+    """Delivers every answer, and says which did not arrive.
+
+    A caller that is gone counts as delivered: there is nobody to tell.
     """
     slots = asyncio.Semaphore(CONCURRENT_DELIVERIES)
+    delivery = Delivery()
 
-    async def one(call: _Call) -> list[Answer]:
+    async def one(call: _Call) -> None:
         async with slots:
             try:
-                await _send(client, call)
+                if not await _reaches(client, call):
+                    delivery.unreached += call.answers
             except RPCError as err:
                 if err.status == RPCStatusCode.NOT_FOUND:
-                    return []
+                    return
                 activity.logger.warning("A confirmation was not delivered: %s; to be tried again", err.status.name)
-                return call.answers
+                delivery.failed += call.answers
             except Exception:
                 # An address or a reason that cannot be encoded, a codec that fails. The batch is committed: one
                 # caller who cannot be told must not make its flush fail, which would be repeated without end.
                 activity.logger.exception("A confirmation could not be sent; to be tried again")
-                return call.answers
-            return []
+                delivery.failed += call.answers
 
-    failed = await asyncio.gather(*(one(call) for call in _by_call(answers)))
-    return [answer for answers in failed for answer in answers]
+    await asyncio.gather(*(one(call) for call in _by_call(answers)))
+    return delivery
 
 
 def _by_call(answers: Sequence[Answer]) -> list[_Call]:
@@ -82,6 +103,30 @@ def _by_call(answers: Sequence[Answer]) -> list[_Call]:
         address = (reply.get("workflow_id"), reply.get("run_id"), reply.get("activity_id"))
         calls.setdefault(address, _Call(reply)).answers.append(answer)
     return list(calls.values())
+
+
+async def _reaches(client: Client, call: _Call) -> bool:
+    """Whether the call reached its caller, or there is nobody any more; False if the caller will ask again.
+
+    Raises:
+        RPCError: With `NOT_FOUND` if the caller is gone.
+    """
+    try:
+        await _send(client, call)
+    except RPCError as err:
+        if err.status != RPCStatusCode.NOT_FOUND or not call.fails:
+            raise
+        # Temporal says so of an activity that is over, and of one that waits for its next attempt.
+        return not await _is_open(client, call.reply_to)
+    return True
+
+
+async def _is_open(client: Client, reply: JsonObject) -> bool:
+    if "workflow_id" not in reply:
+        described = await client.get_activity_handle(reply["activity_id"], run_id=reply.get("run_id")).describe()
+        return described.status == ActivityExecutionStatus.RUNNING
+    caller = await client.get_workflow_handle(reply["workflow_id"], run_id=reply.get("run_id")).describe()
+    return any(one.activity_id == reply["activity_id"] for one in caller.raw_description.pending_activities)
 
 
 async def _send(client: Client, call: _Call) -> None:
@@ -98,7 +143,7 @@ async def _send(client: Client, call: _Call) -> None:
 
 
 async def _complete(handle: AsyncActivityHandle, body: JsonObject) -> None:
-    outcome = body.get("outcome", OutcomeKind.WRITTEN)
+    outcome = _outcome(body)
     if outcome in _FAILURES:
         reason = body.get("reason") or "its deadline passed before it could be written"
         await handle.fail(
@@ -108,13 +153,19 @@ async def _complete(handle: AsyncActivityHandle, body: JsonObject) -> None:
         await handle.complete(body)
 
 
+def _outcome(body: JsonObject) -> str:
+    """A receipt has none: it is a result, whatever is in it."""
+    return str(body.get("outcome", OutcomeKind.WRITTEN))
+
+
 @activity.defn(name=ACTIVITY_CONFIRM)
-async def deliver_confirmations(answers: list[Any]) -> list[int]:
-    """Delivers answers from the batcher's outbox. Returns the positions to try again."""
+async def deliver_confirmations(answers: list[Any]) -> DeliveryResult:
+    """Delivers answers from the batcher's outbox."""
     flat = [
         Answer(reply, answer["confirmation"], position)
         for position, answer in enumerate(answers)
         for reply in answer["reply_to"]
     ]
-    failed = await deliver(activity.client(), flat)
-    return sorted({answer.position for answer in failed})
+    delivery = await deliver(activity.client(), flat)
+    failed = sorted({answer.position for answer in delivery.failed})
+    return DeliveryResult(failed, [answer.reply_to for answer in delivery.unreached])

@@ -135,6 +135,24 @@ def test_an_activity_that_could_not_be_told_may_ask_again() -> None:
     assert buf.accept(entry("a", "v", again=True), NOW) is Accepted.NEW
 
 
+def test_an_activity_that_was_between_two_attempts_may_ask_again() -> None:
+    buf = buffer(max_batch_size=1)
+    buf.accept(entry("a", "v", "w"), NOW)
+    buf.settle(take(buf, NOW).id, FlushResult({"rejected": 1}, unreached=[caller("v")]), NOW)
+    assert buf.accept(entry("a", "w", again=True), NOW) is Accepted.ANSWERED
+    assert buf.accept(entry("a", "v", again=True), NOW) is Accepted.NEW
+
+
+def test_so_may_one_whose_answer_was_in_the_outbox() -> None:
+    buf = buffer(max_batch_size=1)
+    for name in ("a", "b"):
+        buf.accept(entry(name, name, expires_at=NOW - 1), NOW)
+    assert len(buf.next_deliveries()) == 2
+    buf.delivered([], [caller("a")])
+    assert buf.accept(entry("a", "a", again=True), NOW) is Accepted.NEW
+    assert buf.accept(entry("b", "b", again=True), NOW) is Accepted.ANSWERED
+
+
 def test_activities_that_were_told_are_not_remembered_without_end() -> None:
     buf = buffer(max_batch_size=1)
     for n in range(MAX_REMEMBERED_ANSWERS + 5):
