@@ -9,6 +9,7 @@ import json
 import math
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from random import Random
 from typing import Any
 from uuid import UUID
 
@@ -442,3 +443,15 @@ async def test_each_table_is_listed_once(postgresql: TestDatabase) -> None:
     for name in ("orders", "public.orders", "other.orders"):
         (outcome,) = await write(postgresql.sink(), [WriteRequest(name, [Record(name, {"id": 1})])])
         assert outcome.kind is OutcomeKind.WRITTEN
+
+
+@pytest.mark.xfail(strict=True, reason="SQLite reads the number from text, and not always the nearest double")
+async def test_a_document_that_is_a_number_is_kept_to_the_last_digit(sqlite: TestDatabase) -> None:
+    """SQLite reads such a document as a number, and misses the nearest double in three of a thousand."""
+    sqlite.execute("CREATE TABLE t (n integer PRIMARY KEY, v json)")
+    random = Random(8)
+    numbers = [random.random() * 10.0 ** random.randint(-300, 300) for _ in range(2_000)]
+    numbers += [1e300, 5e-324, 0.1, 100.0, -0.1, 2.286686241217586e-298]
+    requests = [WriteRequest(str(n), [Record("t", {"n": n, "v": v})]) for n, v in enumerate(numbers)]
+    assert {o.kind for o in await write(sqlite.sink(), requests)} == {OutcomeKind.WRITTEN}
+    assert [float(v) for _, v in sqlite.rows("SELECT n, v FROM t ORDER BY n")] == numbers
