@@ -44,6 +44,7 @@ from temporal_batching.contract import (
 )
 from temporal_batching.errors import ErrorType, InvalidPolicy, InvalidRequest
 from temporal_batching.policy import CARRY_LIMIT_BYTES, BatchPolicy
+from temporal_batching.wire.decoding import decode_payload
 from temporal_batching.wire.submission import ENVELOPE_BYTES, Entry, measure, read_entry, read_replies, read_withdrawal
 
 MAX_SIGNALS_PER_RUN = 2_000
@@ -296,7 +297,7 @@ class BatcherWorkflow:
             return
         converter = workflow.payload_converter()
         try:
-            args = [converter.from_payload(value.payload) for value in raw]
+            args = [decode_payload(value.payload, converter) for value in raw]
         except Exception as err:  # whatever a converter raises, it is the sender's mistake and must not stop the shard
             self._reject_signal(f"{name} that cannot be decoded: {type(err).__name__}")
             return
@@ -581,11 +582,10 @@ def _read(wire: Any) -> Entry:
     """`read_entry`, and what only a shard has to ask: whether the request can go on from here."""
     if _is_deeper_than(MAX_DEPTH, wire):
         raise InvalidRequest(f"a value is nested too deeply: at most {MAX_DEPTH} levels")
-    expires_at = wire.get("expires_at") if isinstance(wire, dict) else None
-    # Comparing works for integers of any length, and is false for NaN.
-    if isinstance(expires_at, int | float) and not 0 <= expires_at <= LATEST_DEADLINE:
-        raise InvalidRequest("expires_at is a number of seconds since the epoch, until the year 9999")
     entry = read_entry(wire)
+    # Comparing works for integers of any length.
+    if entry.expires_at is not None and not 0 <= entry.expires_at <= LATEST_DEADLINE:
+        raise InvalidRequest("expires_at is a number of seconds since the epoch, until the year 9999")
     # Reply addresses travel with the batch. Their allowance suits usual workflow ids; these may have 1,000 characters.
     if entry.replies:
         entry.size += max(0, measure(entry.replies) - ENVELOPE_BYTES * len(entry.replies))
@@ -613,7 +613,7 @@ def _is_deeper_than(levels: int, value: Any) -> bool:
 def _decode_submission(requests: RawValue) -> list[Any]:
     # Raw until here: the validator, which needs nothing of it, would otherwise have it decoded a second time.
     try:
-        wires = workflow.payload_converter().from_payload(requests.payload)
+        wires = decode_payload(requests.payload, workflow.payload_converter())
     except Exception as err:  # whatever a converter raises, it is the sender's mistake and must not stop the shard
         raise _invalid(f"a submission that cannot be decoded: {type(err).__name__}") from None
     if not isinstance(wires, list):

@@ -16,6 +16,7 @@ from temporalio import activity
 from temporalio.client import (
     Client,
 )
+from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -35,6 +36,7 @@ from temporal_batching.gateway.submitter import ShardSubmitter
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.routing import batcher_workflow_id, check_name, check_shards, default_task_queue, shard_of
 from temporal_batching.wire.addressee import check_batcher
+from temporal_batching.wire.decoding import decode_payload
 from temporal_batching.wire.submission import Entry, deadline_after, read_entry, read_withdrawal
 
 _BUSY_DELAY = timedelta(milliseconds=500)
@@ -67,7 +69,7 @@ class Gateway:
         self._submitters = [ShardSubmitter(client, name, shard, queue, policy) for shard in range(shards)]
 
     @activity.defn(name=ACTIVITY_WRITE)
-    async def batch_write(self, call: Any) -> Confirmation:
+    async def batch_write(self, call: RawValue) -> Confirmation:
         """Hands one request to its shard. The result comes with the flush.
 
         Raises:
@@ -75,7 +77,7 @@ class Gateway:
                 ``BatcherUnreachable`` are retried by Temporal.
         """
         info = activity.info()
-        wire = dict(call) if isinstance(call, Mapping) else call
+        wire = _decode(call)
         if isinstance(wire, dict):
             self._check_batcher(wire)
             wire.setdefault("request_id", "/".join(filter(None, [info.workflow_id, _run_id(info), info.activity_id])))
@@ -83,9 +85,9 @@ class Gateway:
         await self._submit(entry, entry.body.get("key") or entry.id)
 
     @activity.defn(name=ACTIVITY_WRITE_MANY)
-    async def batch_write_many(self, call: Any) -> ParcelReceipt:
+    async def batch_write_many(self, call: RawValue) -> ParcelReceipt:
         """Hands a parcel of requests to the shard it names: one reply for all, one outcome for each."""
-        wire = dict(call) if isinstance(call, Mapping) else call
+        wire = _decode(call)
         shard_key = None
         if isinstance(wire, dict):
             self._check_batcher(wire)
@@ -147,6 +149,14 @@ class Gateway:
             too_late = entry.expires_at is not None and time.time() + _BUSY_DELAY.total_seconds() >= entry.expires_at
             raise _turned_back(reason, never_accepted=never_accepted, for_good=never_accepted and too_late)
         raise _rejected(entry.id, RejectCode(code), reason)
+
+
+def _decode(call: RawValue) -> Any:
+    """What a caller sent, its numbers exact: as the activity's own argument they would be rounded by now."""
+    try:
+        return decode_payload(call.payload, activity.payload_converter())
+    except InvalidRequest as err:
+        raise _rejected(None, err.code, str(err)) from None
 
 
 def _run_id(info: activity.Info) -> str | None:

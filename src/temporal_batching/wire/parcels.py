@@ -16,6 +16,7 @@ from typing import Any
 from temporal_batching.contract import JsonObject
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.policy import MAX_REQUEST_BYTES
+from temporal_batching.wire.decoding import InexactNumber, read_number
 
 _FAST = 1
 """zlib's level: rows are alike, so more effort saves little."""
@@ -71,6 +72,13 @@ def _count(value: Any) -> int:
     return value
 
 
+def _exact(text: str) -> float:
+    number = read_number(text)
+    if isinstance(number, InexactNumber):
+        raise ValueError("a number that no gateway has packed")
+    return number
+
+
 def unpack(body: Mapping[str, Any]) -> list[Any]:
     """The requests in a packed parcel.
 
@@ -82,7 +90,7 @@ def unpack(body: Mapping[str, Any]) -> list[Any]:
         text = expand.decompress(base64.b64decode(body["packed"], validate=True), MAX_REQUEST_BYTES)
         if not expand.eof:
             raise InvalidRequest(f"a packed parcel is incomplete, or has more than {MAX_REQUEST_BYTES:,} bytes")
-        requests = json.loads(text)
+        requests = json.loads(text, parse_float=_exact)
     except (binascii.Error, zlib.error, ValueError, RecursionError):
         raise InvalidRequest("a packed parcel cannot be unpacked") from None
     if not isinstance(requests, list):

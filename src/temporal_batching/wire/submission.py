@@ -20,6 +20,7 @@ from uuid import UUID
 from temporal_batching.contract import JsonObject, Record, RejectCode, WriteRequest
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.policy import MAX_REQUEST_BYTES
+from temporal_batching.wire.decoding import InexactNumber
 from temporal_batching.wire.parcels import pack, packed_bytes, read_packed, unpack
 
 MAX_NAME = 255
@@ -232,6 +233,8 @@ def read_entry(wire: Any) -> Entry:
         raise InvalidRequest(f"a write request is a JSON object, not {_json_type(wire)}")
     request_id = _text(wire.get("request_id"), "request_id")
     expires_at = wire.get("expires_at")
+    if isinstance(expires_at, InexactNumber):  # nanoseconds: a clock need not keep every digit
+        expires_at = float(expires_at)
     if expires_at is not None and (isinstance(expires_at, bool) or not isinstance(expires_at, int | float)):
         raise InvalidRequest(f"expires_at is a number of seconds since the epoch, not {_json_type(expires_at)}")
     if (
@@ -262,6 +265,8 @@ def read_entry(wire: Any) -> Entry:
 def _read_waited(value: Any) -> float:
     if value is None:
         return 0.0
+    if isinstance(value, InexactNumber):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise InvalidRequest("waited is a number of seconds, 0 or more")
     return float(min(value, MAX_WAITED))
@@ -330,11 +335,11 @@ def measure(body: Any) -> int:
     """Bytes of JSON as Temporal's default converter writes it (ASCII, no spaces).
 
     Raises:
-        InvalidRequest: For NaN and infinities, which JSON does not know; for nesting too deep and numbers too long to
-            write.
+        InvalidRequest: For NaN and infinities, which JSON does not know; for nesting too deep, and numbers too long to
+            write or not read exactly.
     """
     try:
-        return len(json.dumps(body, allow_nan=False, separators=(",", ":")))
+        return len(json.dumps(body, allow_nan=False, separators=(",", ":"), default=_refuse))
     except ValueError as err:
         if "integer string conversion" in str(err):  # Python's limit, 4,300 digits
             raise InvalidRequest("a number has too many digits; send it as a string") from None
@@ -343,6 +348,15 @@ def measure(body: Any) -> int:
         raise InvalidRequest("a value is nested too deeply") from None
     except TypeError as err:
         raise InvalidRequest(f"a value is not JSON ({err})") from None
+
+
+def _refuse(value: Any) -> Any:
+    if isinstance(value, InexactNumber):
+        raise InvalidRequest(
+            "a number has more digits than a JSON number keeps on its way, or is too large or too small; "
+            "send it as a string"
+        )
+    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 def _read_body(wire: Any) -> JsonObject:
@@ -389,7 +403,7 @@ def _json_type(value: Any) -> str:
         return "missing or null"
     if isinstance(value, bool):
         return "a boolean"
-    if isinstance(value, int | float):
+    if isinstance(value, int | float | InexactNumber):
         return "a number"
     if isinstance(value, str):
         return "a string"

@@ -10,6 +10,8 @@ from typing import Any, cast
 
 import pytest
 from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.common import RawValue
+from temporalio.converter import DataConverter
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
@@ -133,10 +135,15 @@ async def test_a_caller_whose_next_attempt_would_be_too_late_hears_for_certain_t
     gateway._submitters = [Submitter(busy=[False])]
     call = CALL if expires_in is None else {**CALL, "expires_at": time.time() + expires_in}
     with pytest.raises(ApplicationError) as failure:
-        await environment.run(gateway.batch_write, dict(call))
+        await environment.run(gateway.batch_write, sent(call))
     assert failure.value.type == ErrorType.BATCHER_BUSY
     assert failure.value.non_retryable is for_good
     assert list(failure.value.details) == [heartbeat_details != [1]]
+
+
+def sent(call: Any) -> RawValue:
+    """A call as the worker hands it to the activity."""
+    return RawValue(DataConverter.default.payload_converter.to_payload(call))
 
 
 def parcel(number: int) -> Entry:
@@ -155,4 +162,4 @@ async def test_a_caller_cannot_pack_a_parcel_itself() -> None:
     environment = ActivityEnvironment()
     packed = parcel(0).packed().to_wire()
     with pytest.raises(ApplicationError, match="packing them is the gateway's part"):
-        await environment.run(Gateway(cast(Client, None)).batch_write_many, packed)
+        await environment.run(Gateway(cast(Client, None)).batch_write_many, sent(packed))

@@ -6,7 +6,7 @@ What a JSON value becomes is decided by its column's type; anything else than th
 |---|---|
 | integers | whole numbers or strings of them, within the column's range; no booleans, no fractions |
 | numeric, decimal | numbers or strings, exact; no NaN or infinity. SQLite holds 15 digits, or 64-bit integers |
-| real, double | numbers or strings; ``Infinity``, ``-Infinity``, and on PostgreSQL ``NaN``, as strings |
+| real, double | numbers or strings, to the nearest; ``Infinity``, ``-Infinity``, on PostgreSQL ``NaN``, as strings |
 | boolean | ``true`` and ``false`` |
 | text, varchar, char | strings without U+0000 (PostgreSQL) and lone surrogates; lengths are the database's to enforce |
 | timestamp with time zone | RFC 3339 with an offset; digits past microseconds are cut off |

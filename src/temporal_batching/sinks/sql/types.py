@@ -188,6 +188,8 @@ def sqlite_binder(declared: str, *, nullable: bool, strict: bool = False) -> Rea
     read = next((reader for pattern, reader in _SQLITE if pattern.search(name)), _any_scalar)
     if read in (_any_scalar, values.text, _interval) and not strict and _makes_numbers(name):
         read = _no_number_as_string(read, declared)
+    if read is _sqlite_json and (strict or not _makes_numbers(name)):
+        read = values.json_text
     null = "null" if "JSON" in name and not nullable else None
     return lambda value: null if value is None else read(value)
 
@@ -234,11 +236,12 @@ def _sqlite_decimal(value: Any) -> int | float:
     return float(number)
 
 
-def _sqlite_json(value: Any) -> str:
-    # A document that is nothing but a number is a number to SQLite, and a large one would become a double.
+def _sqlite_json(value: Any) -> str | float:
+    # A document that is nothing but a number is a number to SQLite. A large one would become a double, and reading
+    # one with a point or an exponent from its text, SQLite may miss the nearest double.
     if isinstance(value, int) and not INT64[0] <= value <= INT64[1]:
         raise BadValue(f"JSON, or as its only value a whole number from {INT64[0]} to {INT64[1]}")
-    return values.json_text(value)
+    return _double(value) if isinstance(value, float) else values.json_text(value)
 
 
 def _any_scalar(value: Any) -> Any:
