@@ -42,6 +42,7 @@ class Scene:
         self.shards = shards
         self.name = f"f{uuid4().hex[:10]}"
         self.asked: list[Asked] = []
+        self.sticky = 10.0  # seconds that a caller's task waits for the worker that had it before
         self._directory = directory / self.name
         self._directory.mkdir()
         self._numbers = itertools.count()
@@ -137,7 +138,7 @@ class Scene:
         return "\n".join(process.log.read_text(errors="replace") for process in self._processes)
 
     async def start_main_worker(self) -> Process:
-        names = (self.callers_queue, self.name, self.queue, str(self.shards))
+        names = (self.callers_queue, self.name, self.queue, str(self.shards), str(self.sticky))
         process = await self._start(python("tests.faults.main_worker", *names))
         await process.says("Main worker")
         return process

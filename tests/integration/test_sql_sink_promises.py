@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 
 import pytest
@@ -35,19 +35,46 @@ async def outage(database: TestDatabase) -> AsyncIterator[None]:
         connection.rollback()
 
 
+@contextmanager
+def locked_row(database: TestDatabase) -> Iterator[None]:
+    """Texts that say so need a row of PostgreSQL that somebody else has locked. SQLite has no locks on rows."""
+    if database.dialect != "postgresql":
+        yield
+        return
+    database.execute(
+        "CREATE TABLE locks (id integer);;INSERT INTO locks VALUES (1)"
+        ";;CREATE FUNCTION need_lock() RETURNS trigger LANGUAGE plpgsql"
+        " AS $$ BEGIN PERFORM 1 FROM locks FOR SHARE NOWAIT; RETURN NEW; END $$"
+        ";;CREATE TRIGGER need_lock BEFORE INSERT ON check_sink FOR EACH ROW WHEN (NEW.text = 'busy')"
+        " EXECUTE FUNCTION need_lock()"
+    )
+    with database.engine.connect() as connection:
+        connection.execute(sa.text("SELECT 1 FROM locks FOR UPDATE"))
+        yield
+
+
+def busy(number: int, text: str) -> Record:
+    return Record("check_sink", {"number": number, "text": "busy"})
+
+
 @pytest.mark.parametrize("promise", SinkPromise)
-async def test_the_sql_sink_keeps(promise: SinkPromise, database: TestDatabase) -> None:
+async def test_the_sql_sink_keeps(promise: SinkPromise, database: TestDatabase, request: pytest.FixtureRequest) -> None:
+    if promise is SinkPromise.RETRIED_ALONE and database.dialect == "postgresql":
+        reason = "a row that somebody else has locked stops the batch"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     database.execute(
         f"CREATE TABLE check_sink (place {NUMBERED[database.dialect]}, number integer NOT NULL, text text NOT NULL)"
     )
     # An outage is noticed at the lock, which others here are never kept waiting for so long.
     lock_timeout = timedelta(seconds=0.5 if promise is SinkPromise.OUTAGE else 10)
 
-    await check_sink(
-        lambda: SqlSink(database.url, lock_timeout=lock_timeout),
-        promise,
-        rows=lambda: database.rows("SELECT number, text FROM check_sink ORDER BY place"),
-        bad=bad,
-        outage=lambda: outage(database),
-        dead_letters=lambda: [i for (i,) in database.rows("SELECT request_id FROM batching_dead_letters")],
-    )
+    with locked_row(database):
+        await check_sink(
+            lambda: SqlSink(database.url, lock_timeout=lock_timeout),
+            promise,
+            rows=lambda: database.rows("SELECT number, text FROM check_sink ORDER BY place"),
+            bad=bad,
+            busy=busy if database.dialect == "postgresql" else None,
+            outage=lambda: outage(database),
+            dead_letters=lambda: [i for (i,) in database.rows("SELECT request_id FROM batching_dead_letters")],
+        )

@@ -59,6 +59,7 @@ class Act:
 
     async def begin(self) -> None:
         await self.scene.set(callers=False)
+        self.scene.sticky = 1.0
         self._load.prepare()
         await asyncio.gather(self._start(Victim.BATCHER), self._start(Victim.CALLERS))
 

@@ -43,6 +43,7 @@ class SinkPromise(StrEnum):
     RETRIED_ALONE = "a-request-to-be-retried-keeps-only-its-key-waiting"
     OUTAGE = "an-outage-rejects-nobody"
     REOPENED = "what-is-written-survives-close-and-open"
+    IDENTITY = "a-store-has-one-identity"
     OVERLAPPING = "calls-may-overlap"
     CONCURRENT = "two-sinks-write-an-id-once"
     CANCELLED = "a-cancelled-attempt-can-be-repeated"
@@ -296,6 +297,19 @@ async def _reopened(kit: Kit) -> None:
     kit.case = "a sink that is opened and closed without a batch"
     async with kit.sink():
         pass
+
+
+@_checks(SinkPromise.IDENTITY)
+async def _identity(kit: Kit) -> None:
+    """Every sink over one store has the same `identity` once it is open, or none has one."""
+    async with kit.sink() as one, kit.sink() as two:
+        kit.case = "two sinks over one store"
+        kit.expect(two.identity, one.identity)
+        first = one.identity
+    async with kit.sink() as later:
+        kit.case = "a sink that is opened later"
+        kit.expect(later.identity, first)
+        kit.expect(first != "", True)
 
 
 @_checks(SinkPromise.OVERLAPPING)

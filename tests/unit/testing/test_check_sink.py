@@ -339,6 +339,13 @@ class InItsHead(GoodSink):
         self.own[request.request_id] = (batch.id, status, self.mark(request))
 
 
+class NamesItself(GoodSink):
+    """Its identity is the process's."""
+
+    async def open(self) -> None:
+        self.identity = str(id(self))
+
+
 class OneAtATime(GoodSink):
     """Keeps the batch it is at on itself."""
 
@@ -499,6 +506,7 @@ MISTAKES = {
     RejectsInAnOutage: SinkPromise.OUTAGE,
     RaisesInAnOutage: SinkPromise.OUTAGE,
     InItsHead: SinkPromise.REOPENED,
+    NamesItself: SinkPromise.IDENTITY,
     OneAtATime: SinkPromise.OVERLAPPING,
     ChecksThenActs: SinkPromise.CONCURRENT,
     HoldsOn: SinkPromise.CANCELLED,
