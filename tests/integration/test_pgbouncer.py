@@ -118,7 +118,6 @@ async def test_every_batch_is_written_whatever_connection_it_gets(
     assert postgresql.scalar("SELECT count(*) FROM batching_dead_letters") == 40
 
 
-@pytest.mark.xfail(strict=True, reason="what a command repeats is prepared under a name")
 async def test_commands_ask_their_questions_too(postgresql: TestDatabase, pooled: sa.URL) -> None:
     """The audit asks the same of many ids, a chunk at a time."""
     await until_it_answers(pooled)

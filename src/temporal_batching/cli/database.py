@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from temporal_batching.cli.console import CommandError
 from temporal_batching.settings import redact_url, without_secrets
@@ -47,7 +48,10 @@ def sync_engine(url: str) -> sa.Engine:
         if parsed.get_backend_name() not in drivers:
             raise CommandError(f"{redact_url(url)}: a sink is a SQLite or PostgreSQL database, or 'console'")
         parsed = parsed.set(drivername=drivers[parsed.get_backend_name()])
-        arguments = {"connect_timeout": CONNECT_SECONDS} if parsed.get_backend_name() == "postgresql" else {}
+        arguments: dict[str, Any] = {}
+        if parsed.get_backend_name() == "postgresql":
+            # Nothing is prepared under a name: a pooler in transaction mode would not find it again.
+            arguments = {"connect_timeout": CONNECT_SECONDS, "prepare_threshold": None}
         return sa.create_engine(parsed, connect_args=arguments, poolclass=sa.NullPool, hide_parameters=True)
     except ImportError as err:
         raise CommandError(f"the driver for {redact_url(url)} is not installed: {err}") from None

@@ -86,10 +86,7 @@ def _in_memory(url: sa.URL) -> bool:
 
 
 def _postgresql_options(url: sa.URL, connect_timeout: timedelta, statement_timeout: timedelta) -> dict[str, Any]:
-    """What libpq is told, unless the URL tells it: to notice a server that vanished without closing the connection.
-
-    And what psycopg is told: to prepare nothing under a name, which does not work behind every pooler.
-    """
+    """What libpq is told, unless the URL tells it: to notice a server that vanished without closing the connection."""
     options: dict[str, Any] = {
         "connect_timeout": max(2, round(connect_timeout.total_seconds())),
         "keepalives_idle": 30,
@@ -98,7 +95,7 @@ def _postgresql_options(url: sa.URL, connect_timeout: timedelta, statement_timeo
         "tcp_user_timeout": int(statement_timeout.total_seconds() * 1000),
         "application_name": "temporal-batching",
     }
-    return {name: value for name, value in options.items() if name not in url.query} | {"prepare_threshold": None}
+    return {name: value for name, value in options.items() if name not in url.query}
 
 
 def make_database(
