@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,16 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import typer
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Worker
 from tests.acceptance.conftest import ROOT
 from tests.support.databases import TestDatabase
+from tests.support.waiting import assert_eventually
 
 from temporal_batching.cli.app import app
 from temporal_batching.contract import Outcome, Record, RejectCode, WriteRequest
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.sinks.dead_letters import DeadLetter
-from temporal_batching.testing.servers import find_temporal
+from temporal_batching.testing.servers import FAST, find_temporal, temporal_server
 from temporal_batching.wire.submission import read_entry
 
 if TYPE_CHECKING:
@@ -81,6 +83,8 @@ HELD_BY = {
     "temporal-batching replay --all": LETTERS,
     "python -m benchmarks.operations": "module",
     "temporal workflow describe": "temporal",
+    "temporal workflow cancel": "temporal",
+    "temporal-batching adopt-ledger --name NAME": OPERATORS,
 }
 """Every command of the documents: the test that runs it, or what else is seen to hold it."""
 
@@ -156,32 +160,70 @@ def blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
+def readmes_programs(directory: Path, temporal: str, database: TestDatabase) -> Path:
+    """The caller's module and the batcher's worker as they stand there, with the addresses of a test."""
+    caller, batcher = blocks("README.md", "python")
+    for shown_address, real in {"localhost:7233": temporal, "postgresql://app@localhost/app": database.url}.items():
+        assert batcher.count(shown_address) == 1
+        batcher = batcher.replace(shown_address, real)
+    (directory / "readme_caller.py").write_text(caller, encoding="utf-8")
+    (directory / "readme_batcher.py").write_text(batcher, encoding="utf-8")
+    database.execute("CREATE TABLE entries (account text NOT NULL, amount numeric NOT NULL)")
+    return directory / "readme_batcher.py"
+
+
+async def start_payment(client: Client, workflow: Any) -> WorkflowHandle[Any, str]:
+    options: Any = {"id": "readme", "task_queue": "readme", "execution_timeout": timedelta(seconds=60)}
+    handle: WorkflowHandle[Any, str] = await client.start_workflow(workflow.run, args=["a-1", "9.50"], **options)
+    return handle
+
+
 async def test_readmes_example_writes_its_row(
     start: Start, temporal: str, postgresql: TestDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The caller and the batcher's worker as they stand there; only the two addresses are this test's."""
-    caller, batcher = blocks("README.md", "python")
-    addresses = {"localhost:7233": temporal, "postgresql://app@localhost/app": postgresql.url}
-    for shown_address, real in addresses.items():
-        assert batcher.count(shown_address) == 1
-        batcher = batcher.replace(shown_address, real)
-    (tmp_path / "readme_caller.py").write_text(caller, encoding="utf-8")
-    (tmp_path / "readme_batcher.py").write_text(batcher, encoding="utf-8")
-    postgresql.execute("CREATE TABLE entries (account text NOT NULL, amount numeric NOT NULL)")
+    program = readmes_programs(tmp_path, temporal, postgresql)
     monkeypatch.syspath_prepend(str(tmp_path))
     workflow: Any = importlib.import_module("readme_caller").Payment
     client = await Client.connect(temporal)
-    worker = await start("python", str(tmp_path / "readme_batcher.py"))
+    worker = await start("python", str(program))
     async with Worker(client, task_queue="readme", workflows=[workflow]):
-        batch_id = await client.execute_workflow(
-            workflow.run,
-            args=["a-1", "9.50"],
-            id="readme",
-            task_queue="readme",
-            execution_timeout=timedelta(seconds=60),
-        )
-    assert batch_id == "main-0/1", worker.output
+        batch_id = await (await start_payment(client, workflow)).result()
+    assert re.fullmatch(r"main-0\.[0-9a-f]{8}/1", batch_id), worker.output
     assert postgresql.rows("SELECT account, amount::text FROM entries") == [("a-1", "9.50")]
+
+
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.xfail(strict=True, reason="the worker of README dies at once on a signal")
+async def test_readmes_worker_finishes_its_flush_when_it_is_told_to_stop(
+    start: Start,
+    postgresql: TestDatabase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    which: signal.Signals,
+) -> None:
+    """As a container's platform stops it, or Ctrl-C, while the database is at work on the batch."""
+    flushing = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+    async with temporal_server(directory=tmp_path, port=0, ui_port=0, options=FAST) as server:
+        program = readmes_programs(tmp_path, server.address, postgresql)
+        postgresql.execute(
+            "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN PERFORM pg_sleep(1.5); RETURN NEW; END $$;;"
+            "CREATE TRIGGER slow BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION slowly()"
+        )
+        monkeypatch.syspath_prepend(str(tmp_path))
+        workflow: Any = importlib.import_module("readme_caller").Payment
+        client = await Client.connect(server.address)
+        worker = await start("python", str(program))
+        async with Worker(client, task_queue="readme", workflows=[workflow]):
+            payment = await start_payment(client, workflow)
+
+            async def it_flushes() -> None:
+                assert postgresql.scalar(flushing) == 1, worker.output
+
+            await assert_eventually(it_flushes, within=30)
+            status = await worker.stopped_by(which)
+            assert (status, postgresql.rows("SELECT account FROM entries")) == (0, [("a-1",)]), worker.output
+            assert await payment.result()
 
 
 def test_the_example_of_a_test_passes_as_it_stands(tmp_path: Path) -> None:
