@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from temporal_batching.plugin import BatcherPlugin, GatewayPlugin
     from temporal_batching.policy import BatchPolicy
+    from temporal_batching.serving import run_worker
     from temporal_batching.sinks.base import Batch, Sink
     from temporal_batching.sinks.console import ConsoleSink
     from temporal_batching.sinks.dead_letters import DeadLetter
@@ -63,6 +64,7 @@ _HOMES = {
     ],
     "plugin": ["BatcherPlugin", "GatewayPlugin"],
     "policy": ["BatchPolicy"],
+    "serving": ["run_worker"],
     "sinks.base": ["Batch", "Sink"],
     "sinks.console": ["ConsoleSink"],
     "sinks.dead_letters": ["DeadLetter"],
@@ -108,6 +110,7 @@ __all__ = [
     "WriteRejected",
     "WriteRequest",
     "WriteResult",
+    "run_worker",
 ]
 
 

@@ -193,7 +193,6 @@ async def test_readmes_example_writes_its_row(
 
 
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.xfail(strict=True, reason="the worker of README dies at once on a signal")
 async def test_readmes_worker_finishes_its_flush_when_it_is_told_to_stop(
     start: Start,
     postgresql: TestDatabase,

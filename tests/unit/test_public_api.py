@@ -23,7 +23,7 @@ FLOORS = [
     {"errors", "policy", "routing"},
     {"wire", "sinks"},
     {"batcher", "flush", "gateway", "writers"},
-    {"plugin"},
+    {"plugin", "serving"},
     {"settings", "testing"},
     {"audit", "cli"},
 ]
