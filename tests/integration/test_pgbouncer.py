@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -88,7 +87,7 @@ async def test_every_batch_is_written_whatever_connection_it_gets(
     postgresql.execute("CREATE TABLE t (id integer PRIMARY KEY, v text);;CREATE TABLE u (id integer)")
     await until_it_answers(pooled)
     engine = sa.create_engine(pooled) if own_engine else None
-    sink = SqlSink(engine or pooled, look_again=timedelta(0))
+    sink = SqlSink(engine or pooled)
     await sink.open()
 
     async def one(n: int) -> list[Outcome]:

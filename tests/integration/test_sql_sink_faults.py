@@ -17,8 +17,8 @@ from temporal_batching.contract import OutcomeKind, Record, WriteRequest
 from temporal_batching.errors import SinkUnavailable
 from temporal_batching.sinks.base import Batch
 from temporal_batching.sinks.sql.database import Transaction
-from temporal_batching.sinks.sql.errors import DatabaseFailure, Verdict
-from temporal_batching.sinks.sql.flush import Flush
+from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass
+from temporal_batching.sinks.sql.transaction import BatchTransaction
 from tests.support.databases import TestDatabase
 from tests.support.waiting import assert_eventually
 
@@ -46,15 +46,15 @@ class Gate:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     """Holds the first commit of the test."""
-    held, commit, first = Gate(), Flush._commit, threading.Lock()
+    held, commit, first = Gate(), BatchTransaction._commit, threading.Lock()
 
-    def gated(flush: Flush, transaction: Transaction) -> None:
+    def gated(flush: BatchTransaction, transaction: Transaction) -> None:
         if first.acquire(blocking=False):
             held.reached.set()
             assert held.released.wait(20)
         commit(flush, transaction)
 
-    monkeypatch.setattr(Flush, "_commit", gated)
+    monkeypatch.setattr(BatchTransaction, "_commit", gated)
     yield held
     held.released.set()
 
@@ -89,15 +89,15 @@ async def test_after_settle_an_attempt_that_comes_late_writes_nothing(
     await zombie.open()
     await sink.open()
     reached, released = threading.Event(), threading.Event()
-    attempt = Flush._at_once
+    attempt = BatchTransaction._at_once
 
-    def held(flush: Flush, transaction: Transaction) -> Any:
+    def held(flush: BatchTransaction, transaction: Transaction) -> Any:
         reached.set()
         assert released.wait(20)
         return attempt(flush, transaction)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Flush, "_at_once", held)
+        patch.setattr(BatchTransaction, "_at_once", held)
         writing = asyncio.create_task(_write(zombie))
         assert await asyncio.to_thread(reached.wait, 10)
     assert [o.kind.value for o in await sink.settle(BATCH)] == ["expired", "expired"]
@@ -155,7 +155,7 @@ def failing_commit(monkeypatch: pytest.MonkeyPatch, sink: Any, *, committed: boo
             failed.append(True)
             if committed:
                 commit()
-            raise DatabaseFailure(Verdict.UNAVAILABLE, "told to fail", connection_lost=lost)
+            raise DatabaseFailure(ErrorClass.UNAVAILABLE, "told to fail", connection_lost=lost)
 
         made.commit = fail
         return made
@@ -243,12 +243,11 @@ async def test_a_transaction_that_lost_against_another_is_started_over(postgresq
 
 
 @pytest.mark.parametrize("code", ["40001", "53100", "53300", "55P03", "57014", "57P03", "25006", "58030", "XX000"])
-async def test_what_is_not_a_requests_fault_makes_the_sink_unavailable(postgresql: TestDatabase, code: str) -> None:
-    postgresql.execute(f"{ENTRIES};;{FLAKY.format(times=9, code=code)}")
+async def test_what_is_not_a_requests_fault_rejects_nobody(postgresql: TestDatabase, code: str) -> None:
+    postgresql.execute(f"{ENTRIES};;{FLAKY.format(times=30, code=code)}")
     sink = postgresql.sink()
-    with pytest.raises(SinkUnavailable, match="flaky") as caught:
-        await sink.write(BATCH)
-    assert not caught.value.in_doubt
+    outcomes = await sink.write(BATCH)
+    assert {(o.kind.value, o.reason, o.in_doubt) for o in outcomes} == {("retry", "flaky", False)}
     postgresql.execute("DROP TRIGGER flake ON entries")
     assert [o.kind.value for o in await sink.write(BATCH)] == ["written", "written"]
 
@@ -260,9 +259,8 @@ async def test_a_statement_ends_after_its_timeout(postgresql: TestDatabase) -> N
         "CREATE TRIGGER slow BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION slow()"
     )
     sink = postgresql.sink(statement_timeout=timedelta(milliseconds=50))
-    with pytest.raises(SinkUnavailable, match="timeout") as caught:
-        await sink.write(BATCH)
-    assert not caught.value.in_doubt
+    outcomes = await sink.write(BATCH)
+    assert {(o.kind.value, o.in_doubt) for o in outcomes} == {("retry", False)}
 
 
 async def test_a_lock_is_waited_for_only_so_long(database: TestDatabase) -> None:
@@ -276,10 +274,13 @@ async def test_a_lock_is_waited_for_only_so_long(database: TestDatabase) -> None
             driver.execute("BEGIN IMMEDIATE")
         else:
             driver.execute("LOCK TABLE entries IN EXCLUSIVE MODE")
-        with pytest.raises(SinkUnavailable) as caught:
-            await sink.write(BATCH)
+        if database.dialect == "sqlite":  # one writer: there is nobody whom it does not hold up
+            with pytest.raises(SinkUnavailable) as caught:
+                await sink.write(BATCH)
+            assert not caught.value.in_doubt
+        else:
+            assert {o.kind.value for o in await sink.write(BATCH)} == {"retry"}
         driver.rollback()
-    assert not caught.value.in_doubt
     assert [o.kind.value for o in await sink.write(BATCH)] == ["written", "written"]
 
 
@@ -292,20 +293,6 @@ async def test_a_read_only_database_is_unavailable_not_a_requests_fault(sqlite: 
     with pytest.raises(SinkUnavailable, match="readonly") as caught:
         await read_only.write(BATCH)
     assert not caught.value.in_doubt
-
-
-async def test_a_full_disk_is_unavailable_not_a_requests_fault(sqlite: TestDatabase) -> None:
-    sqlite.execute("CREATE TABLE entries (id integer PRIMARY KEY, amount integer, note text)")
-    sink = sqlite.sink()
-    await sink.open()
-    with sink._engine.connect() as connection:
-        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
-        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
-    big = WriteRequest("big", [Record("entries", {"id": 3, "note": "x" * 100_000})])
-    with pytest.raises(SinkUnavailable, match="full") as caught:
-        await sink.write(Batch([entry(1), big], id="main-0/1"))
-    assert not caught.value.in_doubt
-    assert sqlite.scalar("SELECT count(*) FROM entries") == 0
 
 
 async def test_several_workers_share_a_sqlite_file(sqlite: TestDatabase) -> None:

@@ -49,7 +49,6 @@ OF_ITS_OWN = {
 OF_THE_MOMENT = ["08006", "25006", "40001", "40P01", "53100", "53300", "55P03", "57014", "57P01", "58030", "XX000"]
 
 
-@pytest.mark.xfail(strict=True, reason="a code that is not in the list makes the sink unavailable")
 @pytest.mark.parametrize("trigger", OF_ITS_OWN.values(), ids=OF_ITS_OWN.keys())
 @pytest.mark.parametrize("at_commit", [False, True], ids=["at once", "at the commit"])
 async def test_what_a_trigger_raises_of_its_own_rejects_its_request(
@@ -65,7 +64,6 @@ async def test_what_a_trigger_raises_of_its_own_rejects_its_request(
     assert postgresql.scalar("SELECT count(*) FROM entries") == 19
 
 
-@pytest.mark.xfail(strict=True, reason="55000 is taken for an unavailable database")
 async def test_a_view_that_cannot_be_inserted_into_rejects_its_request(postgresql: TestDatabase) -> None:
     postgresql.execute(f"{ENTRIES};;CREATE VIEW sums AS SELECT id, sum(amount) AS amount FROM entries GROUP BY id")
     batch = Batch([entry(0), entry(1, table="sums"), entry(2)], id="main-0/1")
@@ -73,7 +71,6 @@ async def test_a_view_that_cannot_be_inserted_into_rejects_its_request(postgresq
     assert [o.kind.value for o in outcomes] == ["written", "rejected", "written"]
 
 
-@pytest.mark.xfail(strict=True, reason="what one request meets makes the sink unavailable")
 @pytest.mark.parametrize("code", OF_THE_MOMENT)
 @pytest.mark.parametrize("at_commit", [False, True], ids=["at once", "at the commit"])
 async def test_what_judges_the_moment_holds_up_its_request_alone_and_never_rejects_it(
@@ -95,7 +92,6 @@ async def test_what_judges_the_moment_holds_up_its_request_alone_and_never_rejec
     assert postgresql.scalar("SELECT count(*) FROM entries") == 20
 
 
-@pytest.mark.xfail(strict=True, reason="a request that fails once makes the sink unavailable")
 async def test_what_fails_in_the_batch_and_passes_alone_is_written(postgresql: TestDatabase) -> None:
     """The isolated request has a transaction of its own before it has to wait."""
     postgresql.execute(f"{ENTRIES};;CREATE TABLE seen (xact xid8, id integer)")
@@ -110,7 +106,6 @@ async def test_what_fails_in_the_batch_and_passes_alone_is_written(postgresql: T
     assert [o.kind.value for o in outcomes] == ["written"] * 10
 
 
-@pytest.mark.xfail(strict=True, reason="a request that cannot be written now makes the sink unavailable")
 async def test_a_key_waits_for_its_request_and_only_that_key(postgresql: TestDatabase) -> None:
     postgresql.execute(f"{ENTRIES};;{raises_code('55P03')}")
     requests = [entry(n, key="abc"[n % 3]) for n in range(12)]
@@ -121,7 +116,6 @@ async def test_a_key_waits_for_its_request_and_only_that_key(postgresql: TestDat
     assert {row[0] for row in postgresql.rows("SELECT id FROM entries")} == set(range(13)) - {4, 7, 10}
 
 
-@pytest.mark.xfail(strict=True, reason="a database that takes nothing is an exception, not an answer")
 async def test_if_nothing_gets_through_everything_is_to_be_retried_soon(postgresql: TestDatabase) -> None:
     postgresql.execute(f"{ENTRIES};;{raises_code('53100')}")
     sink = postgresql.sink()
@@ -131,7 +125,6 @@ async def test_if_nothing_gets_through_everything_is_to_be_retried_soon(postgres
     assert postgresql.scalar("SELECT count(*) FROM batching_ledger WHERE status = 'written'") == 0
 
 
-@pytest.mark.xfail(strict=True, reason="a row that an outsider has locked makes the sink unavailable")
 async def test_a_row_that_an_outsider_has_locked_holds_up_only_its_requests(postgresql: TestDatabase) -> None:
     postgresql.execute(f"{ENTRIES};;INSERT INTO entries VALUES (3, 0)")
     rules = {"entries": TableRule(conflict="update", key=["id"])}
@@ -153,7 +146,6 @@ async def test_a_row_that_an_outsider_has_locked_holds_up_only_its_requests(post
     assert postgresql.scalar("SELECT sum(amount) FROM entries") == 40
 
 
-@pytest.mark.xfail(strict=True, reason="a locked table makes the sink unavailable for all tables")
 async def test_a_table_that_an_outsider_has_locked_does_not_hold_up_another(postgresql: TestDatabase) -> None:
     postgresql.execute(f"{ENTRIES};;{ENTRIES.replace('entries', 'others')}")
     sink = postgresql.sink(lock_timeout=timedelta(milliseconds=500))
@@ -164,7 +156,6 @@ async def test_a_table_that_an_outsider_has_locked_does_not_hold_up_another(post
     assert [o.kind.value for o in outcomes] == ["written", "retry"] * 50
 
 
-@pytest.mark.xfail(strict=True, reason="a slow request makes the sink unavailable")
 async def test_slow_requests_are_isolated_in_a_few_attempts(postgresql: TestDatabase) -> None:
     postgresql.execute(f"{ENTRIES};;{raises('PERFORM pg_sleep(60); RETURN new;')}")
     timeout = timedelta(seconds=2)
@@ -182,7 +173,6 @@ async def test_slow_requests_are_isolated_in_a_few_attempts(postgresql: TestData
     assert postgresql.scalar("SELECT count(*) FROM entries") == 47
 
 
-@pytest.mark.xfail(strict=True, reason="one tombstone that cannot be set fails the batch")
 async def test_settle_answers_for_those_whose_row_in_the_ledger_nobody_has_locked(postgresql: TestDatabase) -> None:
     postgresql.execute(ENTRIES)
     sink = postgresql.sink(lock_timeout=timedelta(milliseconds=200))
@@ -197,7 +187,6 @@ async def test_settle_answers_for_those_whose_row_in_the_ledger_nobody_has_locke
     assert [o.kind.value for o in await sink.settle(Batch([entry(3)], id="main-0/1"))] == ["expired"]
 
 
-@pytest.mark.xfail(strict=True, reason="an id that the database cannot encode makes the sink unavailable")
 async def test_text_that_the_databases_encoding_lacks_rejects_its_request(
     postgresql: TestDatabase, postgresql_server: sa.URL
 ) -> None:
@@ -227,7 +216,6 @@ async def test_text_that_the_databases_encoding_lacks_rejects_its_request(
         maintenance.dispose()
 
 
-@pytest.mark.xfail(strict=True, reason="a full disk fails the batch, and what fits is not written")
 async def test_what_a_full_disk_has_room_for_is_written(sqlite: TestDatabase) -> None:
     sqlite.execute("CREATE TABLE entries (id integer PRIMARY KEY, amount integer, note text)")
     sink = sqlite.sink()

@@ -127,23 +127,15 @@ async def test_only_the_named_tables_may_be_written(database: TestDatabase) -> N
 
 async def test_a_migrated_schema_is_picked_up(database: TestDatabase) -> None:
     database.execute(ENTRIES)
-    sink = database.sink(look_again=timedelta(0))
+    sink = database.sink()
     assert await written(sink, entry(1, note="x"), entry(1, "notes")) == ["rejected", "rejected"]
     database.execute("ALTER TABLE entries ADD COLUMN note text;;CREATE TABLE notes (id integer)")
     assert await written(sink, entry(1, note="x"), entry(1, "notes")) == ["written", "written"]
 
 
-async def test_a_schema_is_not_looked_at_for_every_misfit(database: TestDatabase) -> None:
-    database.execute(ENTRIES)
-    sink = database.sink(look_again=timedelta(hours=1))
-    assert await written(sink, entry(1, note="x")) == ["rejected"]
-    database.execute("ALTER TABLE entries ADD COLUMN note text")
-    assert await written(sink, entry(1, note="x")) == ["rejected"]
-
-
 async def test_a_column_or_table_that_was_dropped_rejects_who_still_sends_it(database: TestDatabase) -> None:
     database.execute(f"{ENTRIES};;CREATE TABLE gone (id integer)")
-    sink = database.sink(look_again=timedelta(hours=1))
+    sink = database.sink()
     assert await written(sink, entry(1, account="a"), entry(1, "gone")) == ["written"] * 2
     database.execute("ALTER TABLE entries DROP COLUMN account;;DROP TABLE gone")
     outcomes = await sink.write(Batch([entry(2), entry(3, account="a"), entry(4, "gone")], id="main-0/2"))
@@ -152,7 +144,7 @@ async def test_a_column_or_table_that_was_dropped_rejects_who_still_sends_it(dat
 
 async def test_a_column_that_became_another_type_is_bound_anew(postgresql: TestDatabase) -> None:
     postgresql.execute(ENTRIES)
-    sink = postgresql.sink(look_again=timedelta(hours=1))
+    sink = postgresql.sink()
     assert await written(sink, entry(1, account="7")) == ["written"]
     postgresql.execute("ALTER TABLE entries ALTER account TYPE integer USING account::integer")
     assert await written(sink, entry(2, account="8")) == ["written"]

@@ -39,7 +39,7 @@ from temporal_batching.contract import RejectCode
 from temporal_batching.settings import redact_url, without_secrets
 from temporal_batching.sinks.ledger import LedgerEntry, LedgerStatus
 from temporal_batching.sinks.sql.connect import make_database
-from temporal_batching.sinks.sql.database import Database, SinkCounters
+from temporal_batching.sinks.sql.database import DatabaseAdapter, SinkCounters
 from temporal_batching.sinks.sql.ledger import DEFAULT_LEDGER, ledger_table, read_entry
 from temporal_batching.sinks.sql.schema import TableRule
 
@@ -160,7 +160,7 @@ class _Wanted:
 
 class _Check:
     def __init__(
-        self, facts: Facts, question: Question, connection: sa.Connection, database: Database, ledger: sa.Table
+        self, facts: Facts, question: Question, connection: sa.Connection, database: DatabaseAdapter, ledger: sa.Table
     ) -> None:
         self._facts = facts
         self._question = question

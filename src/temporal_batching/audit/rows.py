@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from temporal_batching.contract import Record
-from temporal_batching.sinks.sql.database import Database
+from temporal_batching.sinks.sql.database import DatabaseAdapter
 from temporal_batching.sinks.sql.schema import BoundTable, Misfit, TableName, TableRule
 from temporal_batching.sinks.sql.types import PG_NULL, array_literal
 
@@ -59,7 +59,7 @@ class Found:
 class Tables:
     """The deployment's tables, looked at when they are first needed."""
 
-    def __init__(self, connection: sa.Connection, database: Database, rules: Mapping[str, TableRule]) -> None:
+    def __init__(self, connection: sa.Connection, database: DatabaseAdapter, rules: Mapping[str, TableRule]) -> None:
         self._connection = connection
         self._database = database
         self._rules = rules

@@ -9,12 +9,13 @@ from typing import Protocol
 
 from temporal_batching.contract import Outcome
 from temporal_batching.sinks.ledger import judge
-from temporal_batching.sinks.sql.database import Database, Entry, Insert, Stamp, Transaction
-from temporal_batching.sinks.sql.errors import DatabaseFailure, Verdict
+from temporal_batching.sinks.sql.database import DatabaseAdapter, Insert, PreparedRequest, Stamp, Transaction
+from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass
+from temporal_batching.sinks.sql.progress import MAX_RESTARTS, Progress
 from temporal_batching.sinks.sql.schema import BoundTable, Row
 
 
-def arrange(entries: Sequence[Entry], database: Database) -> list[Insert]:
+def arrange(entries: Sequence[PreparedRequest], database: DatabaseAdapter) -> list[Insert]:
     """The fewest inserts that keep the order as far as it can be observed.
 
     Rows of one table stay in arrival order. Tables are ordered as the requests order them (a parent sent before its
@@ -58,7 +59,7 @@ def _runs(rows: Iterable[Row]) -> Iterable[tuple[BoundTable, list[Row]]]:
         yield run[0].table, run
 
 
-def _inserts(table: BoundTable, rows: Sequence[Row], database: Database) -> Iterable[Insert]:
+def _inserts(table: BoundTable, rows: Sequence[Row], database: DatabaseAdapter) -> Iterable[Insert]:
     for insert in _by_columns(table, rows, database):
         if database.waves and table.rule.conflict == "update":
             yield from _waves(insert)
@@ -66,7 +67,7 @@ def _inserts(table: BoundTable, rows: Sequence[Row], database: Database) -> Iter
             yield insert
 
 
-def _by_columns(table: BoundTable, rows: Sequence[Row], database: Database) -> Iterable[Insert]:
+def _by_columns(table: BoundTable, rows: Sequence[Row], database: DatabaseAdapter) -> Iterable[Insert]:
     """Rows with different columns share a statement where a column left out is a null: where nothing else fills it."""
     sets = {row.columns for row in rows}
     if len(sets) == 1:
@@ -107,70 +108,112 @@ def _waves(insert: Insert) -> Iterable[Insert]:
 
 
 class Answer(Protocol):
-    def __call__(self, entry: Entry, outcome: Outcome, *, applied: bool) -> None: ...
+    def __call__(self, request: PreparedRequest, outcome: Outcome, *, applied: bool) -> None: ...
 
 
-class BatchApplier:
-    """Applies entries in a transaction that is open, and isolates those that the database refuses.
+NOT_TRIED = "it was not tried: another request of this batch, before it, has to wait"
+
+
+class FaultIsolator:
+    """Applies requests in a transaction that is open, and isolates those that the database refuses or cannot take now.
 
     A group that fails is rolled back to its savepoint and halved. If the first half then succeeds, the fault is in
     the second, which is halved without being tried: k faults among n cost about ``k * log2(n)`` attempts and as
-    many that succeed.
+    many that succeed. Groups are tried from the first request to the last. So once a request has to wait, the later
+    requests of its key have not been applied, and wait as well.
     """
 
     def __init__(
         self,
         transaction: Transaction,
-        database: Database,
+        database: DatabaseAdapter,
         stamp: Stamp,
         answer: Answer,
+        progress: Progress,
         schema_is_fresh: bool,
     ) -> None:
         self._transaction = transaction
         self._database = database
         self._stamp = stamp
         self._answer = answer
+        self._progress = progress
         self._schema_is_fresh = schema_is_fresh
+        self._blocked: set[str] = set()
 
-    def apply(self, entries: Sequence[Entry]) -> None:
-        if entries:
-            self._apply(entries, faulty=False)
+    def apply(self, requests: Sequence[PreparedRequest], *, faulty: bool) -> None:
+        """Answers for each of them. ``faulty``: it is known that they cannot be written together."""
+        if requests:
+            self._apply(requests, faulty=faulty)
 
-    def _apply(self, entries: Sequence[Entry], *, faulty: bool) -> bool:
-        """Returns whether all were written. ``faulty``: it is known that they cannot be written together."""
-        if len(entries) == 1 or not faulty:
+    def _apply(self, requests: Sequence[PreparedRequest], *, faulty: bool) -> bool:
+        """Returns whether all were written."""
+        ready = [request for request in requests if self._may_be_tried(request)]
+        if not ready:
+            return False
+        if len(ready) == 1 or not faulty:
             try:
-                inserts = arrange(entries, self._database)
-                complete = self._transaction.attempt(self._stamp, entries, inserts, savepoint=True)
+                self._transaction.limit(*self._progress.limits())
+                inserts = arrange(ready, self._database)
+                complete = self._transaction.attempt(self._stamp, ready, inserts, savepoint=True)
             except DatabaseFailure as failure:
-                if not failure.of_request(schema_is_fresh=self._schema_is_fresh):
+                if not may_isolate(failure, self._transaction, self._progress, schema_is_fresh=self._schema_is_fresh):
                     raise
-                if len(entries) == 1:
-                    self._answer(entries[0], Outcome.rejected(failure.code, failure.reason), applied=False)
+                self._progress.note_failure(failure, ready)
+                if len(ready) == 1:
+                    self._refuse(ready[0], failure)
                     return False
             else:
                 if complete:
-                    for entry in entries:
-                        self._answer(entry, Outcome.written(), applied=True)
-                    return True
-                left = self._without_known(entries)
+                    self._progress.note_success(ready)
+                    for request in ready:
+                        self._answer(request, Outcome.written(), applied=True)
+                    return len(ready) == len(requests)
+                left = self._without_known(ready)
                 return self._apply(left, faulty=False) if left else True
         self._database.counters.splits += 1
-        middle = len(entries) // 2
-        first = self._apply(entries[:middle], faulty=False)
-        second = self._apply(entries[middle:], faulty=first)
+        middle = len(ready) // 2
+        first = self._apply(ready[:middle], faulty=False)
+        second = self._apply(ready[middle:], faulty=first)
         return first and second
 
-    def _without_known(self, entries: Sequence[Entry]) -> list[Entry]:
+    def _may_be_tried(self, request: PreparedRequest) -> bool:
+        if request.key in self._blocked or self._progress.spent or self._progress.is_hopeless(request):
+            self._wait(request, NOT_TRIED)
+            return False
+        return True
+
+    def _refuse(self, request: PreparedRequest, failure: DatabaseFailure) -> None:
+        if failure.rejects:
+            self._answer(request, Outcome.rejected(failure.code, failure.reason), applied=False)
+        else:
+            self._wait(request, failure.reason)
+
+    def _wait(self, request: PreparedRequest, reason: str) -> None:
+        if request.key:
+            self._blocked.add(request.key)
+        self._answer(request, Outcome.retry(reason), applied=False)
+
+    def _without_known(self, requests: Sequence[PreparedRequest]) -> list[PreparedRequest]:
         """Another transaction has written some of these ids since they were looked up."""
-        known = self._transaction.lookup([entry.request_id for entry in entries])
+        known = self._transaction.lookup([request.request_id for request in requests])
         left = []
-        for entry in entries:
-            outcome = judge(known.get(entry.request_id), entry.digest, self._stamp.batch_id)
+        for request in requests:
+            outcome = judge(known.get(request.request_id), request.digest, self._stamp.batch_id)
             if outcome is None:
-                left.append(entry)
+                left.append(request)
             else:
-                self._answer(entry, outcome, applied=False)
-        if len(left) == len(entries):
-            raise DatabaseFailure(Verdict.AGAIN, "the ledger changes while it is written to")
+                self._answer(request, outcome, applied=False)
+        if len(left) == len(requests):
+            raise DatabaseFailure(ErrorClass.AGAIN, "the ledger changes while it is written to")
         return left
+
+
+def may_isolate(
+    failure: DatabaseFailure, transaction: Transaction, progress: Progress, *, schema_is_fresh: bool
+) -> bool:
+    """Whether to go on in the same transaction, without the request that has failed it."""
+    if failure.transaction_ended or not failure.can_be_isolated(schema_is_fresh=schema_is_fresh):
+        return False
+    if failure.session_suspect and transaction.session_used:
+        return False
+    return failure.error_class is not ErrorClass.AGAIN or progress.restarts >= MAX_RESTARTS

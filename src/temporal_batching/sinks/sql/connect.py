@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from temporal_batching.errors import SinkConfigurationError
-from temporal_batching.sinks.sql.database import Database, SinkCounters
+from temporal_batching.sinks.sql.database import DatabaseAdapter, SinkCounters
 
 SUPPORTED = "sqlite:///file.db and postgresql://user@host/database (psycopg 3) are supported"
 
@@ -106,7 +106,7 @@ def make_database(
     statement_timeout: timedelta,
     lock_timeout: timedelta,
     wal: bool,
-) -> Database:
+) -> DatabaseAdapter:
     lock_seconds = lock_timeout.total_seconds()
     if engine.dialect.name == "sqlite":
         from temporal_batching.sinks.sql.sqlite import SqliteDatabase

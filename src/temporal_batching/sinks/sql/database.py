@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from temporal_batching.contract import Record
 from temporal_batching.sinks.ledger import IDENTITY_ID, LedgerEntry, LedgerStatus, digest
-from temporal_batching.sinks.sql.errors import DatabaseFailure, Verdict
+from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass
 from temporal_batching.sinks.sql.schema import BoundTable, Row, TableName, TableRule
 
 
@@ -27,6 +27,7 @@ class SinkCounters:
         rows: Rows sent in statements that succeeded and were committed.
         splits: How often a group of requests was halved to isolate the one at fault.
         retries: Transactions started over: a deadlock, a stale connection, a schema that had changed.
+        requeued: Requests that could not be written at that moment, and were left for a later attempt.
     """
 
     transactions: int = 0
@@ -35,10 +36,11 @@ class SinkCounters:
     rows: int = 0
     splits: int = 0
     retries: int = 0
+    requeued: int = 0
 
 
 @dataclass(slots=True)
-class Entry:
+class PreparedRequest:
     """A request that may be written: its ledger row and its bound rows."""
 
     position: int
@@ -46,6 +48,7 @@ class Entry:
     records: Sequence[Record]
     expires_at: float | None = None
     rows: list[Row] = field(default_factory=list)
+    key: str = ""
     _digest: str = ""
 
     @property
@@ -82,15 +85,25 @@ class Transaction(ABC):
     """One transaction on one connection. Every method may raise `DatabaseFailure`."""
 
     @abstractmethod
-    def attempt(self, stamp: Stamp, entries: Sequence[Entry], inserts: Sequence[Insert], *, savepoint: bool) -> bool:
+    def attempt(
+        self, stamp: Stamp, entries: Sequence[PreparedRequest], inserts: Sequence[Insert], *, savepoint: bool
+    ) -> bool:
         """Claims the ids in the ledger and inserts the rows.
 
         Returns whether every id could be claimed: it was absent, or the tombstone of another batch. If not, or if
         this raises, nothing of it remains when it ran with a savepoint; without one, roll back.
         """
 
+    def limit(self, statement: float, lock: float) -> None:  # noqa: B027  optional
+        """Bounds the statements from now on: seconds that each may take, and may wait for a lock."""
+
+    @property
+    def session_used(self) -> bool:
+        """Whether the session was there before this transaction, and may be stale."""
+        return False
+
     @abstractmethod
-    def claim(self, stamp: Stamp, entries: Sequence[Entry]) -> None:
+    def claim(self, stamp: Stamp, entries: Sequence[PreparedRequest]) -> None:
         """Claims those ids that can be claimed, and waits for other transactions that are about to write one."""
 
     @abstractmethod
@@ -106,7 +119,7 @@ class Transaction(ABC):
         """Ends the transaction without a trace; never raises."""
 
 
-class Database(ABC):
+class DatabaseAdapter(ABC):
     """One kind of database."""
 
     null: Any
@@ -137,7 +150,7 @@ class Database(ABC):
         reason = (
             f"the ledger {self.ledger.fullname} {now}; request ids that {self.identity} knows would be applied again"
         )
-        raise DatabaseFailure(Verdict.UNAVAILABLE, reason)
+        raise DatabaseFailure(ErrorClass.UNAVAILABLE, reason)
 
     @abstractmethod
     def prepare(self, connection: sa.Connection) -> bool:
@@ -148,7 +161,7 @@ class Database(ABC):
         """A transaction that begins with its first statement."""
 
     @abstractmethod
-    def judge(self, error: BaseException) -> DatabaseFailure:
+    def classify(self, error: BaseException) -> DatabaseFailure:
         """Judges an error of SQLAlchemy or of the driver."""
 
     @abstractmethod
@@ -158,6 +171,14 @@ class Database(ABC):
     @abstractmethod
     def reflect(self, connection: sa.Connection, name: str, where: TableName, rule: TableRule) -> BoundTable:
         """One table's columns and how to bind them."""
+
+    @abstractmethod
+    def schema_version(self, connection: sa.Connection) -> object:
+        """Something that differs once a table, a column, a type or a right to see them has changed. Cheap."""
+
+    def id_fault(self, request_id: str) -> str | None:
+        """Why this database cannot hold an id that another one could, or None."""
+        return None
 
     @abstractmethod
     def missing_privileges(self, connection: sa.Connection) -> list[str]:

@@ -1,6 +1,8 @@
-"""What a database's error means for a batch: is a request at fault, or can the database not take writes now?
+"""What a database's error means for a batch: is a request at fault, is it the moment, or is the database unavailable?
 
-Judged by SQLSTATE and by SQLite's extended result codes, never by the words of a message.
+Classified by SQLSTATE and by SQLite's extended result codes, never by the words of a message. The rule: what fails on a
+living connection is isolated before the sink counts as unavailable. An isolated request is rejected for what judges its
+data, or what a trigger raises of its own, and waits for what judges the moment.
 """
 
 from __future__ import annotations
@@ -11,106 +13,137 @@ from enum import Enum
 from temporal_batching.contract import RejectCode
 
 
-class Verdict(Enum):
+class ErrorClass(Enum):
     REQUEST = "request"
-    """The records of some request: isolate it, reject it, write the others."""
+    """It judges the records of some request, or a trigger raised it of its own: isolate the request, reject it."""
     SCHEMA = "schema"
     """A table or column is not what it was when it was looked at. Look again once; then it is the request's fault."""
     AGAIN = "again"
     """The transaction lost against another one (deadlock, serialization): the same may succeed at once."""
+    MOMENT = "moment"
+    """It judges the moment: a lock, the time, a disk. Isolate the request, let it wait, never reject it."""
     UNAVAILABLE = "unavailable"
-    """Everything else: the batch is tried again later."""
+    """The connection is gone, or the set-up does not fit: the batch is retried later."""
 
 
 class DatabaseFailure(Exception):
     """A driver's error, judged.
 
     Attributes:
-        verdict: What to do about it.
+        error_class: What to do about it.
         code: How a request is rejected if it is at fault.
         reason: The database's own words, for people.
         connection_lost: Whether the connection is gone, so that the fate of a commit under way is unknown.
+        timed_out: Whether it ran out of the time for a statement.
+        session_suspect: Whether it may be this session's alone, and another one be better off.
         committing: Whether it was the commit that failed.
+        transaction_ended: Whether the database has rolled the whole transaction back.
     """
 
     def __init__(
         self,
-        verdict: Verdict,
+        error_class: ErrorClass,
         reason: str,
         *,
         code: RejectCode = RejectCode.DATABASE,
         connection_lost: bool = False,
     ) -> None:
         super().__init__(reason)
-        self.verdict = verdict
+        self.error_class = error_class
         self.code = code
         self.reason = reason
         self.connection_lost = connection_lost
+        self.timed_out = False
+        self.session_suspect = False
         self.committing = False
+        self.transaction_ended = False
 
     def of_ledger(self) -> DatabaseFailure:
         """The same from a statement on the ledger alone, for which no request can be blamed."""
-        if self.verdict not in (Verdict.REQUEST, Verdict.SCHEMA):
+        if self.error_class not in (ErrorClass.REQUEST, ErrorClass.SCHEMA):
             return self
-        return DatabaseFailure(Verdict.UNAVAILABLE, f"the ledger: {self.reason}", connection_lost=self.connection_lost)
+        return DatabaseFailure(
+            ErrorClass.UNAVAILABLE, f"the ledger: {self.reason}", connection_lost=self.connection_lost
+        )
 
-    def of_request(self, *, schema_is_fresh: bool) -> bool:
-        """Whether some request is at fault."""
-        return self.verdict is Verdict.REQUEST or (self.verdict is Verdict.SCHEMA and schema_is_fresh)
+    def can_be_isolated(self, *, schema_is_fresh: bool) -> bool:
+        """Whether some request is to blame, or may be: the others then go on without it."""
+        if self.connection_lost:
+            return False
+        if self.error_class is ErrorClass.SCHEMA:
+            return schema_is_fresh
+        return self.error_class is not ErrorClass.UNAVAILABLE
+
+    @property
+    def rejects(self) -> bool:
+        """Whether the request that it is isolated to is rejected; otherwise it waits."""
+        return self.error_class in (ErrorClass.REQUEST, ErrorClass.SCHEMA)
 
 
 # The longest prefix decides. Classes: https://www.postgresql.org/docs/current/errcodes-appendix.html
-_SQLSTATES: dict[str, tuple[Verdict, RejectCode]] = {
-    "": (Verdict.UNAVAILABLE, RejectCode.DATABASE),
-    "0A": (Verdict.REQUEST, RejectCode.DATABASE),
-    "21": (Verdict.REQUEST, RejectCode.DATABASE),
-    "22": (Verdict.REQUEST, RejectCode.TYPE),
-    "23": (Verdict.REQUEST, RejectCode.CONSTRAINT),
-    "27": (Verdict.REQUEST, RejectCode.DATABASE),  # a trigger changed the row it was fired for
-    "38": (Verdict.REQUEST, RejectCode.DATABASE),  # raised inside a function
-    "39": (Verdict.REQUEST, RejectCode.DATABASE),
-    "40": (Verdict.AGAIN, RejectCode.DATABASE),
-    "40002": (Verdict.REQUEST, RejectCode.CONSTRAINT),
-    "42": (Verdict.REQUEST, RejectCode.DATABASE),
-    "42703": (Verdict.SCHEMA, RejectCode.UNKNOWN_COLUMN),
-    "42P01": (Verdict.SCHEMA, RejectCode.UNKNOWN_TABLE),
-    "3F000": (Verdict.SCHEMA, RejectCode.UNKNOWN_TABLE),
-    "42704": (Verdict.SCHEMA, RejectCode.TYPE),  # a type that was dropped
-    "42P10": (Verdict.SCHEMA, RejectCode.DATABASE),  # the unique index of a conflict key was dropped
-    "42804": (Verdict.SCHEMA, RejectCode.TYPE),  # the column has another type now
-    "42846": (Verdict.SCHEMA, RejectCode.TYPE),
-    "44": (Verdict.REQUEST, RejectCode.CONSTRAINT),  # WITH CHECK OPTION of a view
-    "54": (Verdict.REQUEST, RejectCode.DATABASE),  # a row too wide for an index or a page
-    "P0": (Verdict.REQUEST, RejectCode.DATABASE),  # RAISE in PL/pgSQL
+_SQLSTATES: dict[str, tuple[ErrorClass, RejectCode]] = {
+    # What is not here is the request's fault: the server's own codes for it, and whatever a trigger makes up.
+    "": (ErrorClass.REQUEST, RejectCode.DATABASE),
+    # The moment's. A real loss of the connection or a shutdown closes it, and that counts first.
+    "08": (ErrorClass.MOMENT, RejectCode.DATABASE),
+    "25": (ErrorClass.MOMENT, RejectCode.DATABASE),
+    "40": (ErrorClass.AGAIN, RejectCode.DATABASE),
+    "53": (ErrorClass.MOMENT, RejectCode.DATABASE),
+    "55": (ErrorClass.MOMENT, RejectCode.DATABASE),
+    "57": (ErrorClass.MOMENT, RejectCode.DATABASE),
+    "58": (ErrorClass.MOMENT, RejectCode.DATABASE),
+    "72": (ErrorClass.MOMENT, RejectCode.DATABASE),
+    "F0": (ErrorClass.MOMENT, RejectCode.DATABASE),
+    "HV": (ErrorClass.MOMENT, RejectCode.DATABASE),  # a foreign table's server
+    "XX": (ErrorClass.MOMENT, RejectCode.DATABASE),
+    # Nobody is let in: the set-up.
+    "28": (ErrorClass.UNAVAILABLE, RejectCode.DATABASE),
+    "3D": (ErrorClass.UNAVAILABLE, RejectCode.DATABASE),
+    "22": (ErrorClass.REQUEST, RejectCode.TYPE),
+    "23": (ErrorClass.REQUEST, RejectCode.CONSTRAINT),
+    "40002": (ErrorClass.REQUEST, RejectCode.CONSTRAINT),
+    "44": (ErrorClass.REQUEST, RejectCode.CONSTRAINT),  # WITH CHECK OPTION of a view
+    "55000": (ErrorClass.REQUEST, RejectCode.DATABASE),  # a view that cannot be inserted into
+    "42703": (ErrorClass.SCHEMA, RejectCode.UNKNOWN_COLUMN),
+    "42P01": (ErrorClass.SCHEMA, RejectCode.UNKNOWN_TABLE),
+    "3F000": (ErrorClass.SCHEMA, RejectCode.UNKNOWN_TABLE),
+    "42704": (ErrorClass.SCHEMA, RejectCode.TYPE),  # a type that was dropped
+    "42P10": (ErrorClass.SCHEMA, RejectCode.DATABASE),  # the unique index of a conflict key was dropped
+    "42804": (ErrorClass.SCHEMA, RejectCode.TYPE),  # the column has another type now
+    "42846": (ErrorClass.SCHEMA, RejectCode.TYPE),
 }
 
 
-def judge_sqlstate(sqlstate: str | None) -> tuple[Verdict, RejectCode]:
-    """Judges PostgreSQL's code; without one (the connection failed) the database is unavailable."""
-    code = sqlstate or ""
+def classify_sqlstate(sqlstate: str | None) -> tuple[ErrorClass, RejectCode]:
+    """Classifies PostgreSQL's code; without one (the connection failed) the database is unavailable."""
+    if not sqlstate:
+        return ErrorClass.UNAVAILABLE, RejectCode.DATABASE
     for length in (5, 2):
-        if code[:length] in _SQLSTATES:
-            return _SQLSTATES[code[:length]]
+        if sqlstate[:length] in _SQLSTATES:
+            return _SQLSTATES[sqlstate[:length]]
     return _SQLSTATES[""]
 
 
 # SQLITE_ERROR is what remains for a statement that does not fit the schema: a column dropped since it was looked at.
-_SQLITE_PRIMARY: dict[int, tuple[Verdict, RejectCode]] = {
-    sqlite3.SQLITE_ERROR: (Verdict.SCHEMA, RejectCode.DATABASE),
-    sqlite3.SQLITE_SCHEMA: (Verdict.SCHEMA, RejectCode.DATABASE),
-    sqlite3.SQLITE_CONSTRAINT: (Verdict.REQUEST, RejectCode.CONSTRAINT),
-    sqlite3.SQLITE_MISMATCH: (Verdict.REQUEST, RejectCode.TYPE),
-    sqlite3.SQLITE_TOOBIG: (Verdict.REQUEST, RejectCode.TYPE),
-    sqlite3.SQLITE_RANGE: (Verdict.REQUEST, RejectCode.DATABASE),
+_SQLITE_PRIMARY: dict[int, tuple[ErrorClass, RejectCode]] = {
+    sqlite3.SQLITE_ERROR: (ErrorClass.SCHEMA, RejectCode.DATABASE),
+    sqlite3.SQLITE_SCHEMA: (ErrorClass.SCHEMA, RejectCode.DATABASE),
+    sqlite3.SQLITE_CONSTRAINT: (ErrorClass.REQUEST, RejectCode.CONSTRAINT),
+    sqlite3.SQLITE_MISMATCH: (ErrorClass.REQUEST, RejectCode.TYPE),
+    sqlite3.SQLITE_TOOBIG: (ErrorClass.REQUEST, RejectCode.TYPE),
+    sqlite3.SQLITE_RANGE: (ErrorClass.REQUEST, RejectCode.DATABASE),
+    sqlite3.SQLITE_FULL: (ErrorClass.MOMENT, RejectCode.DATABASE),  # a smaller request may fit
+    sqlite3.SQLITE_NOMEM: (ErrorClass.MOMENT, RejectCode.DATABASE),
+    sqlite3.SQLITE_INTERRUPT: (ErrorClass.MOMENT, RejectCode.DATABASE),
 }
 _SQLITE_CONSTRAINT_DATATYPE = 3091
 """A STRICT table refused a value's type. The `sqlite3` module has no name for it before Python 3.12."""
 
 
-def judge_sqlite(extended_code: int | None) -> tuple[Verdict, RejectCode]:
+def classify_sqlite(extended_code: int | None) -> tuple[ErrorClass, RejectCode]:
     """Judges SQLite's extended result code."""
     if extended_code is None:
-        return Verdict.UNAVAILABLE, RejectCode.DATABASE
+        return ErrorClass.UNAVAILABLE, RejectCode.DATABASE
     if extended_code == _SQLITE_CONSTRAINT_DATATYPE:
-        return Verdict.REQUEST, RejectCode.TYPE
-    return _SQLITE_PRIMARY.get(extended_code & 0xFF, (Verdict.UNAVAILABLE, RejectCode.DATABASE))
+        return ErrorClass.REQUEST, RejectCode.TYPE
+    return _SQLITE_PRIMARY.get(extended_code & 0xFF, (ErrorClass.UNAVAILABLE, RejectCode.DATABASE))

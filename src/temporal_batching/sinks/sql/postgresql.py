@@ -7,6 +7,7 @@ a pipeline, which COPY cannot: COPY alone costs two trips.
 
 from __future__ import annotations
 
+import codecs
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,8 +20,15 @@ from psycopg.pq import TransactionStatus
 
 from temporal_batching.contract import RejectCode
 from temporal_batching.sinks.ledger import IDENTITY_ID, LedgerEntry
-from temporal_batching.sinks.sql.database import Database, Entry, Insert, SinkCounters, Stamp, Transaction
-from temporal_batching.sinks.sql.errors import DatabaseFailure, Verdict, judge_sqlstate
+from temporal_batching.sinks.sql.database import (
+    DatabaseAdapter,
+    Insert,
+    PreparedRequest,
+    SinkCounters,
+    Stamp,
+    Transaction,
+)
+from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass, classify_sqlstate
 from temporal_batching.sinks.sql.ledger import read_entry
 from temporal_batching.sinks.sql.reasons import short_reason
 from temporal_batching.sinks.sql.schema import BoundColumn, BoundTable, TableName, TableRule, check_rule
@@ -28,6 +36,7 @@ from temporal_batching.sinks.sql.tables import is_a_batchers
 from temporal_batching.sinks.sql.types import PG_NULL, array_literal, postgresql_binder, quoted_element
 
 _USED = "temporal_batching.prepared"
+_SESSION_USED = "temporal_batching.session_used"
 
 # At READ COMMITTED an insert that waited for another transaction is followed by a look that sees what that one did.
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
@@ -38,7 +47,12 @@ _LIMITS = (
 )
 
 
-class PostgresqlDatabase(Database):
+def _limits(statement: float, lock: float) -> tuple[str, str, str]:
+    milliseconds = str(max(1, int(statement * 1000)))
+    return milliseconds, str(max(1, int(lock * 1000))), milliseconds
+
+
+class PostgresqlDatabase(DatabaseAdapter):
     null = PG_NULL
     waves = True
 
@@ -52,8 +66,9 @@ class PostgresqlDatabase(Database):
         lock_timeout: float,
     ) -> None:
         super().__init__(engine, ledger, counters)
-        milliseconds = str(max(1, int(statement_timeout * 1000)))
-        self.limits = (milliseconds, str(max(1, int(lock_timeout * 1000))), milliseconds)
+        self._codec: str | None = None
+        """Python's name of the database's encoding; None if it holds every character, or is unknown here."""
+        self.limits = _limits(statement_timeout, lock_timeout)
         quote = engine.dialect.identifier_preparer.format_table(ledger)
         # Inserts only: twice as fast as with ON CONFLICT, which looks at the index twice. A known id fails it, and puts
         # a line into the server's log; then the careful claim has its turn. Known ids come with retries alone.
@@ -81,16 +96,17 @@ class PostgresqlDatabase(Database):
         driver.prepare_threshold = None  # an engine of the user's own may have it set: see `_trip`
         info = connection.connection.info
         used = bool(info.get(_USED))
-        info[_USED] = True
+        info[_USED], info[_SESSION_USED] = True, used
         return used
 
     def transaction(self, connection: sa.Connection) -> PostgresqlTransaction:
         driver = connection.connection.driver_connection
         assert isinstance(driver, psycopg.Connection)
-        return PostgresqlTransaction(driver, self)
+        session_used = bool(connection.connection.info.get(_SESSION_USED))
+        return PostgresqlTransaction(driver, self, session_used=session_used)
 
-    def judge(self, error: BaseException) -> DatabaseFailure:
-        return judge_postgresql_error(error)
+    def classify(self, error: BaseException) -> DatabaseFailure:
+        return classify_postgresql_error(error)
 
     def list_names(self, connection: sa.Connection) -> dict[str, TableName]:
         own = {connection.scalar(_OID, {"name": _quoted(connection, table)}) for table in self.own}
@@ -140,7 +156,20 @@ class PostgresqlDatabase(Database):
         check_rule(name, columns, rule, unique)
         return BoundTable(name, sa.Table(table_name, sa.MetaData(), schema=schema), columns, rule)
 
+    def schema_version(self, connection: sa.Connection) -> object:
+        return connection.scalar(_VERSION)
+
+    def id_fault(self, request_id: str) -> str | None:
+        if self._codec is None or request_id.isascii():
+            return None
+        try:
+            request_id.encode(self._codec)
+        except UnicodeEncodeError:
+            return "the request id has a character that the database's encoding lacks"
+        return None
+
     def missing_privileges(self, connection: sa.Connection) -> list[str]:
+        self._codec = _codec_of(str(connection.scalar(_ENCODING)))
         quoted = _quoted(connection, self.ledger)
         return [
             privilege
@@ -165,6 +194,29 @@ def _quoted(connection: sa.Connection, table: sa.Table) -> str:
     return connection.dialect.identifier_preparer.format_table(table).replace("%%", "%")
 
 
+def _codec_of(encoding: str) -> str | None:
+    name = encoding.casefold().replace("win", "cp").replace("koi8", "koi8_")
+    if name in ("utf8", "sql_ascii"):
+        return None
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        return None
+
+
+_ENCODING = sa.text("SELECT current_setting('server_encoding')")
+# Every change of a table, a column, a type's labels or of what this role may see writes one of these rows anew.
+_VERSION = sa.text(
+    "SELECT concat_ws(' ', current_setting('search_path'),"
+    " (SELECT sum(hashtext(concat_ws(',', c.oid, c.xmin, c.relname)))"
+    "  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+    "  WHERE c.relkind IN ('r', 'p', 'v', 'f') AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'),"
+    " (SELECT sum(hashtext(concat_ws(',', a.attrelid, a.attnum, a.xmin)))"
+    "  FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+    "  WHERE a.attnum > 0 AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'),"
+    " (SELECT sum(hashtext(concat_ws(',', oid, xmin))) FROM pg_enum),"
+    " (SELECT sum(hashtext(concat_ws(',', oid, xmin))) FROM pg_namespace))"
+)
 _OID = sa.text("SELECT to_regclass(:name)::oid")
 _PRIVILEGE = sa.text("SELECT has_table_privilege(:name, :privilege)")
 _NAMES = sa.text(
@@ -193,11 +245,27 @@ _UNDO: list[tuple[str, Sequence[Any] | None]] = [
 class PostgresqlTransaction(Transaction):
     """Statements that cost no trip of their own (BEGIN, what ends a savepoint) wait for the next that does."""
 
-    def __init__(self, connection: psycopg.Connection[Any], database: PostgresqlDatabase) -> None:
+    def __init__(
+        self, connection: psycopg.Connection[Any], database: PostgresqlDatabase, *, session_used: bool = False
+    ) -> None:
         self._connection = connection
         self._database = database
         self._waiting: list[tuple[str, Sequence[Any] | None]] = [(_BEGIN, None), (_LIMITS, database.limits)]
+        self._limits = database.limits
+        self._session_used = session_used
         self._rows = 0
+
+    @property
+    def session_used(self) -> bool:
+        return self._session_used
+
+    def limit(self, statement: float, lock: float) -> None:
+        limits = _limits(statement, lock)
+        # Whatever rounds to the same tenth of what it was needs no statement of its own.
+        if all(abs(int(a) - int(b)) * 10 <= int(b) for a, b in zip(limits, self._limits, strict=True)):
+            return
+        self._limits = limits
+        self._waiting.append((_LIMITS, limits))
 
     @contextmanager
     def _trip(self) -> Iterator[Callable[..., psycopg.Cursor[Any]]]:
@@ -216,7 +284,7 @@ class PostgresqlTransaction(Transaction):
             return connection.execute(sql, parameters, prepare=False)
 
         first: psycopg.Error | None = None
-        with self._judged():
+        with self._classified():
             try:
                 with connection.pipeline():
                     try:
@@ -233,13 +301,15 @@ class PostgresqlTransaction(Transaction):
                 raise first
 
     @contextmanager
-    def _judged(self) -> Iterator[None]:
+    def _classified(self) -> Iterator[None]:
         try:
             yield
         except (psycopg.Error, UnicodeEncodeError) as err:
-            raise judge_postgresql_error(err, self._connection) from None
+            raise classify_postgresql_error(err, self._connection) from None
 
-    def attempt(self, stamp: Stamp, entries: Sequence[Entry], inserts: Sequence[Insert], *, savepoint: bool) -> bool:
+    def attempt(
+        self, stamp: Stamp, entries: Sequence[PreparedRequest], inserts: Sequence[Insert], *, savepoint: bool
+    ) -> bool:
         if savepoint:
             self._waiting.append(("SAVEPOINT attempt", None))
         sent: list[psycopg.Cursor[Any]] = []
@@ -254,7 +324,7 @@ class PostgresqlTransaction(Transaction):
             if savepoint:
                 self._waiting = _UNDO.copy()
             rows_inserted = len(sent) == len(inserts) and all(cursor.pgresult is not None for cursor in sent)
-            if rows_inserted and failure.verdict in (Verdict.REQUEST, Verdict.SCHEMA):
+            if rows_inserted and failure.error_class in (ErrorClass.REQUEST, ErrorClass.SCHEMA):
                 if not savepoint and failure.code is RejectCode.CONSTRAINT:
                     return False
                 # No request is at fault when the ledger itself refuses.
@@ -270,7 +340,12 @@ class PostgresqlTransaction(Transaction):
         return False
 
     def _send_claim(
-        self, send: Callable[..., psycopg.Cursor[Any]], stamp: Stamp, entries: Sequence[Entry], *, new: bool = False
+        self,
+        send: Callable[..., psycopg.Cursor[Any]],
+        stamp: Stamp,
+        entries: Sequence[PreparedRequest],
+        *,
+        new: bool = False,
     ) -> psycopg.Cursor[Any]:
         # Sorted, so that two batches with the same ids queue up instead of deadlocking.
         entries = sorted(entries, key=lambda e: e.request_id)
@@ -278,7 +353,7 @@ class PostgresqlTransaction(Transaction):
         sql = self._database.claim_new_sql if new else self._database.claim_sql
         return send(sql, (stamp.batch_id, stamp.status.value, stamp.at, ids, digests, self._database.identity))
 
-    def claim(self, stamp: Stamp, entries: Sequence[Entry]) -> None:
+    def claim(self, stamp: Stamp, entries: Sequence[PreparedRequest]) -> None:
         if entries:
             with _about_ledger(), self._trip() as send:
                 self._send_claim(send, stamp, entries)
@@ -296,16 +371,17 @@ class PostgresqlTransaction(Transaction):
                 pass
         # What else waits only ends a savepoint, and a commit does so too.
         self._database.counters.round_trips += 1
-        with self._judged():
+        with self._classified():
             tag = self._connection.execute("COMMIT", prepare=False).statusmessage
         if tag != "COMMIT":
-            raise DatabaseFailure(Verdict.UNAVAILABLE, f"the server answered {tag} to COMMIT")
+            raise DatabaseFailure(ErrorClass.UNAVAILABLE, f"the server answered {tag} to COMMIT")
         self._database.counters.transactions += 1
         self._database.counters.rows += self._rows
 
     def rollback(self) -> None:
         connection = self._connection
         self._waiting = [(_BEGIN, None), (_LIMITS, self._database.limits)]
+        self._limits = self._database.limits
         self._rows = 0
         if connection.closed or connection.info.transaction_status is TransactionStatus.IDLE:
             return
@@ -370,22 +446,23 @@ def _escaped(type_sql: str) -> str:
 
 
 _READ_ONLY = "25006"
+_QUERY_CANCELED = "57014"
 
 
-def judge_postgresql_error(error: BaseException, connection: psycopg.Connection[Any] | None = None) -> DatabaseFailure:
+def classify_postgresql_error(
+    error: BaseException, connection: psycopg.Connection[Any] | None = None
+) -> DatabaseFailure:
     cause = getattr(error, "orig", None) or error
     lost = bool(getattr(error, "connection_invalidated", False)) or (connection is not None and connection.closed)
     if isinstance(cause, UnicodeEncodeError | psycopg.DataError) and getattr(cause, "sqlstate", None) is None:
         # Refused by the driver before the server saw it: text that the connection's encoding cannot express.
-        return DatabaseFailure(Verdict.REQUEST, str(cause), connection_lost=lost)
+        return DatabaseFailure(ErrorClass.REQUEST, str(cause), connection_lost=lost)
     sqlstate = getattr(cause, "sqlstate", None)
-    verdict, code = judge_sqlstate(sqlstate)
-    # A session that began while the server took no writes may stay so for ever: as good as lost, another one is opened.
-    lost = lost or sqlstate == _READ_ONLY
+    error_class, code = classify_sqlstate(sqlstate)
     if lost:
         # Whatever was said last, nothing more can be asked on this connection.
-        verdict = Verdict.UNAVAILABLE
-    return DatabaseFailure(verdict, describe_postgresql_error(cause), code=code, connection_lost=lost)
+        error_class = ErrorClass.UNAVAILABLE
+    return DatabaseFailure(error_class, describe_postgresql_error(cause), code=code, connection_lost=lost)
 
 
 _WITH_DETAIL = ("22", "23503", "23505")

@@ -8,7 +8,6 @@ the sink look again, at most every few seconds, so that a migration is seen with
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -171,8 +170,7 @@ class Catalogue:
         rules: Mapping[str, TableRule] | None,
         list_names: Callable[[], dict[str, TableName]],
         reflect: Callable[[str, TableName, TableRule], BoundTable],
-        look_again: float,
-        clock: Callable[[], float] = time.monotonic,
+        version: Callable[[], object],
     ) -> None:
         """Creates an empty catalogue.
 
@@ -180,18 +178,17 @@ class Catalogue:
             rules: The tables that may be written to; None for every one.
             list_names: Asks the database for all tables that could be meant, by the name a request uses.
             reflect: Asks the database for one table's columns.
-            look_again: Seconds that must have passed before it looks again.
-            clock: Seconds, by which it does.
+            version: Asks the database for something that differs once its schema has changed.
         """
         self._rules = rules
         self._list_names = list_names
         self._reflect = reflect
-        self._pause = look_again
-        self._clock = clock
+        self._version = version
         self._lock = threading.Lock()
         self._names: dict[str, TableName] = {}
         self._tables: dict[str, BoundTable] = {}
-        self._looked_at: float | None = None
+        self._seen: object = None
+        self._looked = False
 
     def get(self, name: str) -> BoundTable:
         """The table of this name.
@@ -206,7 +203,7 @@ class Catalogue:
             return self._tables.get(name) or self._find(name)
 
     def _find(self, name: str) -> BoundTable:
-        if self._looked_at is None:
+        if not self._looked:
             self._look()
         if (
             not isinstance(name, str)
@@ -230,13 +227,23 @@ class Catalogue:
         return sorted(shortest.values())
 
     def _look(self) -> None:
+        self._seen = self._version()  # first: a change from here on is one more change
         self._names = self._list_names()
-        self._looked_at = self._clock()
+        self._looked = True
 
-    def look_again(self, *, now: bool = False) -> bool:
-        """Forgets what was seen if it was seen some time ago, or at once. Returns whether it did."""
+    def refresh(self) -> None:
+        """Forgets what was seen, and looks again."""
         with self._lock:
-            if not now and self._looked_at is not None and self._clock() - self._looked_at < self._pause:
+            self._tables = {}
+            self._look()
+
+    def refresh_if_changed(self) -> bool:
+        """Looks again if the schema has changed since. Returns whether it had.
+
+        Requests that do not fit cost one cheap question a batch, however many there are: not a look.
+        """
+        with self._lock:
+            if self._looked and self._version() == self._seen:
                 return False
             self._tables = {}
             self._look()

@@ -41,22 +41,22 @@ from temporal_batching.errors import SinkConfigurationError, SinkError, SinkUnav
 from temporal_batching.sinks.base import Batch, Sink
 from temporal_batching.sinks.dead_letters import DeadLetter
 from temporal_batching.sinks.ledger import LedgerEntry
+from temporal_batching.sinks.sql.apply import NOT_TRIED
 from temporal_batching.sinks.sql.connect import connect_engine, make_database, without_password
-from temporal_batching.sinks.sql.database import Database, SinkCounters
+from temporal_batching.sinks.sql.database import DatabaseAdapter, SinkCounters
 from temporal_batching.sinks.sql.dead_letters import DEFAULT_DEAD_LETTERS, DeadLetters
-from temporal_batching.sinks.sql.errors import DatabaseFailure, Verdict
-from temporal_batching.sinks.sql.flush import Flush
+from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass
 from temporal_batching.sinks.sql.ledger import DEFAULT_LEDGER, ensure_identity, ensure_ledger
 from temporal_batching.sinks.sql.ledger import ledger_table as define_ledger
+from temporal_batching.sinks.sql.progress import ALONE_IN_A_ROW, Progress
 from temporal_batching.sinks.sql.schema import Catalogue, Misfit, Row, TableRule
 from temporal_batching.sinks.sql.tables import table_ddl
+from temporal_batching.sinks.sql.transaction import BatchTransaction
 
 __all__ = ["SinkCounters", "SqlSink", "TableRule"]
 
 T = TypeVar("T")
 
-MAX_RESTARTS = 3
-"""How often one call starts its transaction over after a deadlock or a serialization failure."""
 MAX_STALE = 16
 """How many dead connections one call takes from the pool before it believes that the server is gone."""
 
@@ -88,7 +88,6 @@ class SqlSink(Sink):
         connect_timeout: timedelta = timedelta(seconds=10),
         max_connections: int = 4,
         wal: bool = True,
-        look_again: timedelta = timedelta(seconds=5),
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Creates the sink; it connects when it is opened.
@@ -111,7 +110,6 @@ class SqlSink(Sink):
             max_connections: Connections, and threads, that batches of several shards may use side by side. SQLite
                 has one writer and always uses one.
             wal: Whether a SQLite file is switched to write-ahead logging, so that readers do not wait.
-            look_again: How soon the sink looks at the schema again when a request does not fit it.
             clock: Seconds since the epoch, by which deadlines are judged and commits are dated.
 
         Raises:
@@ -136,7 +134,7 @@ class SqlSink(Sink):
         self._ledger = define_ledger(ledger_table, schemas=self._engine.dialect.name == "postgresql")
         self._create_ledger = create_ledger
         self.counters = SinkCounters()
-        self._database: Database = make_database(
+        self._database: DatabaseAdapter = make_database(
             self._engine,
             self._ledger,
             self.counters,
@@ -154,9 +152,11 @@ class SqlSink(Sink):
             reflect=lambda name, where, rule: self._with_connection(
                 lambda connection: self._database.reflect(connection, name, where, rule)
             ),
-            look_again=look_again.total_seconds(),
+            version=lambda: self._with_connection(self._database.schema_version),
         )
         self._clock = clock
+        self._statement_timeout = statement_timeout
+        self._lock_timeout = lock_timeout
         self._threads = threads
         self._executor: ThreadPoolExecutor | None = None
         self._opening = threading.Lock()
@@ -215,8 +215,8 @@ class SqlSink(Sink):
             try:
                 self._with_connection(lambda c: table.keep(c, letters, at, create=self._create_ledger))
             except (DatabaseFailure, sa.exc.SQLAlchemyError) as err:
-                failure = err if isinstance(err, DatabaseFailure) else self._database.judge(err)
-                if failure.verdict in (Verdict.UNAVAILABLE, Verdict.AGAIN):
+                failure = err if isinstance(err, DatabaseFailure) else self._database.classify(err)
+                if not failure.rejects:
                     text = f"{self._engine.dialect.name}: {without_password(failure.reason, self._engine)}"
                     raise SinkUnavailable(text, in_doubt=False) from None
                 # This is logged, and the database's own words may quote the row that failed.
@@ -235,7 +235,8 @@ class SqlSink(Sink):
 
         def look() -> dict[str, LedgerEntry]:
             self._check()
-            return self._in_transaction(lambda connection: self._lookup(connection, ids))
+            with self._answering():
+                return self._with_connection(lambda connection: self._lookup(connection, ids))
 
         return await self._in_thread(look)
 
@@ -280,8 +281,23 @@ class SqlSink(Sink):
                 raise
             # It did fit when the sink was opened: what waits in the batcher waits for whoever changes it back.
             raise SinkUnavailable(str(err), in_doubt=False) from None
-        outcomes: dict[int, Outcome] = {}
-        self._flush_part(batch, list(range(len(batch))), outcomes, settle=settle)
+        progress = Progress(batch, statement_timeout=self._statement_timeout, lock_timeout=self._lock_timeout)
+        try:
+            self._flush_part(batch, list(range(len(batch))), progress, settle=settle)
+            self._try_alone(batch, progress, settle=settle)
+        except (DatabaseFailure, sa.exc.SQLAlchemyError) as err:
+            failure = err if isinstance(err, DatabaseFailure) else self._database.classify(err)
+            reason = self._describe(failure)
+            # What is committed has its outcome, whatever became of the rest.
+            if not progress.committed:
+                raise SinkUnavailable(reason, in_doubt=progress.in_doubt) from None
+            progress.fill(len(batch), reason)
+        except SinkUnavailable as err:
+            if not progress.committed:
+                raise SinkUnavailable(str(err), in_doubt=progress.in_doubt) from None
+            progress.fill(len(batch), str(err))
+        outcomes = progress.outcomes
+        self.counters.requeued += len(progress.to_be_retried())
         written: set[str] = set()
         for position, request in enumerate(batch):
             if outcomes[position].kind is OutcomeKind.WRITTEN:
@@ -291,36 +307,89 @@ class SqlSink(Sink):
                 written.add(request.request_id)
         return [outcomes[position] for position in range(len(batch))]
 
-    def _flush_part(self, batch: Batch, positions: list[int], outcomes: dict[int, Outcome], *, settle: bool) -> None:
-        """Commits these requests of a batch: together, unless the commit itself is refused."""
+    def _describe(self, failure: DatabaseFailure) -> str:
+        self._checked = False
+        return f"{self._engine.dialect.name}: {without_password(failure.reason, self._engine)}"
+
+    def _try_alone(self, batch: Batch, progress: Progress, *, settle: bool) -> None:
+        """What has to wait gets a transaction of its own first, where nobody else's trouble is near it."""
+        if len(batch) == 1:
+            return
+        blocked: set[str] = set()
+        failed = 0
+        for position in progress.to_be_retried():
+            key = batch[position].key
+            if failed >= ALONE_IN_A_ROW or progress.spent:
+                return
+            if key in blocked:
+                continue
+            self._flush_part(batch, [position], progress, settle=settle)
+            if progress.outcomes[position].kind is OutcomeKind.RETRY:
+                failed += 1
+                if key:
+                    blocked.add(key)
+            else:
+                failed = 0
+
+    def _flush_part(self, batch: Batch, positions: list[int], progress: Progress, *, settle: bool) -> None:
+        """Commits these requests of a batch: together, unless that is what fails."""
         schema_is_fresh = False
         while True:
             rows, misfits = ({}, {}) if settle else self._bind_all(batch, positions)
-            flush = Flush(self._database, self._clock, batch, positions, rows, misfits, settle, schema_is_fresh)
+            transaction = BatchTransaction(
+                self._database, self._clock, batch, positions, rows, misfits, settle, schema_is_fresh, progress
+            )
             try:
-                outcomes.update(self._in_transaction(flush.run))
+                progress.note_committed(self._with_connection(transaction.run))
                 return
-            except _SchemaChanged as changed:
-                if schema_is_fresh:
-                    raise SinkUnavailable(str(changed), in_doubt=False) from None
-                schema_is_fresh = True
-                self.counters.retries += 1
-                with self._answering():
-                    self._catalogue.look_again(now=True)
-            except _CommitRefused as refused:
-                if len(positions) == 1:
-                    outcomes[positions[0]] = Outcome.rejected(refused.failure.code, refused.failure.reason)
+            except DatabaseFailure as failure:
+                if failure.committing and failure.connection_lost:
+                    progress.note_lost_commit(positions)
+                if failure.error_class is ErrorClass.SCHEMA and not schema_is_fresh:
+                    schema_is_fresh = True
+                    self.counters.retries += 1
+                    with self._answering():
+                        self._catalogue.refresh()
+                elif failure.error_class is ErrorClass.AGAIN and progress.may_restart():
+                    self.counters.retries += 1
+                elif failure.can_be_isolated(schema_is_fresh=schema_is_fresh):
+                    self._flush_halves(batch, positions, progress, failure, settle=settle)
                     return
-                self.counters.splits += 1
-                middle = len(positions) // 2
-                self._flush_part(batch, positions[:middle], outcomes, settle=settle)
-                self._flush_part(batch, positions[middle:], outcomes, settle=settle)
-                return
+                else:
+                    raise
+
+    def _flush_halves(
+        self, batch: Batch, positions: list[int], progress: Progress, failure: DatabaseFailure, *, settle: bool
+    ) -> None:
+        """Isolates what fails a whole transaction, each half in one of its own.
+
+        A constraint that is checked at the commit, a trigger of SQLite's that rolls everything back, a lock on a row
+        of the ledger.
+        """
+        progress.note_failure(failure, [])
+        if len(positions) == 1:
+            (position,) = positions
+            if failure.rejects:
+                progress.outcomes[position] = Outcome.rejected(failure.code, failure.reason)
+            else:
+                progress.outcomes[position] = progress.retry(position, failure.reason)
+            return
+        self.counters.splits += 1
+        middle = len(positions) // 2
+        for half in (positions[:middle], positions[middle:]):
+            waiting = {batch[p].key for p in progress.to_be_retried()} - {""}
+            held = [p for p in half if progress.spent or batch[p].key in waiting]
+            for position in held:
+                progress.outcomes[position] = progress.retry(position, NOT_TRIED)
+            ready = [p for p in half if p not in held]
+            if ready:
+                self._flush_part(batch, ready, progress, settle=settle)
 
     def _bind_all(self, batch: Batch, positions: list[int]) -> tuple[dict[int, list[Row]], dict[int, Outcome]]:
         with self._answering():
             rows, misfits = self._bind(batch, positions)
-            if misfits and self._catalogue.look_again():
+            # Nobody is rejected for what was true before a migration.
+            if misfits and self._catalogue.refresh_if_changed():
                 rows, misfits = self._bind(batch, positions)
             return rows, misfits
 
@@ -348,30 +417,14 @@ class SqlSink(Sink):
                 try:
                     return work(connection)
                 except (DatabaseFailure, sa.exc.DBAPIError) as err:
-                    failure = err if isinstance(err, DatabaseFailure) else self._database.judge(err)
-                    if failure.connection_lost:
+                    failure = err if isinstance(err, DatabaseFailure) else self._database.classify(err)
+                    stale_session = failure.connection_lost or (failure.session_suspect and used)
+                    if stale_session:
                         connection.invalidate()
-                    if not failure.connection_lost or failure.committing or not used or stale >= MAX_STALE:
+                    if not stale_session or failure.committing or not used or stale >= MAX_STALE:
                         raise
             stale += 1
             self.counters.retries += 1
-
-    def _in_transaction(self, work: Callable[[sa.Connection], T]) -> T:
-        """Runs a transaction, and over again where it lost against another one."""
-        restarts = 0
-        with self._answering():
-            while True:
-                try:
-                    return self._with_connection(work)
-                except DatabaseFailure as failure:
-                    if failure.committing and failure.verdict is Verdict.REQUEST:
-                        raise _CommitRefused(failure) from None
-                    if failure.verdict is Verdict.SCHEMA:
-                        raise _SchemaChanged(failure.reason) from None
-                    if failure.verdict is not Verdict.AGAIN or restarts >= MAX_RESTARTS:
-                        raise
-                restarts += 1
-                self.counters.retries += 1
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -379,20 +432,5 @@ class SqlSink(Sink):
         try:
             yield
         except (DatabaseFailure, sa.exc.SQLAlchemyError) as err:
-            failure = err if isinstance(err, DatabaseFailure) else self._database.judge(err)
-            self._checked = False
-            in_doubt = failure.committing and failure.connection_lost
-            text = without_password(failure.reason, self._engine)
-            raise SinkUnavailable(f"{self._engine.dialect.name}: {text}", in_doubt=in_doubt) from None
-
-
-class _SchemaChanged(Exception):
-    """A table or a column is not what it was when it was looked at."""
-
-
-class _CommitRefused(Exception):
-    """The commit failed for the sake of some request: a constraint that is checked only then."""
-
-    def __init__(self, failure: DatabaseFailure) -> None:
-        super().__init__(failure.reason)
-        self.failure = failure
+            failure = err if isinstance(err, DatabaseFailure) else self._database.classify(err)
+            raise SinkUnavailable(self._describe(failure), in_doubt=False) from None

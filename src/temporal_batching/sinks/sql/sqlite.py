@@ -12,8 +12,15 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
 from temporal_batching.sinks.ledger import IDENTITY_ID, LedgerEntry, judge
-from temporal_batching.sinks.sql.database import Database, Entry, Insert, SinkCounters, Stamp, Transaction
-from temporal_batching.sinks.sql.errors import DatabaseFailure, Verdict, judge_sqlite
+from temporal_batching.sinks.sql.database import (
+    DatabaseAdapter,
+    Insert,
+    PreparedRequest,
+    SinkCounters,
+    Stamp,
+    Transaction,
+)
+from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass, classify_sqlite
 from temporal_batching.sinks.sql.ledger import read_entry
 from temporal_batching.sinks.sql.reasons import short_reason
 from temporal_batching.sinks.sql.schema import BoundColumn, BoundTable, TableName, TableRule, check_rule
@@ -35,7 +42,7 @@ class _AsBound(sa.types.UserDefinedType[Any]):
         raise NotImplementedError
 
 
-class SqliteDatabase(Database):
+class SqliteDatabase(DatabaseAdapter):
     null = None
     waves = False
 
@@ -52,7 +59,7 @@ class SqliteDatabase(Database):
         info = connection.connection.info
         if info.get(_USED):
             return True
-        with _judged():
+        with _classified():
             connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(self._lock_timeout * 1000)}")
             connection.exec_driver_sql("PRAGMA foreign_keys = ON")
             if self._wal:
@@ -79,8 +86,8 @@ class SqliteDatabase(Database):
     def transaction(self, connection: sa.Connection) -> SqliteTransaction:
         return SqliteTransaction(connection, self)
 
-    def judge(self, error: BaseException) -> DatabaseFailure:
-        return judge_sqlite_error(error)
+    def classify(self, error: BaseException) -> DatabaseFailure:
+        return classify_sqlite_error(error)
 
     def list_names(self, connection: sa.Connection) -> dict[str, TableName]:
         own = {table.name.casefold() for table in self.own}
@@ -113,6 +120,9 @@ class SqliteDatabase(Database):
                 unique.append(frozenset(n for n in names if n is not None))
         check_rule(name, columns, rule, unique)
         return BoundTable(name, table, columns, rule)
+
+    def schema_version(self, connection: sa.Connection) -> object:
+        return connection.exec_driver_sql("PRAGMA schema_version").scalar()
 
     def missing_privileges(self, connection: sa.Connection) -> list[str]:
         return []
@@ -168,13 +178,19 @@ class SqliteTransaction(Transaction):
             self._connection.exec_driver_sql("BEGIN IMMEDIATE")
             self._begun = True
 
+    @property
+    def _in_transaction(self) -> bool:
+        return bool(getattr(self._connection.connection.driver_connection, "in_transaction", False))
+
     def _execute(self, statement: sa.Executable, rows: list[dict[str, Any]] | None = None) -> sa.CursorResult[Any]:
         self._database.counters.statements += 1
         result: sa.CursorResult[Any] = self._connection.execute(statement, rows)
         return result
 
-    def attempt(self, stamp: Stamp, entries: Sequence[Entry], inserts: Sequence[Insert], *, savepoint: bool) -> bool:
-        with _judged():
+    def attempt(
+        self, stamp: Stamp, entries: Sequence[PreparedRequest], inserts: Sequence[Insert], *, savepoint: bool
+    ) -> bool:
+        with _classified():
             self._begin()
             if savepoint:
                 self._connection.exec_driver_sql("SAVEPOINT attempt")
@@ -184,21 +200,22 @@ class SqliteTransaction(Transaction):
                     self._enter(stamp, entries)
                     for insert in inserts:
                         self._insert(insert)
-            except (sa.exc.DBAPIError, DatabaseFailure):
-                if savepoint:
-                    # Some errors (a full disk) have ended the transaction, and the savepoint with it.
-                    with suppress(sa.exc.DBAPIError):
-                        self._connection.exec_driver_sql("ROLLBACK TO attempt")
-                        self._connection.exec_driver_sql("RELEASE attempt")
-                raise
+            except (sa.exc.DBAPIError, DatabaseFailure) as err:
+                failure = err if isinstance(err, DatabaseFailure) else classify_sqlite_error(err)
+                # A full disk, RAISE(ROLLBACK) and ON CONFLICT ROLLBACK end the transaction, and the savepoint with it.
+                failure.transaction_ended = not self._in_transaction
+                if savepoint and not failure.transaction_ended:
+                    self._connection.exec_driver_sql("ROLLBACK TO attempt")
+                    self._connection.exec_driver_sql("RELEASE attempt")
+                raise failure from None
             if savepoint:
                 self._connection.exec_driver_sql("RELEASE attempt")
             if complete:
                 self._rows += sum(len(insert.rows) for insert in inserts)
             return complete
 
-    def claim(self, stamp: Stamp, entries: Sequence[Entry]) -> None:
-        with _judged():
+    def claim(self, stamp: Stamp, entries: Sequence[PreparedRequest]) -> None:
+        with _classified():
             self._begin()
             self._enter(stamp, self._claimable(stamp, entries))
 
@@ -207,13 +224,13 @@ class SqliteTransaction(Transaction):
         try:
             yield
         except sa.exc.DBAPIError as err:
-            raise judge_sqlite_error(err).of_ledger() from None
+            raise classify_sqlite_error(err).of_ledger() from None
 
-    def _claimable(self, stamp: Stamp, entries: Sequence[Entry]) -> list[Entry]:
+    def _claimable(self, stamp: Stamp, entries: Sequence[PreparedRequest]) -> list[PreparedRequest]:
         known = self._lookup([entry.request_id for entry in entries])
         return [e for e in entries if judge(known.get(e.request_id), e.digest, stamp.batch_id) is None]
 
-    def _enter(self, stamp: Stamp, entries: Sequence[Entry]) -> None:
+    def _enter(self, stamp: Stamp, entries: Sequence[PreparedRequest]) -> None:
         if not entries:
             return
         ledger = self._database.ledger
@@ -241,7 +258,7 @@ class SqliteTransaction(Transaction):
         self._execute(statement, [dict(zip(names, row, strict=True)) for row in insert.rows])
 
     def lookup(self, request_ids: Sequence[str]) -> dict[str, LedgerEntry]:
-        with _judged():
+        with _classified():
             self._begin()
             return self._lookup(request_ids)
 
@@ -259,8 +276,13 @@ class SqliteTransaction(Transaction):
     def commit(self) -> None:
         if not self._begun:
             return
-        with _judged():
-            self._connection.exec_driver_sql("COMMIT")
+        with _classified():
+            try:
+                self._connection.exec_driver_sql("COMMIT")
+            except sa.exc.DBAPIError:
+                # A deferred constraint leaves the transaction open.
+                self.rollback()
+                raise
         self._database.counters.transactions += 1
         self._database.counters.rows += self._rows
 
@@ -289,20 +311,20 @@ def _statement(table: BoundTable, columns: Sequence[str]) -> sa.Executable:
 
 
 @contextmanager
-def _judged() -> Iterator[None]:
+def _classified() -> Iterator[None]:
     try:
         yield
     except sa.exc.DBAPIError as err:
-        raise judge_sqlite_error(err) from None
+        raise classify_sqlite_error(err) from None
 
 
-def judge_sqlite_error(error: BaseException) -> DatabaseFailure:
+def classify_sqlite_error(error: BaseException) -> DatabaseFailure:
     cause = getattr(error, "orig", None) or error
     code = getattr(cause, "sqlite_errorcode", None)
     if code is None and isinstance(cause, sqlite3.DataError | OverflowError | UnicodeEncodeError):
         # Refused by the driver before SQLite saw it.
-        return DatabaseFailure(Verdict.REQUEST, str(cause))
-    verdict, reject = judge_sqlite(code)
+        return DatabaseFailure(ErrorClass.REQUEST, str(cause))
+    error_class, reject = classify_sqlite(code)
     # A commit that met an I/O error may be on the disk.
     lost = code is not None and code & 0xFF == sqlite3.SQLITE_IOERR
-    return DatabaseFailure(verdict, short_reason(str(cause)), code=reject, connection_lost=lost)
+    return DatabaseFailure(error_class, short_reason(str(cause)), code=reject, connection_lost=lost)

@@ -11,18 +11,19 @@ import sqlalchemy as sa
 from temporal_batching.contract import Outcome, OutcomeKind, RejectCode
 from temporal_batching.sinks.base import Batch
 from temporal_batching.sinks.ledger import LedgerStatus, NotJson, id_reused, judge, request_id_fault
-from temporal_batching.sinks.sql.apply import BatchApplier, arrange
-from temporal_batching.sinks.sql.database import Database, Entry, Stamp, Transaction
+from temporal_batching.sinks.sql.apply import FaultIsolator, arrange, may_isolate
+from temporal_batching.sinks.sql.database import DatabaseAdapter, PreparedRequest, Stamp, Transaction
 from temporal_batching.sinks.sql.errors import DatabaseFailure
+from temporal_batching.sinks.sql.progress import Progress
 from temporal_batching.sinks.sql.schema import Row
 
 
-class Flush:
+class BatchTransaction:
     """The requests of a batch at some positions, bound already, to be written or settled in one transaction."""
 
     def __init__(
         self,
-        database: Database,
+        database: DatabaseAdapter,
         clock: Callable[[], float],
         batch: Batch,
         positions: Sequence[int],
@@ -30,6 +31,7 @@ class Flush:
         misfits: Mapping[int, Outcome],
         settle: bool,
         schema_is_fresh: bool,
+        progress: Progress,
     ) -> None:
         """Prepares the requests.
 
@@ -43,22 +45,28 @@ class Flush:
             settle: Whether nothing is to be written, only found out and fenced off.
             schema_is_fresh: Whether a name that the database does not know is a request's fault, or a reason to look
                 at the schema again.
+            progress: Of the call that this transaction is a part of.
         """
         self._database = database
         self._clock = clock
         self._batch_id = batch.id
         self._settle = settle
         self._schema_is_fresh = schema_is_fresh
+        self._progress = progress
+        self._faulty = False
         self._applied: set[int] = set()
         self._misfits = misfits
         self._invalid: dict[int, Outcome] = {}
-        self._entries: list[Entry] = []
+        self._entries: list[PreparedRequest] = []
         for position in positions:
             request = batch[position]
-            fault = request_id_fault(request.request_id)
+            fault = request_id_fault(request.request_id) or database.id_fault(request.request_id)
             if fault is None:
                 bound = rows.get(position, [])
-                self._entries.append(Entry(position, request.request_id, request.records, request.expires_at, bound))
+                prepared = PreparedRequest(
+                    position, request.request_id, request.records, request.expires_at, bound, request.key
+                )
+                self._entries.append(prepared)
             else:
                 self._invalid[position] = Outcome.rejected(RejectCode.INVALID, fault)
 
@@ -111,11 +119,20 @@ class Flush:
         late = any(entry.expires_at is not None and entry.expires_at <= now for entry in entries)
         if self._settle or late or self._misfits or len(ids) < len(entries) or not entries:
             return None
+        if self._faulty:  # known from an earlier try
+            return None
         try:
+            transaction.limit(*self._progress.limits())
             complete = transaction.attempt(self._stamp(), entries, arrange(entries, self._database), savepoint=False)
         except DatabaseFailure as failure:
-            if not failure.of_request(schema_is_fresh=self._schema_is_fresh):
+            ended, failure.transaction_ended = failure.transaction_ended, False
+            if not may_isolate(failure, transaction, self._progress, schema_is_fresh=self._schema_is_fresh):
+                failure.transaction_ended = ended
                 raise
+            # The transaction is rolled back in any case.
+            self._faulty = True
+            if not failure.rejects:
+                self._progress.note_failure(failure, entries)
             complete = False
         except NotJson:
             complete = False
@@ -130,7 +147,7 @@ class Flush:
         outcomes: dict[int, Outcome] = {}
         self._applied = set()
         stamp = self._stamp()
-        left: list[Entry] = []
+        left: list[PreparedRequest] = []
         for entry in self._entries:
             try:
                 _ = entry.digest
@@ -139,29 +156,32 @@ class Flush:
             else:
                 left.append(entry)
         while left:
-            leaders: dict[str, Entry] = {}
-            twins: list[Entry] = []
+            firsts: dict[str, PreparedRequest] = {}
+            repetitions: list[PreparedRequest] = []
             for entry in left:
-                if leaders.setdefault(entry.request_id, entry) is not entry:
-                    twins.append(entry)
-            self._write(transaction, stamp, list(leaders.values()), outcomes)
+                if firsts.setdefault(entry.request_id, entry) is not entry:
+                    repetitions.append(entry)
+            self._write(transaction, stamp, list(firsts.values()), outcomes)
             left = []
-            for twin in twins:
-                leader = leaders[twin.request_id]
-                if outcomes[leader.position].kind in (OutcomeKind.WRITTEN, OutcomeKind.DUPLICATE):
-                    same = leader.digest == twin.digest
-                    outcomes[twin.position] = Outcome.duplicate() if same else id_reused(self._batch_id)
+            for repetition in repetitions:
+                first = firsts[repetition.request_id]
+                if outcomes[first.position].kind is OutcomeKind.RETRY:
+                    outcomes[repetition.position] = outcomes[first.position]
+                elif outcomes[first.position].kind in (OutcomeKind.WRITTEN, OutcomeKind.DUPLICATE):
+                    same = first.digest == repetition.digest
+                    outcomes[repetition.position] = Outcome.duplicate() if same else id_reused(self._batch_id)
                 else:
                     # What became of the first says nothing about the second: it has its own turn.
-                    left.append(twin)
+                    left.append(repetition)
         return outcomes
 
     def _write(
-        self, transaction: Transaction, stamp: Stamp, entries: list[Entry], outcomes: dict[int, Outcome]
+        self, transaction: Transaction, stamp: Stamp, entries: list[PreparedRequest], outcomes: dict[int, Outcome]
     ) -> None:
         now = self._clock()
-        fresh: list[Entry] = []
-        fenced: list[Entry] = entries if self._settle else []
+        fresh: list[PreparedRequest] = []
+        fenced: list[PreparedRequest] = entries if self._settle else []
+        transaction.limit(*self._progress.limits())
         known = {} if self._settle else transaction.lookup([entry.request_id for entry in entries])
         for entry in [] if self._settle else entries:
             answer = judge(known.get(entry.request_id), entry.digest, self._batch_id)
@@ -181,9 +201,10 @@ class Flush:
                 answer = judge(known.get(entry.request_id), entry.digest, self._batch_id)
                 outcomes[entry.position] = answer or Outcome.expired()
 
-        def answered(entry: Entry, outcome: Outcome, *, applied: bool) -> None:
-            outcomes[entry.position] = outcome
+        def answered(request: PreparedRequest, outcome: Outcome, *, applied: bool) -> None:
+            outcomes[request.position] = outcome
             if applied:
-                self._applied.add(entry.position)
+                self._applied.add(request.position)
 
-        BatchApplier(transaction, self._database, stamp, answered, self._schema_is_fresh).apply(fresh)
+        isolator = FaultIsolator(transaction, self._database, stamp, answered, self._progress, self._schema_is_fresh)
+        isolator.apply(fresh, faulty=self._faulty)
