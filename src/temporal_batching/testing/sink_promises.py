@@ -254,8 +254,8 @@ async def _retried_alone(kit: Kit) -> None:
 
 @_checks(SinkPromise.OUTAGE, "outage")
 async def _outage(kit: Kit) -> None:
-    """While its store is away, a sink raises `SinkUnavailable`: no request is rejected for it, and the same batch is
-    written when the store is back.
+    """While its store is away, a sink raises `SinkUnavailable`, or answers `retry` for all: no request is rejected for
+    it, and the same batch is written when the store is back.
     """
     async with kit.sink() as sink:
         kit.case = "a batch while the store is away"
@@ -279,7 +279,9 @@ async def _is_unavailable(kit: Kit, sink: Sink, batch: Batch) -> None:
         outcomes = await kit.attempt(sink, batch)
     except SinkUnavailable:
         return
-    raise kit.broken("SinkUnavailable", [outcome.kind.value for outcome in outcomes])
+    kinds = [outcome.kind.value for outcome in outcomes]
+    if set(kinds) != {OutcomeKind.RETRY.value}:
+        raise kit.broken("SinkUnavailable, or `retry` for every request", kinds)
 
 
 @_checks(SinkPromise.REOPENED, "exactly_once")
