@@ -58,10 +58,7 @@ def busy(number: int, text: str) -> Record:
 
 
 @pytest.mark.parametrize("promise", SinkPromise)
-async def test_the_sql_sink_keeps(promise: SinkPromise, database: TestDatabase, request: pytest.FixtureRequest) -> None:
-    if promise is SinkPromise.RETRIED_ALONE and database.dialect == "postgresql":
-        reason = "a row that somebody else has locked stops the batch"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+async def test_the_sql_sink_keeps(promise: SinkPromise, database: TestDatabase) -> None:
     database.execute(
         f"CREATE TABLE check_sink (place {NUMBERED[database.dialect]}, number integer NOT NULL, text text NOT NULL)"
     )
