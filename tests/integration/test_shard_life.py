@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import ResetReapplyExcludeType
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.service import RPCError
 
 from temporal_batching import Batch, BatchPolicy, MemorySink, Outcome, SinkUnavailable
 from tests.support.callers import DOORS, Listener, Write
@@ -167,3 +172,116 @@ async def test_remembered_withdrawals_do_not_keep_a_run_from_ending(continuing_c
             if (await service.stats()).continue_as_new:
                 break
         await assert_eventually(continued)
+
+
+class Doubtful(MemorySink):
+    """Down, and nobody knows whether what it was given is written."""
+
+    async def write(self, batch: Batch) -> Sequence[Outcome]:
+        raise SinkUnavailable("down", in_doubt=True)
+
+    async def settle(self, batch: Batch) -> Sequence[Outcome]:
+        raise SinkUnavailable("down", in_doubt=True)
+
+
+@pytest.mark.xfail(strict=True, reason="in doubt, a cancelled shard waits for its sink without end")
+async def test_a_cancelled_shard_ends_though_its_sink_stays_down(client: Client) -> None:
+    async with running(client, Doubtful(), LONG) as service:
+        callers = [await service.start(door, [entry(1)], timeout=6.0) for door in DOORS]
+        await pending(service, 3)
+        run_id = (await service.stats()).run_id
+        await service.shard().cancel()
+        await closed_as(service, run_id, WorkflowExecutionStatus.CANCELED)
+        assert {(await caller.result())[0].error for caller in callers} == {"WriteNotConfirmed"}
+
+
+@pytest.mark.xfail(strict=True, reason="a worker that starts meanwhile takes the cancelled shard for one that runs")
+async def test_a_worker_that_starts_while_a_shard_ends_starts_it_anew(client: Client) -> None:
+    sink = Outage()
+    async with running(client, sink, LONG) as service:
+        caller = await service.start("activity", [entry(1)])
+        await pending(service, 1)
+        run_id = (await service.stats()).run_id
+        await service.shard().cancel()
+        await service.stop_batcher()
+        await service.start_batcher()
+        sink.over = True
+        assert (await caller.result())[0].outcome == "written"
+        await closed_as(service, run_id, WorkflowExecutionStatus.CANCELED)
+
+        async def anew() -> None:
+            assert (await service.shard().describe()).status == WorkflowExecutionStatus.RUNNING
+
+        await assert_eventually(anew, within=40)
+
+
+@pytest.mark.xfail(strict=True, reason="a shard that was reset repeats its batch ids")
+async def test_a_shard_that_was_reset_never_repeats_a_batch_id(client: Client) -> None:
+    sink = MemorySink(reject=lambda request: "odd" if request.records[0].values["n"] % 2 else None)
+    async with running(client, sink) as service:
+        write = Write([["entries", {"n": 1}]], request_id=f"{service.name}-1")
+        (refused,) = await service.call("activity", [write])
+        assert refused.outcome == "rejected"
+        await reset_to_the_beginning(service)
+        corrected = Write([["entries", {"n": 2}]], request_id=write.request_id)
+        (told,) = await service.call("activity", [corrected])
+        (after,) = await service.call("activity", [entry(4)])
+    assert (told.outcome, told.reason) == ("written", "")
+    assert len({refused.batch_id, told.batch_id, after.batch_id}) == 3
+
+
+async def reset_to_the_beginning(service: Service) -> None:
+    """Resets the shard to its first task, and forgets what came since then."""
+    description = await service.shard().describe()
+    await service.client.workflow_service.reset_workflow_execution(
+        ResetWorkflowExecutionRequest(
+            namespace=service.client.namespace,
+            workflow_execution=WorkflowExecution(workflow_id=description.id, run_id=description.run_id),
+            reason="test",
+            request_id=uuid4().hex,
+            workflow_task_finish_event_id=4,
+            reset_reapply_exclude_types=[
+                ResetReapplyExcludeType.RESET_REAPPLY_EXCLUDE_TYPE_SIGNAL,
+                ResetReapplyExcludeType.RESET_REAPPLY_EXCLUDE_TYPE_UPDATE,
+            ],
+        )
+    )
+
+
+@pytest.mark.xfail(strict=True, reason="refusals grow the outbox past what one activity, or the next run, can take")
+async def test_refusals_neither_stop_a_shard_nor_keep_its_run_from_ending(continuing_client: Client) -> None:
+    """Each signal is wrong and names 32 workflows to tell so: a delivery of 200 such answers fits no activity."""
+    sink = MemorySink()
+    async with running(continuing_client, sink, QUICK) as service:
+        reply_to = [{"workflow_id": f"{n}-" + "\N{SNOWMAN}" * 300} for n in range(32)]
+        junk = [{"request_id": f"r-{n}", "records": [], "reply_to": reply_to} for n in range(20)]
+        for _ in range(10):
+            await service.shard().signal("add_write_request", junk)
+        for n in range(25):
+            assert (await service.call("activity", [entry(n)]))[0].outcome == "written"
+
+        async def continued() -> None:
+            stats = await service.stats()
+            assert stats.continue_as_new >= 1
+            assert stats.undelivered > 100
+
+        await assert_eventually(continued)
+
+
+async def test_a_terminated_shard_costs_an_attempt_by_activity_and_the_confirmation_by_signal(client: Client) -> None:
+    sink = MemorySink()
+    async with running(client, sink, LONG) as service:
+        by_activity = await service.start("activity", [entry(1)], attempt_timeout=3.0)
+        by_signal = await service.start("signal", [entry(2)], timeout=8.0)
+        await pending(service, 2)
+        await service.shard().terminate()
+
+        async def submitted_again() -> None:
+            with contextlib.suppress(RPCError):  # not started anew yet
+                await service.shard().execute_update("control", {"flush": True})
+            assert sink.rows.get("entries")
+
+        await assert_eventually(submitted_again, within=30)
+        assert (await by_activity.result())[0].outcome == "written"
+        assert (await by_signal.result())[0].error == "WriteNotConfirmed"
+    assert sink.rows["entries"] == [{"n": 1}]
