@@ -20,6 +20,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from temporal_batching.batcher.handle import BatcherHandle
 from temporal_batching.batcher.workflow import BatcherWorkflow
 from temporal_batching.contract import ACTIVITY_CANCEL, ACTIVITY_POLICY, DEFAULT_BATCHER
+from temporal_batching.errors import BatcherNotRunning
 from temporal_batching.flush.activity import Flusher
 from temporal_batching.flush.delivery import deliver_confirmations
 from temporal_batching.gateway.activities import Gateway
@@ -155,7 +156,7 @@ class BatcherPlugin(_PassthroughPlugin):
         while True:
             try:
                 await handle.announce(self._policy)
-            except (RPCError, WorkflowUpdateRPCTimeoutOrCancelledError) as err:
+            except (RPCError, WorkflowUpdateRPCTimeoutOrCancelledError, BatcherNotRunning) as err:
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():  # the SDK's update makes this error of a cancellation
                     return

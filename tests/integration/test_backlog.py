@@ -11,6 +11,7 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
+import temporal_batching.batcher.signals as signals
 import temporal_batching.batcher.workflow as batcher
 from temporal_batching import BatchPolicy, MemorySink
 from temporal_batching.batcher.buffer import Buffer
@@ -34,7 +35,7 @@ async def backlog(service: Service, requests: list[dict[str, Any]]) -> None:
 async def test_a_backlog_of_signals_is_read_in_portions_and_in_order(
     client: Client, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr(batcher, *(("SIGNALS_AT_ONCE", 30) if limit == "signals" else ("SIGNAL_BYTES_AT_ONCE", 9_000)))
+    monkeypatch.setattr(signals, *(("SIGNALS_AT_ONCE", 30) if limit == "signals" else ("SIGNAL_BYTES_AT_ONCE", 9_000)))
     text = "x" * 200 if limit == "bytes" else ""
     sink = MemorySink()
     async with running(client, sink, BatchPolicy(linger=QUICK.linger, max_batch_size=1_000)) as service:
@@ -57,7 +58,7 @@ async def test_a_backlog_of_signals_is_read_in_portions_and_in_order(
 async def test_a_run_does_not_end_before_it_has_read_every_signal(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batcher, "SIGNALS_AT_ONCE", 10)
+    monkeypatch.setattr(signals, "SIGNALS_AT_ONCE", 10)
     monkeypatch.setattr(batcher, "MAX_SIGNALS_PER_RUN", 20)
     sink = MemorySink()
     async with running(client, sink) as service:

@@ -184,9 +184,20 @@ class Batches:
 
     def expired(self, now: float) -> list[Entry]:
         """Takes out what is past its deadline and that no attempt can have written."""
+        return self._take_out(now, doubtful=False)
+
+    def late(self, since: float) -> list[Entry]:
+        """Takes out what only the sink could answer for and whose deadline had passed by then."""
+        return self._take_out(since, doubtful=True)
+
+    def _take_out(self, at: float, *, doubtful: bool) -> list[Entry]:
         late: list[Entry] = []
         for batch in self.requeued:
-            gone = [e for e in batch.entries if not e.doubtful and e.expires_at is not None and e.expires_at <= now]
+            # What the sink itself set back was attempted by itself: its own last attempt counts.
+            by = max(at, batch.started_at) if doubtful else at
+            gone = [
+                e for e in batch.entries if e.doubtful is doubtful and e.expires_at is not None and e.expires_at <= by
+            ]
             for entry in gone:
                 batch.entries.remove(entry)
                 self.let_go(entry)

@@ -27,7 +27,7 @@ from temporal_batching.batcher.pending import Pending
 from temporal_batching.batcher.withdrawals import Withdrawal, Withdrawals, run_of
 from temporal_batching.contract import FlushResult, JsonObject, OutcomeKind, RejectCode, Trigger
 from temporal_batching.errors import InvalidRequest
-from temporal_batching.policy import BatchPolicy
+from temporal_batching.policy import CARRY_LIMIT_BYTES, MAX_REQUEST_BYTES, BatchPolicy
 from temporal_batching.wire.submission import ENVELOPE_BYTES, MAX_REPLIES, WITHDRAWN, Entry, measure, same_content
 
 PROBES_EACH = 3
@@ -57,6 +57,7 @@ class Buffer:
         self.policy = policy
         self.paused = False
         self.draining = False
+        self.ending = False  # its shard was cancelled: see `give_up`; the shard carries it over
         self.outcomes: Counter[str] = Counter()
         self.batches_by_trigger: Counter[str] = Counter()
         self.largest_batch = 0
@@ -75,6 +76,7 @@ class Buffer:
         self._withdrawals = Withdrawals()
         self._flush_before = 0.0  # what arrived no later than this is due by an explicit flush
         self._batch_number = 0
+        self._down_since_attempt = 0.0  # when the latest attempt began that failed; not carried
 
     # What comes in
 
@@ -102,14 +104,11 @@ class Buffer:
             entry.withdrawn = entry.again = True
             entry.expires_at = min(entry.expires_at, now)
         if entry.expires_at <= now and not entry.again:
-            self._answer(entry, OutcomeKind.EXPIRED)
+            self._answer(entry, OutcomeKind.EXPIRED, accepted=False)
             return Accepted.ANSWERED
         if self.draining:
             raise BufferFull("the batcher is draining: it takes no more requests")
-        if self.pending + entry.requests > self.policy.max_pending:
-            raise BufferFull(f"{self.pending:,} requests are waiting, of {self.policy.max_pending:,} allowed")
-        if self.pending_bytes + entry.size > self.policy.max_pending_bytes:
-            raise BufferFull(f"{self.pending_bytes:,} bytes are waiting, of {self.policy.max_pending_bytes:,} allowed")
+        self._check_room(requests=entry.requests, size=entry.size)
         entry.arrived_at = now - entry.waited
         self._pending.add(entry)
         return Accepted.NEW
@@ -131,16 +130,25 @@ class Buffer:
                 RejectCode.TOO_LARGE,
             )
 
+    def _check_room(self, *, requests: int, size: int) -> None:
+        if requests and self.pending + requests > self.policy.max_pending:
+            raise BufferFull(f"{self.pending:,} requests are waiting, of {self.policy.max_pending:,} allowed")
+        if size and self.pending_bytes + size > self.policy.max_pending_bytes:
+            raise BufferFull(f"{self.pending_bytes:,} bytes are waiting, of {self.policy.max_pending_bytes:,} allowed")
+
     def _attach(self, known: Entry, entry: Entry, now: float) -> Accepted:
         if not same_content(known.body, entry.body):
             raise InvalidRequest(f"request id {entry.id!r} is already pending with other records", RejectCode.ID_REUSED)
         new = [reply for reply in entry.replies if reply not in known.replies]
-        if len(known.replies) + len(new) > MAX_REPLIES:
+        growth = sum(max(ENVELOPE_BYTES, measure(reply)) for reply in new)
+        if len(known.replies) + len(new) > MAX_REPLIES or known.size + growth > MAX_REQUEST_BYTES:
             raise BufferFull(f"{len(known.replies)} callers wait for this request id already")
+        self._check_room(requests=0, size=growth)
         known.replies.extend(new)
+        if known.withdrawn and not self._withdrawals.cover(entry, now):
+            known.withdrawn = False  # whoever joins has not taken it back
         if new:
             # Nobody is told `expired` before the own deadline: one more attempt of it may be on its way.
-            growth = sum(max(ENVELOPE_BYTES, measure(reply)) for reply in new)
             self._pending.change(known, growth=growth, again=entry.again, expires_at=self._deadline(entry, now))
         return Accepted.ATTACHED
 
@@ -160,7 +168,7 @@ class Buffer:
         """Answers a request that was not accepted, for a door that cannot turn its caller back."""
         if code is RejectCode.OVERLOADED:
             self.refused += entry.requests
-        self._answer(entry, OutcomeKind.REJECTED, code, reason)
+        self._answer(entry, OutcomeKind.REJECTED, code, reason, accepted=False)
 
     def withdraw(
         self, request_id: str, workflow_id: str | None = None, run_id: str | None = None, *, now: float
@@ -207,6 +215,20 @@ class Buffer:
         """Answers every request whose deadline has passed and that no attempt can have written."""
         for entry in [*self._pending.expired(now), *self._batches.expired(now)]:
             self._answer(entry, OutcomeKind.EXPIRED)
+
+    def give_up(self, now: float) -> list[str]:
+        """Drops what is past its deadline, may be committed, and met a sink that was down since then.
+
+        For a shard that is to end: otherwise it would wait for its sink without end. Nobody is told anything, for
+        nobody knows; callers by activity have run into their own timeouts.
+
+        Returns:
+            The ids that were dropped.
+        """
+        since = now if self.paused else self._down_since_attempt
+        gone = [*self._pending.late(since), *self._batches.late(since)]
+        self.unknown += sum(entry.requests for entry in gone)
+        return [entry.id for entry in gone]
 
     def next_batch(self, now: float, *, force: bool = False) -> PendingBatch | None:
         """The batch to flush now, or None. It is in flight until `settle` or `fail`.
@@ -344,6 +366,7 @@ class Buffer:
         batch = self._batches.in_flight.pop(batch_id)
         self._end_retry(batch, now, patience)
         self.flush_failures += 1
+        self._down_since_attempt = batch.started_at
         batch.attempt += 1
         batch.failures += 1
         if in_doubt:
@@ -367,12 +390,22 @@ class Buffer:
         self._outbox.delivered(failed, unreached)
 
     def _answer(
-        self, entry: Entry, outcome: OutcomeKind, code: RejectCode | None = None, reason: str | None = None
+        self,
+        entry: Entry,
+        outcome: OutcomeKind,
+        code: RejectCode | None = None,
+        reason: str | None = None,
+        *,
+        accepted: bool = True,
     ) -> None:
         self.outcomes[outcome] += entry.requests
         if entry.replies:
             confirmation = {"request_id": entry.id, "outcome": outcome, "code": code, "reason": reason}
-            self._outbox.add({"reply_to": entry.replies, "confirmation": confirmation})
+            answer = {"reply_to": entry.replies, "confirmation": confirmation}
+            if accepted:
+                self._outbox.add(answer)
+            elif not self._outbox.add_refusal(answer):
+                self.unheard.append(f"{entry.id!r} ({code or outcome}; too many answers wait)")
         elif code is not RejectCode.WITHDRAWN:
             self.unheard.append(f"{entry.id!r} ({code or outcome})")
 
@@ -383,7 +416,13 @@ class Buffer:
         deadlines = (self._pending.next_deadline(), self._batches.next_deadline())
         times = [deadline for deadline in deadlines if deadline is not None]
         times.extend(at for at, _ in self._choices())
+        if self.ending and self.paused:
+            times.extend(self._doubtful_deadlines())
         return min(times, default=None)
+
+    def _doubtful_deadlines(self) -> Iterator[float]:
+        waiting = [*self._pending.values(), *(entry for batch in self._batches.requeued for entry in batch.entries)]
+        return (entry.expires_at for entry in waiting if entry.doubtful and entry.expires_at is not None)
 
     @property
     def sink_error(self) -> str | None:
@@ -463,6 +502,11 @@ class Buffer:
     def carry_bytes(self) -> int:
         """About what `carry` will weigh."""
         return self.pending_bytes + self._outbox.bytes + self._withdrawals.bytes
+
+    @property
+    def has_to_flush_to_end(self) -> bool:
+        """Whether a run cannot end for the requests that it holds; answers are delivered, and need no flush."""
+        return self.carry_bytes > CARRY_LIMIT_BYTES and self.pending_bytes >= self._outbox.bytes
 
     # Over continue-as-new
 

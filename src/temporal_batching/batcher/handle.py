@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import Any
 
 from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
@@ -60,16 +61,27 @@ class BatcherHandle:
                 group.create_task(start_shard(self._client, start, task_queue=self._task_queue))
 
     async def announce(self, policy: BatchPolicy) -> None:
-        """Starts every shard with these limits, and has those that run take them over unless an operator set others."""
+        """Starts every shard with these limits, and has those that run take them over unless an operator set others.
+
+        Raises:
+            BatcherNotRunning: A shard was cancelled and has not ended yet; then it can be started anew.
+        """
         control = Control(policy=policy.to_wire(), announced=True)
         for shard in range(self._shards):
             start = self._starting(shard, policy)
             await self._announce_one(start, control)
 
     async def _announce_one(self, start: BatcherStart, control: Control) -> None:
-        await once_ready(
-            lambda: update_with_start(self._client, UPDATE_CONTROL, control, start=start, task_queue=self._task_queue)
-        )
+        def update() -> Awaitable[Any]:
+            return update_with_start(self._client, UPDATE_CONTROL, control, start=start, task_queue=self._task_queue)
+
+        try:
+            await once_ready(update)
+        except WorkflowUpdateFailedError as err:
+            if isinstance(err.cause, ApplicationError) and err.cause.type == ErrorType.BATCHER_BUSY:
+                workflow_id = batcher_workflow_id(start.batcher, start.shard)
+                raise BatcherNotRunning(f"{workflow_id}: {err.cause.message}") from None
+            raise
 
     async def stats(self) -> list[BatcherStats]:
         """Every shard at this moment, in order.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 from temporal_batching.contract import JsonObject
 from temporal_batching.wire.submission import Entry, measure
@@ -13,6 +14,13 @@ MAX_DELIVERIES = 5
 OUTBOX_PART = 200
 """Answers that one delivery takes at a time."""
 
+PART_BYTES = 262_144
+"""Bytes that one delivery takes at a time, but for a larger first answer: it is one payload, of 2 MiB at most."""
+
+MAX_REFUSALS_BYTES = 262_144
+"""Of answers for what was not accepted, which no other limit bounds: about a thousand. They are carried over, and must
+not keep a run from ending; a quarter of `CARRY_LIMIT_BYTES`."""
+
 MAX_REMEMBERED_ANSWERS = 2_000
 """Activities that were told lately: one more attempt of theirs may still be on its way. Not carried over."""
 
@@ -22,11 +30,15 @@ class Outbox:
 
     Attributes:
         undelivered: Answers given up.
+        bytes: What `carry` weighs as JSON, about.
     """
 
     def __init__(self) -> None:
         self.undelivered = 0
+        self.bytes = 0
         self._answers: list[JsonObject] = []
+        self._sizes: list[int] = []  # of the answers, in their order
+        self._refusals_bytes = 0
         self._in_delivery = 0
         self._waiting: set[tuple[str | None, ...]] = set()  # activities whose answer is here
         self._told: dict[tuple[str | None, ...], None] = {}  # activities that had theirs, oldest first
@@ -38,13 +50,22 @@ class Outbox:
     def in_delivery(self) -> int:
         return self._in_delivery
 
-    @property
-    def bytes(self) -> int:
-        return measure(self._answers) if self._answers else 0
-
     def add(self, answer: JsonObject) -> None:
+        """Takes an answer for an accepted request: it is delivered, or given up after `MAX_DELIVERIES` attempts."""
+        size = measure(answer) + 1
         self._answers.append(answer)
+        self._sizes.append(size)
+        self.bytes += size
+        self._refusals_bytes += size if answer.get("refusal") else 0
         self._waiting.update(_activity(reply) for reply in answer["reply_to"] if "activity_id" in reply)
+
+    def add_refusal(self, answer: JsonObject) -> bool:
+        """Takes an answer for what was not accepted. Returns whether there was room; else it is given up."""
+        if self._refusals_bytes + measure(answer) > MAX_REFUSALS_BYTES:
+            self.undelivered += 1
+            return False
+        self.add({**answer, "refusal": True})
+        return True
 
     def has_answered(self, entry: Entry) -> bool:
         """Whether this very activity was told, or its answer waits here: a second one could contradict it.
@@ -68,7 +89,9 @@ class Outbox:
         """The answers to deliver now; empty while a delivery is under way. `delivered` ends it."""
         if self._in_delivery:
             return []
-        part = self._answers[:OUTBOX_PART]
+        weights = accumulate(self._sizes[:OUTBOX_PART])
+        fitting = sum(weight <= PART_BYTES for weight in weights)
+        part = self._answers[: max(1, fitting)]
         self._in_delivery = len(part)
         return [{"reply_to": answer["reply_to"], "confirmation": answer["confirmation"]} for answer in part]
 
@@ -80,8 +103,11 @@ class Outbox:
             unreached: Addresses that ask again, if they are still there.
         """
         part, self._answers = self._answers[: self._in_delivery], self._answers[self._in_delivery :]
+        sizes, self._sizes = self._sizes[: self._in_delivery], self._sizes[self._in_delivery :]
+        self.bytes -= sum(sizes)
         self._in_delivery = 0
-        for answer in part:
+        for answer, size in zip(part, sizes, strict=True):
+            self._refusals_bytes -= size if answer.get("refusal") else 0
             self._waiting.difference_update(map(_activity, answer["reply_to"]))
         again = [{**part[i], "attempts": part[i].get("attempts", 0) + 1} for i in failed]
         kept = [answer for answer in again if answer["attempts"] < MAX_DELIVERIES]

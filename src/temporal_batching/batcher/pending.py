@@ -128,6 +128,13 @@ class Pending:
                 late.append(entry)
         return late
 
+    def late(self, since: float) -> list[Entry]:
+        """Takes out what only the sink could answer for and whose deadline had passed by then."""
+        late = [e for e in self._entries.values() if e.again and e.expires_at is not None and e.expires_at <= since]
+        for entry in late:
+            self.remove(entry)
+        return late
+
     def next_deadline(self) -> float | None:
         while self._deadlines:
             expires_at, request_id = self._deadlines[0]

@@ -9,17 +9,18 @@ continue-as-new. An update with the wrong number of arguments fails its validato
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
 from temporalio.common import RawValue, RetryPolicy
-from temporalio.exceptions import ActivityError, ApplicationError, ApplicationErrorCategory
+from temporalio.exceptions import ActivityError, ApplicationError
 
 from temporal_batching.batcher.batches import PendingBatch
 from temporal_batching.batcher.buffer import Buffer, BufferFull
+from temporal_batching.batcher.messages import busy, read_control, read_request, read_submission
+from temporal_batching.batcher.signals import SignalQueue
 from temporal_batching.contract import (
     ACTIVITY_CANCEL,
     ACTIVITY_CONFIRM,
@@ -27,14 +28,11 @@ from temporal_batching.contract import (
     ACTIVITY_POLICY,
     QUERY_BATCH,
     QUERY_STATS,
-    SIGNAL_ADD,
-    SIGNAL_WITHDRAW,
     UPDATE_CONTROL,
     UPDATE_SUBMIT,
     WORKFLOW_BATCHER,
     BatcherStart,
     BatcherStats,
-    Control,
     DeliveryResult,
     FlushInput,
     FlushResult,
@@ -42,10 +40,9 @@ from temporal_batching.contract import (
     RejectCode,
     SubmitResult,
 )
-from temporal_batching.errors import ErrorType, InvalidPolicy, InvalidRequest
+from temporal_batching.errors import ErrorType, InvalidRequest
 from temporal_batching.policy import CARRY_LIMIT_BYTES, BatchPolicy
 from temporal_batching.wire.decoding import decode_payload
-from temporal_batching.wire.submission import ENVELOPE_BYTES, Entry, measure, read_entry, read_replies, read_withdrawal
 
 MAX_SIGNALS_PER_RUN = 2_000
 """Of Temporal's 10,000 a run, which its suggestion does not see. Well below, for two reasons: a short run replays
@@ -53,10 +50,6 @@ quickly, and while a run ends, with a flush under way, signals keep coming."""
 
 MAX_UPDATES_PER_RUN = 1_800
 """Of Temporal's 2,000 a run."""
-
-SIGNALS_AT_ONCE = 2_000
-SIGNAL_BYTES_AT_ONCE = 1_048_576
-"""What is read in one activation, about 0.1 s of CPU; the rest in the next. A larger signal is read by itself."""
 
 MAX_IDLE_CYCLES = 10
 """Runs in a row that settle nothing though requests wait: then cycling stops until something is settled."""
@@ -71,15 +64,10 @@ MAX_HISTORY_BYTES = 16 * 1_048_576
 """Of one run's 50 MiB. Past it a run that is to end takes no more requests; what it holds may enter history once more,
 with its flushes."""
 
-MAX_DEPTH = 100
-"""Levels of nesting in a request. What a handler can read must also pass through the flush's and the next run's
-encoders, which see it a few levels deeper: at Python's limit they would fail where nobody can be told."""
-
-LATEST_DEADLINE = 253_402_300_799.0
-"""The end of the year 9999."""
-
 LONGEST_TIMER = 86_400.0
 """Seconds; a timer for something later rings once a day and is set again."""
+
+CANCELLED = "the shard was cancelled: it takes no more requests, and starts anew once it has ended"
 
 MAX_GATHER = 2.0
 """Seconds a gateway may gather at most; a tenth of the linger otherwise. It costs no caller any time, as the linger
@@ -95,28 +83,28 @@ class BatcherWorkflow:
     @workflow.init
     def __init__(self, start: BatcherStart) -> None:
         self._start = start
-        # A shard that was terminated and is started again never repeats a batch id. The end of a run id is random,
-        # whichever version of UUID the server makes; its beginning may be the time.
-        name = f"{start.batcher}-{start.shard}.{workflow.info().first_execution_run_id[-8:]}"
         state = start.state or {}
+        self._epoch = _epoch(state.get("epoch"))
+        name = f"{start.batcher}-{start.shard}.{self._epoch}"
         if state:
             self._buffer = Buffer.restore(name, state["buffer"])
         else:
             self._buffer = Buffer(name, BatchPolicy.from_wire(start.policy or {}))
         self._cycles: int = state.get("cycles", 0)
         self._idle_cycles: int = state.get("idle_cycles", 0)
-        self._malformed: int = state.get("malformed", 0)
+        self._signals = SignalQueue(self._buffer)
+        self._signals.malformed = state.get("malformed", 0)
         self._operator_policy: bool = state.get("operator_policy", False)
         self._cancelled: bool = state.get("cancelled", False)  # this run, or one before it
+        self._buffer.ending = self._cancelled
         self._ledger: str | None = state.get("ledger")  # that it has been written to
         self._ledger_asked = bool(state)
         self._cancel_requested = False  # this run: without it none can end as cancelled
         self._settled_before = self._buffer.settled
         self._failures_before = self._buffer.flush_failures + self._buffer.retries
-        self._signals = 0
+        self._signals_received = 0
         self._updates = 0
         self._policy_known = bool(state) or start.policy is not None
-        self._unread: deque[tuple[float, str, Sequence[RawValue]]] = deque()  # when it came, its name, what it brings
         self._resting = False
         self._awake = True  # a first look: what was carried over may be due
         self._timer: asyncio.Task[None] | None = None
@@ -132,10 +120,10 @@ class BatcherWorkflow:
             await self._despite_cancellation(lambda: asyncio.shield(asking))
         while True:
             await self._despite_cancellation(
-                lambda: workflow.wait_condition(lambda: self._awake or bool(self._unread and not self._resting))
+                lambda: workflow.wait_condition(lambda: self._awake or bool(self._signals and not self._resting))
             )
             self._read_signals()
-            if self._unread and not self._resting:
+            if self._signals and not self._resting:
                 self._resting = True
                 asyncio.create_task(self._rest())  # noqa: RUF006  the SDK's event loop keeps its tasks
             if not self._awake:
@@ -144,6 +132,8 @@ class BatcherWorkflow:
             now = workflow.time()
             self._buffer.expire(now)
             self._log_unheard()
+            if self._cancelled:
+                self._give_up(now)
             closing = self._closing()
             if self._cancel_requested and self._buffer.idle and self._may_close():
                 raise asyncio.CancelledError
@@ -162,9 +152,9 @@ class BatcherWorkflow:
         self._read_signals()  # what came first is served first
         now = workflow.time()
         refused: list[list[Any]] = []
-        for position, wire in enumerate(_decode_submission(requests)):
+        for position, wire in enumerate(read_submission(requests, _decode)):
             try:
-                self._buffer.accept(_read(wire), now)
+                self._buffer.accept(read_request(wire), now)
             except InvalidRequest as err:
                 # Which of two contents an id belongs to is the ledger's to say, once the other one is settled: it may
                 # hold this one already, or refuse the other.
@@ -182,29 +172,29 @@ class BatcherWorkflow:
         """Turns the gateway back without a trace in history while nothing can be accepted."""
         buffer = self._buffer
         if not self._policy_known:
-            raise _busy("the batcher is starting")
+            raise busy("the batcher is starting")
         if self._cancelled:
-            raise _busy("the shard was cancelled: it takes no more requests, and starts anew once it has ended")
+            raise busy(CANCELLED)
         if buffer.draining:
-            raise _busy("the batcher is draining: it takes no more requests")
+            raise busy("the batcher is draining: it takes no more requests")
         if buffer.pending >= buffer.policy.max_pending or buffer.pending_bytes >= buffer.policy.max_pending_bytes:
-            raise _busy("the batcher's buffer is full")
-        if self._closing() and buffer.carry_bytes >= CARRY_LIMIT_BYTES // 2:
-            raise _busy("the batcher is about to continue as new and carries enough", soon=True)
+            raise busy("the batcher's buffer is full")
+        if self._closing() and buffer.pending_bytes >= CARRY_LIMIT_BYTES // 2:
+            raise busy("the batcher is about to continue as new and carries enough", soon=True)
 
     # One handler for every signal, which keeps it as it came: ten thousand of them may come in one activation, after an
     # hour without a worker, and the SDK fails a task whose activation takes two seconds. `_read_signals` reads them.
     @workflow.signal(dynamic=True)
     def _receive(self, name: str, args: Sequence[RawValue]) -> None:
-        self._signals += 1
-        self._unread.append((workflow.time(), name, args))
+        self._signals_received += 1
+        self._signals.receive(name, args, workflow.time())
 
     @workflow.update(name=UPDATE_CONTROL)
     def control(self, wire: Any) -> None:
         """Carries out what an operator asks, or a worker that started announces."""
         self._updates += 1
         self._read_signals()
-        control = _read_control(wire)
+        control = read_control(wire)
         buffer = self._buffer
         if control.policy is not None and not (control.announced and self._operator_policy):
             buffer.policy = BatchPolicy.from_wire(control.policy)
@@ -221,7 +211,8 @@ class BatcherWorkflow:
 
     @control.validator
     def _may_control(self, wire: Any) -> None:
-        _read_control(wire)
+        if read_control(wire).announced and self._cancelled:
+            raise busy(CANCELLED)  # or nobody would start the shard anew
 
     @workflow.query(name=QUERY_STATS)
     def stats(self) -> BatcherStats:
@@ -231,7 +222,7 @@ class BatcherWorkflow:
             batcher=self._start.batcher,
             shard=self._start.shard,
             run_id=info.run_id,
-            unread=len(self._unread),
+            unread=len(self._signals),
             pending=buffer.pending,
             pending_bytes=buffer.pending_bytes,
             in_flight=buffer.in_flight,
@@ -247,9 +238,9 @@ class BatcherWorkflow:
             sink_errors=buffer.sink_errors,
             flush_failures=buffer.flush_failures,
             refused=buffer.refused,
-            malformed=self._malformed,
+            malformed=self._signals.malformed,
             undelivered=buffer.undelivered,
-            run_signals=self._signals,
+            run_signals=self._signals_received,
             run_updates=self._updates,
             run_events=info.get_current_history_length(),
             continue_as_new=self._cycles,
@@ -273,89 +264,29 @@ class BatcherWorkflow:
 
     def _read_signals(self) -> None:
         """Reads what came, in order. Of a flood it reads a portion; the rest has a task of its own (`_rest`)."""
-        if not self._policy_known or not self._unread:
+        if not self._policy_known or not self._signals:
             return
         now = workflow.time()
-        for _ in range(self._portion()):
-            came_at, signal, args = self._unread.popleft()
-            self._read_signal(signal, args, now, waited=now - came_at)
+        if self._signals.read(now, _decode, closed=self._closed_to_signals()):
+            self._awake = True
+        problems, more = self._signals.take_problems()
+        for problem in problems:
+            workflow.logger.warning("A signal was ignored: %s", problem)
+        if more:
+            workflow.logger.warning("%d more signals, or requests in them, were ignored", more)
         self._log_unheard()
         self._look(now)
 
-    def _portion(self) -> int:
-        count = size = 0
-        for _, _, args in self._unread:
-            size += sum(len(value.payload.data) for value in args)
-            if count and (count >= SIGNALS_AT_ONCE or size > SIGNAL_BYTES_AT_ONCE):
-                return count
-            count += 1
-        return count
-
-    def _read_signal(self, name: str, raw: Sequence[RawValue], now: float, *, waited: float) -> None:
-        if name not in (SIGNAL_ADD, SIGNAL_WITHDRAW):
-            self._reject_signal(f"there is no signal {name[:80]!r}")
-            return
-        converter = workflow.payload_converter()
-        try:
-            args = [decode_payload(value.payload, converter) for value in raw]
-        except Exception as err:  # whatever a converter raises, it is the sender's mistake and must not stop the shard
-            self._reject_signal(f"{name} that cannot be decoded: {type(err).__name__}")
-            return
-        if name == SIGNAL_ADD:
-            for wire in args[0] if args and isinstance(args[0], list) else args:
-                self._add(wire, now, waited=waited)
-        else:
-            self._withdraw(args, now)
-
-    def _withdraw(self, args: Sequence[Any], now: float) -> None:
-        try:
-            request_id, workflow_id, run_id = read_withdrawal(args)
-        except InvalidRequest as err:
-            self._reject_signal(str(err))
-            return
-        self._buffer.withdraw(request_id, workflow_id, run_id, now=now)
-        self._awake = True
+    def _closed_to_signals(self) -> str | None:
+        if self._cancelled:
+            return CANCELLED
+        if workflow.info().get_current_history_size() > MAX_HISTORY_BYTES and self._closing():
+            return "the batcher cannot continue as new until it has written some of what it holds"
+        return None
 
     async def _rest(self) -> None:
         await asyncio.sleep(0.001)
         self._resting = False
-
-    def _add(self, wire: Any, now: float, *, waited: float) -> None:
-        """Accepts one request; what is wrong with it is confirmed to its sender as `rejected`."""
-        try:
-            entry = _read(wire)
-            if any("activity_id" in reply for reply in entry.replies):
-                raise InvalidRequest("reply_to.activity_id is for gateways alone: a signal is answered by signal")
-        except InvalidRequest as err:
-            self._reject_signal(str(err))
-            self._tell_sender(wire, err)
-            return
-        entry.waited = waited
-        try:
-            if self._cancelled:
-                raise BufferFull("the shard was cancelled: it takes no more requests")
-            if workflow.info().get_current_history_size() > MAX_HISTORY_BYTES and self._closing():
-                raise BufferFull("the batcher cannot continue as new until it has written some of what it holds")
-            self._buffer.accept(entry, now)
-        except InvalidRequest as err:
-            self._buffer.refuse(entry, err.code, str(err))
-        except BufferFull as err:
-            self._buffer.refuse(entry, RejectCode.OVERLOADED, str(err))
-
-    def _tell_sender(self, wire: Any, err: InvalidRequest) -> None:
-        """Answers a request that cannot be read but says who sent it: by signal, never an activity."""
-        try:
-            replies = [r for r in map(_signalled, read_replies(wire.get("reply_to"))) if r]
-            request_id = wire.get("request_id")
-        except (InvalidRequest, AttributeError):
-            return
-        if replies and isinstance(request_id, str):
-            self._buffer.refuse(Entry(request_id, {}, 1, 0, 0, replies=replies), err.code, str(err))
-
-    def _reject_signal(self, problem: str) -> None:
-        self._malformed += 1
-        self._awake = True
-        workflow.logger.warning("A signal was ignored: %s", problem)
 
     def _log_unheard(self) -> None:
         """Requests that are not written, and that nobody is told of: some by name, the others by number."""
@@ -390,7 +321,7 @@ class BatcherWorkflow:
 
     def _start_flushes(self, now: float, closing: bool) -> None:
         # While closing nothing new starts, so that the run can end; except when it holds more than it may carry.
-        if closing and (self._buffer.batches_in_flight or self._buffer.carry_bytes <= CARRY_LIMIT_BYTES):
+        if closing and (self._buffer.batches_in_flight or not self._buffer.has_to_flush_to_end):
             return
         force = closing or self._is_runaway()
         while (batch := self._next_batch(now, force=force)) is not None:
@@ -491,10 +422,21 @@ class BatcherWorkflow:
                 await wait()
             except asyncio.CancelledError:
                 workflow.logger.warning("The shard was cancelled: it writes what it holds, and then ends")
-                self._cancelled = self._cancel_requested = self._awake = True
+                self._cancelled = self._cancel_requested = self._buffer.ending = self._awake = True
                 self._buffer.flush_now(workflow.time())
                 continue
             return
+
+    def _give_up(self, now: float) -> None:
+        """What nobody can know any more must not keep a cancelled shard from ending."""
+        gone = self._buffer.give_up(now)
+        if gone:
+            more = f" and {len(gone) - 5} more" if len(gone) > 5 else ""
+            workflow.logger.warning(
+                "Past their deadlines, and with the sink down nobody knows whether they are written: %s%s",
+                ", ".join(map(repr, gone[:5])),
+                more,
+            )
 
     async def _repeat_cancellation(self) -> None:
         await workflow.execute_activity(
@@ -509,7 +451,7 @@ class BatcherWorkflow:
         """Whether this run should end."""
         due = (
             workflow.info().is_continue_as_new_suggested()
-            or self._signals >= MAX_SIGNALS_PER_RUN
+            or self._signals_received >= MAX_SIGNALS_PER_RUN
             or self._updates >= MAX_UPDATES_PER_RUN
         )
         return due and not self._is_runaway()
@@ -520,7 +462,7 @@ class BatcherWorkflow:
 
     def _may_close(self) -> bool:
         return (
-            not self._unread
+            not self._signals
             and self._buffer.batches_in_flight == 0
             and self._buffer.deliveries_in_flight == 0
             and self._buffer.carry_bytes <= CARRY_LIMIT_BYTES
@@ -534,7 +476,7 @@ class BatcherWorkflow:
             # A probe of a sink that is down is progress too, as is a retry: pauses bound how often such runs end. A run
             # that stayed instead would take one batch after the other into its history, until the server ends it.
             or buffer.flush_failures + buffer.retries > self._failures_before
-            or (buffer.idle and self._signals + self._updates > 0)
+            or (buffer.idle and self._signals_received + self._updates > 0)
         )
         idle_cycles = 0 if progress else self._idle_cycles + 1
         if idle_cycles >= MAX_IDLE_CYCLES:
@@ -547,12 +489,30 @@ class BatcherWorkflow:
             "buffer": buffer.carry(),
             "cycles": self._cycles + 1,
             "idle_cycles": idle_cycles,
-            "malformed": self._malformed,
+            "malformed": self._signals.malformed,
             "operator_policy": self._operator_policy,
             "cancelled": self._cancelled,
+            "epoch": self._epoch,
             "ledger": self._ledger,
         }
         workflow.continue_as_new(_shallow(BatcherStart(self._start.batcher, self._start.shard, state=state)))
+
+
+def _decode(value: RawValue) -> Any:
+    return decode_payload(value.payload, workflow.payload_converter())
+
+
+def _epoch(carried: str | None) -> str:
+    """What tells this shard's batch ids from those of every other shard of its name: none is ever repeated.
+
+    It is the first run's, over continue-as-new as well; a shard that was terminated and is started again has another
+    first run. One that is reset forms other batches under the numbers that it had given before, so it takes the id of
+    the new run. The end of a run id is random, whichever version of UUID it is; its beginning may be the time.
+    """
+    info = workflow.info()
+    if info.run_id != info.original_execution_run_id:
+        return info.run_id[-8:]
+    return carried or info.first_execution_run_id[-8:]
 
 
 def _sink_problem(err: ActivityError) -> tuple[str, bool]:
@@ -576,75 +536,3 @@ def _patience() -> float:
     the history: at the defaults an outage may then last more than five days, instead of two.
     """
     return max(1.0, workflow.info().get_current_history_length() / HISTORY_WARNING)
-
-
-def _read(wire: Any) -> Entry:
-    """`read_entry`, and what only a shard has to ask: whether the request can go on from here."""
-    if _is_deeper_than(MAX_DEPTH, wire):
-        raise InvalidRequest(f"a value is nested too deeply: at most {MAX_DEPTH} levels")
-    entry = read_entry(wire)
-    # Comparing works for integers of any length.
-    if entry.expires_at is not None and not 0 <= entry.expires_at <= LATEST_DEADLINE:
-        raise InvalidRequest("expires_at is a number of seconds since the epoch, until the year 9999")
-    # Reply addresses travel with the batch. Their allowance suits usual workflow ids; these may have 1,000 characters.
-    if entry.replies:
-        entry.size += max(0, measure(entry.replies) - ENVELOPE_BYTES * len(entry.replies))
-    return entry
-
-
-def _signalled(reply: JsonObject) -> JsonObject:
-    """The address of the workflow in a reply address; empty if it names none."""
-    return {name: reply[name] for name in ("workflow_id", "from_run_id") if name in reply and "workflow_id" in reply}
-
-
-def _is_deeper_than(levels: int, value: Any) -> bool:
-    layer = [value]
-    for _ in range(levels):
-        below: list[Any] = []
-        for one in layer:
-            inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
-            below.extend(v for v in inner if isinstance(v, dict | list))
-        if not below:
-            return False
-        layer = below
-    return True
-
-
-def _decode_submission(requests: RawValue) -> list[Any]:
-    # Raw until here: the validator, which needs nothing of it, would otherwise have it decoded a second time.
-    try:
-        wires = decode_payload(requests.payload, workflow.payload_converter())
-    except Exception as err:  # whatever a converter raises, it is the sender's mistake and must not stop the shard
-        raise _invalid(f"a submission that cannot be decoded: {type(err).__name__}") from None
-    if not isinstance(wires, list):
-        raise _invalid("a submission is one list of requests")
-    return wires
-
-
-def _read_control(wire: Any) -> Control:
-    if not isinstance(wire, dict):
-        raise _invalid("control takes one object with any of policy, announced, flush, pause, drain, adopt_ledger")
-    try:
-        control = Control(**wire)
-    except TypeError:
-        raise _invalid(
-            f"control knows policy, announced, flush, pause, drain and adopt_ledger, not {sorted(wire)}"
-        ) from None
-    for name in ("flush", "pause", "drain", "adopt_ledger"):
-        if not isinstance(getattr(control, name), bool | None):
-            raise _invalid(f"control.{name} is true, false or null")
-    if control.policy is not None:
-        try:
-            BatchPolicy.from_wire(control.policy)
-        except InvalidPolicy as err:
-            raise ApplicationError(str(err), type=ErrorType.INVALID_POLICY, non_retryable=True) from None
-    return control
-
-
-def _busy(message: str, *, soon: bool = False) -> ApplicationError:
-    """What turns a gateway back; ``soon`` if it is worth its while to ask again at once."""
-    return ApplicationError(message, soon, type=ErrorType.BATCHER_BUSY, category=ApplicationErrorCategory.BENIGN)
-
-
-def _invalid(message: str) -> ApplicationError:
-    return ApplicationError(message, type=ErrorType.INVALID_REQUEST, non_retryable=True)

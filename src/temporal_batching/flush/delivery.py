@@ -83,6 +83,9 @@ async def deliver(client: Client, answers: Sequence[Answer]) -> Delivery:
             except RPCError as err:
                 if err.status == RPCStatusCode.NOT_FOUND:
                     return
+                if err.status == RPCStatusCode.INVALID_ARGUMENT:  # an address that no attempt will reach
+                    activity.logger.warning("A confirmation was not delivered: its address is invalid; given up")
+                    return
                 activity.logger.warning("A confirmation was not delivered: %s; to be tried again", err.status.name)
                 delivery.failed += call.answers
             except Exception:

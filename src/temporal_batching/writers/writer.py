@@ -175,7 +175,7 @@ class BatchWriter:
         request_id = wire["request_id"]
         wire["expires_at"] = deadline_after(workflow.time(), timeout)
         info = workflow.info()
-        wire["reply_to"] = {"workflow_id": info.workflow_id, "from_run_id": info.run_id}
+        wire["reply_to"] = {"workflow_id": info.workflow_id, "from_run_id": info.original_execution_run_id}
         shard = shard_of(wire["key"] or request_id, self._shards)
         batcher = workflow.get_external_workflow_handle(batcher_workflow_id(self._name, shard))
         with Inbox.of_this_workflow().expect(request_id) as arrival:
@@ -221,7 +221,7 @@ async def _signal_with_retries(batcher: workflow.ExternalWorkflowHandle[Any], wi
 async def _withdraw_by_signal(batcher: workflow.ExternalWorkflowHandle[Any], request_id: str) -> None:
     info = workflow.info()
     with contextlib.suppress(ApplicationError):  # no batcher, nothing to take back
-        await batcher.signal(SIGNAL_WITHDRAW, args=[request_id, info.workflow_id, info.run_id])
+        await batcher.signal(SIGNAL_WITHDRAW, args=[request_id, info.workflow_id, info.original_execution_run_id])
 
 
 def _summary(wire: JsonObject) -> str:
