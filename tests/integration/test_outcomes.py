@@ -107,3 +107,15 @@ async def test_nor_is_one_that_comes_between_two_attempts_of_a_program(client: C
         await service.handle.resume()
         with pytest.raises(WriteRejected):
             await write
+
+
+@pytest.mark.xfail(strict=True, reason="the ledger calls rejected requests expired")
+@pytest.mark.parametrize("door", DOORS)
+async def test_the_ledgers_status_is_what_the_caller_was_told(client: Client, door: str) -> None:
+    sink = MemorySink(reject=lambda request: "odd" if request.records[0].values["n"] % 2 else None)
+    async with running(client, sink) as service:
+        told = await service.call_each(door, [entry(n) for n in range(4)])
+    assert sorted(one.outcome for one in told) == ["rejected", "rejected", "written", "written"]
+    assert {one.request_id: one.outcome for one in told} == {
+        one.request_id: sink.ledger[one.request_id].status.value for one in told
+    }
