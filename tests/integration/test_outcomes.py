@@ -109,7 +109,6 @@ async def test_nor_is_one_that_comes_between_two_attempts_of_a_program(client: C
             await write
 
 
-@pytest.mark.xfail(strict=True, reason="the ledger calls rejected requests expired")
 @pytest.mark.parametrize("door", DOORS)
 async def test_the_ledgers_status_is_what_the_caller_was_told(client: Client, door: str) -> None:
     sink = MemorySink(reject=lambda request: "odd" if request.records[0].values["n"] % 2 else None)

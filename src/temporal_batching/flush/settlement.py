@@ -179,11 +179,13 @@ async def _decide(calls: SinkCalls, units: Sequence[_Unit], flush: FlushInput, c
     # Once told, neither `expired` nor `rejected` may turn out otherwise: not by an attempt that is still under way,
     # nor by the next one, should this one be lost after its callers were told. So the sink fences them off first.
     await _fence_rejected(calls, [unit for unit in alive if unit.waits is None], flush, clock)
-    requests = [request for unit in dead for request in unit.requests]
-    doubts = [_was_in_doubt(unit) for unit in dead for _ in unit.requests]
-    fenced = iter(await calls.fence(requests, doubts))
-    for unit in dead:
-        unit.take(fenced)
+    for withdrawn, told in ((False, OutcomeKind.EXPIRED), (True, OutcomeKind.REJECTED)):
+        fence = [unit for unit in dead if _is_withdrawn(unit) is withdrawn]
+        requests = [request for unit in fence for request in unit.requests]
+        doubts = [_was_in_doubt(unit) for unit in fence for _ in unit.requests]
+        fenced = iter(await calls.fence(requests, doubts, told=told) if requests else [])
+        for unit in fence:
+            unit.take(fenced)
     _keep_together(units)
     _written_once([unit for unit in units if unit.waits is None], halved=flush.halved)
     for unit in units:
@@ -195,11 +197,16 @@ def _was_in_doubt(unit: _Unit) -> bool:
     return bool(unit.entry.get("in_doubt") or unit.entry.get("again"))
 
 
+def _is_withdrawn(unit: _Unit) -> bool:
+    return unit.entry.get("withdrawn") is True
+
+
 def _as_withdrawn(unit: _Unit) -> None:
     """What was withdrawn before it came has no time left: unless it was written before, it is rejected."""
-    if unit.entry.get("withdrawn") is True:
+    if _is_withdrawn(unit):
         withdrawn = Outcome.rejected(RejectCode.WITHDRAWN, WITHDRAWN)
-        unit.outcomes = [withdrawn if o is not None and o.kind is OutcomeKind.EXPIRED else o for o in unit.outcomes]
+        gone = (OutcomeKind.EXPIRED, OutcomeKind.REJECTED)
+        unit.outcomes = [withdrawn if o is not None and o.kind in gone else o for o in unit.outcomes]
 
 
 def _keep_together(units: Sequence[_Unit]) -> None:
@@ -236,7 +243,8 @@ async def _fence_rejected(
             elif outcome.kind is OutcomeKind.EXPIRED and not unit.is_late(clock()):
                 again = Outcome.rejected(RejectCode.DATABASE, "refused in an earlier attempt at its batch")
                 unit.replace(index, again)
-    known = await calls.fence([unit.requests[index] for unit, index in rejected], [False] * len(rejected))
+    requests = [unit.requests[index] for unit, index in rejected]
+    known = await calls.fence(requests, [False] * len(rejected), told=OutcomeKind.REJECTED)
     for (unit, index), outcome in zip(rejected, known, strict=True):
         if outcome is None:
             unit.replace(index, Outcome.retry("the sink could not make its rejection final", in_doubt=True))

@@ -43,6 +43,7 @@ class SinkCalls:
         self._sink = sink
         self._flush = flush
         self._has_fence = getattr(sink.settle, "__func__", None) is not Sink.settle
+        self._fence_as = OutcomeKind.EXPIRED
         self._problems: dict[str, list[str]] = {}  # what went wrong, and with which requests
 
     async def write(self, requests: Sequence[WriteRequest]) -> list[Outcome]:
@@ -92,12 +93,19 @@ class SinkCalls:
         self.in_doubt = True
         return answers
 
-    async def fence(self, requests: Sequence[WriteRequest], in_doubt: Sequence[bool]) -> list[Outcome | None]:
+    async def fence(
+        self,
+        requests: Sequence[WriteRequest],
+        in_doubt: Sequence[bool],
+        *,
+        told: OutcomeKind = OutcomeKind.EXPIRED,
+    ) -> list[Outcome | None]:
         """What became of requests that must not be written any more; the sink sees to it that they never are.
 
         Args:
             requests: Past their deadline, or rejected.
             in_doubt: Of each, whether an earlier attempt may have committed it.
+            told: What their callers are told if they are not there; the ledger remembers it.
 
         Returns:
             An outcome for each, or None where nobody can know: the sink fails on it, or it is in doubt and the sink has
@@ -109,6 +117,7 @@ class SinkCalls:
         if not self._has_fence:
             return [None if doubt else Outcome.expired() for doubt in in_doubt]
         outcomes: list[Outcome | None] = []
+        self._fence_as = told
         await self._fence_part(requests, outcomes)
         self._log_problems()
         return outcomes
@@ -161,7 +170,12 @@ class SinkCalls:
     def _batch(self, requests: Sequence[WriteRequest]) -> Batch:
         flush = self._flush
         return Batch(
-            requests, id=flush.batch_id, shard=flush.shard, trigger=Trigger(flush.trigger), attempt=flush.attempt
+            requests,
+            id=flush.batch_id,
+            shard=flush.shard,
+            trigger=Trigger(flush.trigger),
+            attempt=flush.attempt,
+            fence_as=self._fence_as,
         )
 
     def _note(self, request: WriteRequest, problem: str) -> None:

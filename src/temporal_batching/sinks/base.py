@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import overload
 
-from temporal_batching.contract import Outcome, Trigger, WriteRequest
+from temporal_batching.contract import Outcome, OutcomeKind, Trigger, WriteRequest
 from temporal_batching.sinks.dead_letters import DeadLetter
 
 
@@ -20,9 +20,10 @@ class Batch(Sequence[WriteRequest]):
         shard: The batcher shard it comes from.
         trigger: What made it start.
         attempt: Earlier attempts at this batch; 0 for the first.
+        fence_as: For `Sink.settle`: what the callers of requests that are not there are told, `expired` or `rejected`.
     """
 
-    __slots__ = ("_requests", "attempt", "id", "shard", "trigger")
+    __slots__ = ("_requests", "attempt", "fence_as", "id", "shard", "trigger")
 
     def __init__(
         self,
@@ -32,12 +33,14 @@ class Batch(Sequence[WriteRequest]):
         shard: int = 0,
         trigger: Trigger = Trigger.COUNT,
         attempt: int = 0,
+        fence_as: OutcomeKind = OutcomeKind.EXPIRED,
     ) -> None:
         self._requests = tuple(requests)
         self.id = id
         self.shard = shard
         self.trigger = trigger
         self.attempt = attempt
+        self.fence_as = fence_as
 
     @overload
     def __getitem__(self, index: int) -> WriteRequest: ...

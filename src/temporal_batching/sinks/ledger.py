@@ -24,8 +24,16 @@ class LedgerStatus(StrEnum):
     WRITTEN = "written"
     EXPIRED = "expired"
     """A tombstone: the request was answered `expired`, and this batch must never write it any more."""
+    REJECTED = "rejected"
+    """Likewise, for a request that was answered `rejected`."""
     IDENTITY = "identity"
     """The one row that is no request: see `IDENTITY_ID`."""
+
+
+TOMBSTONES = (LedgerStatus.EXPIRED, LedgerStatus.REJECTED)
+"""What takes an id's place without being written: another batch may write the id, the same one never."""
+
+_REJECTED_BEFORE = Outcome.rejected(RejectCode.DATABASE, "refused in an earlier attempt at its batch")
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class LedgerEntry:
 
     Attributes:
         request_id: The caller's idempotency key.
-        status: Whether it was written, or fenced off after its deadline.
+        status: What its caller was told: written, or fenced off as expired or rejected.
         batch_id: The batch that did so.
         committed_at: When, by the clock of the worker that did so; with its zone.
         digest: `digest` of its records.
@@ -97,9 +105,10 @@ def judge(known: LedgerEntry | None, digest: str, batch_id: str) -> Outcome | No
     """
     if known is None:
         return None
-    if known.status is LedgerStatus.EXPIRED:
-        # With another batch the caller submitted the id anew after it had been told `expired`.
-        return Outcome.expired() if known.batch_id == batch_id else None
+    if known.status in TOMBSTONES:
+        if known.batch_id != batch_id:  # the caller submitted the id anew after it was told so
+            return None
+        return Outcome.expired() if known.status is LedgerStatus.EXPIRED else _REJECTED_BEFORE
     if known.digest != digest:
         return id_reused(known.batch_id)
     return Outcome.written() if batch_id and known.batch_id == batch_id else Outcome.duplicate()

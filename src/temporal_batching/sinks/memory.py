@@ -106,7 +106,7 @@ class MemorySink(Sink):
             mark = digest(request.records)
             answer = judge(self.ledger.get(request.request_id), mark, batch.id)
             if answer is None:
-                self._enter(request.request_id, LedgerStatus.EXPIRED, batch.id, mark)
+                self._enter(request.request_id, LedgerStatus(batch.fence_as), batch.id, mark)
                 answer = Outcome.expired()
             outcomes.append(answer)
         return outcomes

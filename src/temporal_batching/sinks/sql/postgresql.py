@@ -82,7 +82,7 @@ class PostgresqlDatabase(DatabaseAdapter):
         self.claim_sql = (
             f"{self.claim_new_sql} ON CONFLICT (request_id) DO UPDATE SET digest = excluded.digest,"
             " batch_id = excluded.batch_id, status = excluded.status, committed_at = excluded.committed_at"
-            " WHERE ledger.status = 'expired' AND ledger.batch_id <> excluded.batch_id"
+            " WHERE ledger.status IN ('expired', 'rejected') AND ledger.batch_id <> excluded.batch_id"
         )
         self.lookup_sql = (
             f"SELECT request_id, digest, batch_id, status, committed_at FROM {quote} WHERE request_id = ANY(%s::text[])"

@@ -50,6 +50,7 @@ class BatchTransaction:
         self._database = database
         self._clock = clock
         self._batch_id = batch.id
+        self._fence_as = batch.fence_as
         self._settle = settle
         self._schema_is_fresh = schema_is_fresh
         self._progress = progress
@@ -195,7 +196,8 @@ class BatchTransaction:
             else:
                 fresh.append(entry)
         if fenced:
-            transaction.claim(replace(stamp, status=LedgerStatus.EXPIRED), fenced)
+            status = LedgerStatus(self._fence_as) if self._settle else LedgerStatus.EXPIRED
+            transaction.claim(replace(stamp, status=status), fenced)
             known = transaction.lookup([entry.request_id for entry in fenced])
             for entry in fenced:
                 answer = judge(known.get(entry.request_id), entry.digest, self._batch_id)
