@@ -2,50 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from hashlib import shake_256
-
 import pytest
-from temporalio.api.common.v1 import Payload
 from temporalio.client import Client, WorkflowUpdateFailedError
-from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes, PayloadCodec
 
 from temporal_batching import MemorySink, Record
 from tests.support.callers import DOORS
+from tests.support.codec import CONVERTER
 from tests.support.service import entry, running
 
 SECRET = "the-plain-text-of-a-value"
 
 
-class Encrypting(PayloadCodec):
-    """Hides what it is given; how well does not matter here."""
-
-    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        return [
-            Payload(metadata={"encoding": b"binary/encrypted"}, data=_mask(p.SerializeToString())) for p in payloads
-        ]
-
-    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        return [
-            Payload.FromString(_mask(p.data)) if p.metadata["encoding"] == b"binary/encrypted" else p for p in payloads
-        ]
-
-
-def _mask(data: bytes) -> bytes:
-    stream = shake_256(b"key").digest(len(data))
-    return bytes(a ^ b for a, b in zip(data, stream, strict=True))
-
-
 @pytest.fixture
 def encrypting_client(client: Client) -> Client:
     config = client.config()
-    config["data_converter"] = dataclasses.replace(
-        DataConverter.default,
-        payload_codec=Encrypting(),
-        # A rejection's reason may hold the database's own words, and these a value.
-        failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
-    )
+    config["data_converter"] = CONVERTER
     return Client(**config)
 
 

@@ -257,3 +257,23 @@ async def test_which_letters_has_to_be_said(client: Client, sqlite: TestDatabase
         await replay_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, ["nowhere"], every=False)
     with pytest.raises(SettingsError, match="only a database keeps dead letters"):
         await list_dead_letters(load({}), DEFAULT_DEAD_LETTERS, as_json=False)
+
+
+@pytest.mark.xfail(strict=True, reason="every batcher's letters are listed, and sent through the one that is named")
+async def test_letters_of_another_batcher_are_left_alone(
+    client: Client, sqlite: TestDatabase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sink = sqlite.sink()
+    await sink.open()
+    theirs, ours = letter("r-a", batch_id="a-b-1.3f9a2c71/1"), letter("r-b", batch_id="b-1.3f9a2c71/1")
+    assert await sink.keep_dead_letters([theirs, ours])
+    settings, other = load({"sink": sqlite.url, "name": "b"}), load({"sink": sqlite.url, "name": "c"})
+    await list_dead_letters(settings, DEFAULT_DEAD_LETTERS, as_json=True)
+    told = capsys.readouterr()
+    assert [json.loads(line)["request_id"] for line in told.out.splitlines()] == ["r-b"]
+    assert "1 dead letter of another batcher: a-b" in told.err
+    async with asyncio.timeout(20):
+        assert await replay_dead_letters(client, other, DEFAULT_DEAD_LETTERS, [], every=True) == 0
+        with pytest.raises(CommandError, match=f"{theirs.id} is of batcher 'a-b': --name a-b"):
+            await replay_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, [theirs.id], every=False)
+    assert len(sqlite.rows(LETTERS)) == 2

@@ -347,3 +347,27 @@ def test_what_a_gateway_says_of_the_wait_is_believed_within_reason() -> None:
     for wrong in (-1, "1", True, float("nan"), float("inf")):
         with pytest.raises(InvalidRequest, match="waited"):
             read_entry({**wire, "waited": wrong})
+
+
+@pytest.mark.xfail(strict=True, reason="only the sink looks at it")
+@pytest.mark.parametrize(
+    "wire",
+    [
+        request(request_id="a\ud800"),
+        request(key="\udfff"),
+        request(records=[{"table": "t\ud800", "values": {"n": 1}}]),
+        request(records=[{"table": "t", "values": {"n\ud800": 1}}]),
+        request(reply_to={"workflow_id": "w\ud800"}),
+        {"request_id": "p", "requests": [request(request_id="a\ud800")]},
+    ],
+)
+def test_what_no_text_can_be_made_of_names_nothing(wire: JsonObject) -> None:
+    """Half of a surrogate pair, legal in JSON, has no UTF-8: neither a failure nor a database can hold it."""
+    with pytest.raises(InvalidRequest, match="half of a surrogate pair") as refused:
+        read_entry(wire)
+    assert refused.value.code is RejectCode.INVALID
+    str(refused.value).encode()
+
+
+def test_a_value_may_hold_whatever_json_holds() -> None:
+    assert read_entry(request(records=[record(n="\ud800", document={"\ud800": 1})])).records == 1
