@@ -32,6 +32,11 @@ def batcher_workflow_id(name: str, shard: int) -> str:
     return f"batcher-{name}-{shard}"
 
 
+def batcher_of(batch_id: str) -> str:
+    """The name of the batcher that made a batch: ``main`` of ``main-0.3f9a2c71/17``."""
+    return batch_id.partition(".")[0].rpartition("-")[0]
+
+
 def default_task_queue(name: str) -> str:
     """The task queue of a batcher's workers: ``batcher-queue`` of ``main``, ``batcher-queue-<name>`` of any other.
 

@@ -135,6 +135,9 @@ class BatcherSettings(BaseSettings):
     shards: Annotated[int, BeforeValidator(parse_shards)] = Field(
         1, description="Batcher workflows; every caller must use the same number"
     )
+    data_converter: str = Field(
+        "", description="The data converter of the batcher and its callers, where a codec encodes what travels"
+    )
     sink: SinkUrl = Field(SecretStr(CONSOLE), description="Where records go: 'console' or a database URL")
 
     max_batch_size: Whole = Field(_DEFAULTS.max_batch_size, description="Records in one batch")

@@ -8,7 +8,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
 from temporalio.client import Client
 from tests.support.codec import CONVERTER
 
@@ -30,7 +29,6 @@ COMMANDS = (
 )
 
 
-@pytest.mark.xfail(strict=True, reason="only `audit` takes a data converter")
 async def test_every_command_takes_the_data_converter_of_the_batcher(
     start: Start, temporal: str, tmp_path: Path
 ) -> None:

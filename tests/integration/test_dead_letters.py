@@ -259,7 +259,6 @@ async def test_which_letters_has_to_be_said(client: Client, sqlite: TestDatabase
         await list_dead_letters(load({}), DEFAULT_DEAD_LETTERS, as_json=False)
 
 
-@pytest.mark.xfail(strict=True, reason="every batcher's letters are listed, and sent through the one that is named")
 async def test_letters_of_another_batcher_are_left_alone(
     client: Client, sqlite: TestDatabase, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ from temporalio.service import RPCError
 
 from temporal_batching import BatcherHandle, BatchPolicy
 from temporal_batching.cli import monitor as monitoring
-from temporal_batching.cli.connect import connect
+from temporal_batching.cli.connect import check_readable, connect_to
 from temporal_batching.cli.console import EXIT_TROUBLE, CommandError, complain, out, plural, run
 from temporal_batching.cli.demo.command import demo
 from temporal_batching.cli.options import BATCHER, POLICY, Target, with_settings
@@ -174,33 +174,27 @@ def audit(
         ),
     ] = None,
     ledger: Annotated[str, typer.Option("--ledger", metavar="TABLE", help="The ledger's table.")] = "batching_ledger",
-    data_converter: Annotated[
-        str | None,
-        typer.Option(
-            "--data-converter", metavar="MODULE:NAME", help="The callers' own, with their codec.", show_default=False
-        ),
-    ] = None,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Hold what callers were told against the ledger and the rows.
 
     Exit status 0 if every promise was kept, 1 if one was not, 2 if that could not be found out.
     """
-    run(_audit(settings, target, (query, since, complete, ledger, rule or [], data_converter), json))
+    run(_audit(settings, target, (query, since, complete, ledger, rule or []), json))
 
 
 LettersTable = Annotated[str, typer.Option("--table", metavar="TABLE", help="The table of dead letters.")]
 
 
 @app.command("dead-letters")
-@with_settings("sink")
+@with_settings("name", "sink")
 def dead_letters(
     settings: BatcherSettings,
     target: Target,
     table: LettersTable = "batching_dead_letters",
     json: Annotated[bool, typer.Option("--json", help="A JSON object each, with the records.")] = False,
 ) -> None:
-    """List the rejected requests that nobody waited for: signals without `reply_to`."""
+    """List the batcher's rejected requests that nobody waited for: signals without `reply_to`."""
     run(_list_dead_letters(settings, table, json))
 
 
@@ -213,7 +207,7 @@ def replay(
     every: Annotated[bool, typer.Option("--all", help="All that there are.")] = False,
     table: LettersTable = "batching_dead_letters",
 ) -> None:
-    """Send dead letters through the batcher again. Exit status 0 only if all of them are written then."""
+    """Send the batcher's dead letters through it again. Exit status 0 only if all of them are written then."""
     run(_replay(settings, target, table, letters or [], every))
 
 
@@ -226,7 +220,7 @@ async def _list_dead_letters(settings: BatcherSettings, table: str, json: bool) 
 async def _replay(settings: BatcherSettings, target: Target, table: str, letters: list[str], every: bool) -> int:
     with _sql_is_there("dead letters need"):
         from temporal_batching.cli.dead_letters import replay_dead_letters
-    return await replay_dead_letters(await _connect(target), settings, table, letters, every=every)
+    return await replay_dead_letters(await _connect(settings, target), settings, table, letters, every=every)
 
 
 @contextmanager
@@ -247,12 +241,15 @@ async def _audit(settings: BatcherSettings, target: Target, scope: tuple[Any, ..
         return EXIT_TROUBLE
 
 
-async def _connect(target: Target) -> Client:
-    return await connect(address=target.address, namespace=target.namespace)
+async def _connect(settings: BatcherSettings, target: Target) -> Client:
+    """A client that can read what the batcher's shards say."""
+    client = await connect_to(target)
+    await check_readable(client, settings)
+    return client
 
 
 async def _start(settings: BatcherSettings, target: Target) -> int:
-    client = await _connect(target)
+    client = await _connect(settings, target)
     await _ask(settings, monitoring.handle_for(client, settings).start(_policy(settings)))
     out.print(f"Batcher '{settings.name}' runs: {plural(settings.shards, 'shard')}.")
     return 0
@@ -275,14 +272,14 @@ async def _monitor(settings: BatcherSettings, target: Target, interval: str, onc
         every = parse_duration(interval)
     except ValueError as err:
         raise SettingsError(f"--interval {interval!r}: {err}") from None
-    client = await _connect(target)
+    client = await _connect(settings, target)
     if start_first:
         await _ask(settings, monitoring.handle_for(client, settings).start(_policy(settings)))
     return await monitoring.monitor(client, settings, interval=every, once=once)
 
 
 async def _stats(settings: BatcherSettings, target: Target, json: bool) -> int:
-    shards = await monitoring.read_stats(await _connect(target), settings)
+    shards = await monitoring.read_stats(await _connect(settings, target), settings)
     if json:
         out.print(monitoring.as_json(shards), markup=False)
     else:
@@ -293,7 +290,7 @@ async def _stats(settings: BatcherSettings, target: Target, json: bool) -> int:
 async def _control(
     settings: BatcherSettings, target: Target, command: Callable[[BatcherHandle], Awaitable[object]], done: str
 ) -> int:
-    client = await _connect(target)
+    client = await _connect(settings, target)
     # A command to a shard that no worker serves would wait for one: ask first, which fails soon.
     await monitoring.read_stats(client, settings)
     await _ask(settings, command(monitoring.handle_for(client, settings)))
@@ -305,7 +302,7 @@ async def _configure(settings: BatcherSettings, target: Target) -> int:
     changed = sorted(target.flags & set(POLICY_FIELDS))
     if not changed:
         raise SettingsError(f"nothing to change: pass a limit, such as {flag('linger')} 5s")
-    client = await _connect(target)
+    client = await _connect(settings, target)
     current = BatchPolicy.from_wire((await monitoring.read_stats(client, settings))[0].policy)
     policy = dataclasses.replace(current, **{name: getattr(settings, name) for name in changed})
     await _ask(settings, monitoring.handle_for(client, settings).configure(policy))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,13 +13,12 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 from temporalio.client import Client
-from temporalio.converter import DataConverter
 from temporalio.service import RPCError
 
 from temporal_batching.audit.check import Findings, Question, check
 from temporal_batching.audit.facts import Facts
 from temporal_batching.audit.histories import QueryRefused, Reader, Tally
-from temporal_batching.cli.connect import connect
+from temporal_batching.cli.connect import connect_to
 from temporal_batching.cli.console import EXIT_FAILED, CommandError, err, out, plural, printable
 from temporal_batching.cli.options import Target
 from temporal_batching.errors import SinkConfigurationError
@@ -42,7 +39,6 @@ class Scope:
         complete: All who write through this ledger are among them.
         ledger: The ledger's table.
         rules: ``TABLE=ignore``, ``TABLE=update:COLUMN,...``.
-        data_converter: ``MODULE:NAME`` of the converter that callers use, where it is not the default.
     """
 
     query: str | None
@@ -50,7 +46,6 @@ class Scope:
     complete: bool
     ledger: str
     rules: Sequence[str]
-    data_converter: str | None
 
 
 @dataclass(frozen=True)
@@ -79,12 +74,7 @@ async def audit_deployment(settings: BatcherSettings, target: Target, scope: Sco
     if since and scope.complete:
         raise SettingsError("--complete looks at everything that was ever written: not together with --since")
     question = Question(url, settings.name, scope.ledger, read_rules(scope.rules), scope.complete, since, began)
-    converter = load_converter(scope.data_converter) if scope.data_converter else None
-    client = await connect(address=target.address, namespace=target.namespace)
-    if converter is not None:
-        config = client.config()
-        config["data_converter"] = converter
-        client = Client(**config)
+    client = await connect_to(target)
     report, found = await audit(client, question, task_queue=settings.task_queue, query=scope.query)
     if as_json:
         _print_json(report, found)
@@ -212,19 +202,3 @@ def read_rules(given: Sequence[str]) -> dict[str, TableRule]:
             raise SettingsError(f"--rule {text!r}: TABLE=ignore, TABLE=ignore:COLUMN,... or TABLE=update:COLUMN,...")
         rules[table] = TableRule(conflict="ignore" if conflict == "ignore" else "update", key=key)
     return rules
-
-
-def load_converter(name: str) -> DataConverter:
-    """The data converter of this name, from a module beside the command or in its environment."""
-    wanted = "MODULE:NAME of a temporalio DataConverter"
-    module, _, attribute = name.partition(":")
-    try:
-        sys.path.insert(0, "")
-        found: Any = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as problem:
-        raise SettingsError(f"--data-converter {name!r}: {problem}; {wanted}") from None
-    finally:
-        sys.path.remove("")
-    if not isinstance(found, DataConverter):
-        raise SettingsError(f"--data-converter {name!r}: a {type(found).__name__}; {wanted}")
-    return found

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import ipaddress
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
+from temporalio.converter import DataConverter
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import Runtime
 from temporalio.service import GrpcCompression, RPCError, RPCStatusCode
 
 from temporal_batching.cli.console import CommandError
+from temporal_batching.cli.options import Target
+from temporal_batching.contract import BatcherStart
+from temporal_batching.routing import batcher_workflow_id
+from temporal_batching.settings import BatcherSettings, SettingsError
 
 DEFAULT_ADDRESS = "localhost:7233"
 CONNECT_SECONDS = 8.0
@@ -26,6 +33,7 @@ async def connect(
     namespace: str | None = None,
     runtime: Runtime | None = None,
     environment: dict[str, str] | None = None,
+    data_converter: str = "",
 ) -> Client:
     """Connects as `temporalio.envconfig` says: ``TEMPORAL_ADDRESS``, a profile, TLS, an API key.
 
@@ -34,14 +42,18 @@ async def connect(
         namespace: Likewise.
         runtime: With telemetry, where wanted.
         environment: Variables to read instead of this process's.
+        data_converter: ``MODULE:NAME`` of the data converter; Temporal's default if empty.
 
     Raises:
+        SettingsError: There is no such data converter.
         CommandError: Nothing there, the wrong thing there, no such namespace, or no access.
     """
     try:
         config: dict[str, Any] = dict(ClientConfig.load_client_connect_config(override_env_vars=environment))
     except (RuntimeError, ValueError, OSError) as err:
         raise CommandError(f"Temporal's client settings cannot be read: {err}") from None
+    if data_converter:
+        config["data_converter"] = load_converter(data_converter)
     config["target_host"] = address or config.get("target_host") or DEFAULT_ADDRESS
     config["namespace"] = namespace or config.get("namespace") or "default"
     target = config["target_host"]
@@ -58,6 +70,65 @@ async def connect(
     except (RuntimeError, ValueError, TypeError) as err:
         raise CommandError(f"Cannot reach Temporal at {target}: {_reason(err, config)}. {_ADVICE}") from None
     return client
+
+
+async def connect_to(target: Target, *, runtime: Runtime | None = None) -> Client:
+    """Connects as `connect` does, to the place and with the data converter of a command's options."""
+    return await connect(
+        address=target.address, namespace=target.namespace, runtime=runtime, data_converter=target.data_converter
+    )
+
+
+async def check_readable(client: Client, settings: BatcherSettings) -> None:
+    """Makes sure that what the batcher's shards say can be read, before anything is sent to them.
+
+    A shard began with a payload of its own. If this client cannot decode it, a codec encodes what travels there, and
+    this client would send records in clear.
+
+    Raises:
+        CommandError: It cannot be decoded. The message names the option.
+    """
+    shard = client.get_workflow_handle(batcher_workflow_id(settings.name, 0))
+    try:
+        first = await anext(aiter(shard.fetch_history_events(page_size=1)), None)
+    except RPCError as err:
+        if err.status in (RPCStatusCode.NOT_FOUND, RPCStatusCode.PERMISSION_DENIED):
+            return  # no shard, nothing to compare; or a role that may not read histories
+        raise CommandError(f"batcher '{settings.name}' cannot be asked: {err.message}") from None
+    if first is None:
+        return
+    begun = first.workflow_execution_started_event_attributes.input
+    try:
+        await client.data_converter.decode(begun.payloads, [BatcherStart])
+    except Exception:  # whatever a converter or a codec raises
+        encodings = {p.metadata.get("encoding", b"").decode(errors="replace") for p in begun.payloads}
+        raise unreadable(settings, ", ".join(sorted(encodings))) from None
+
+
+def unreadable(settings: BatcherSettings, encoding: str = "") -> CommandError:
+    """The error where this client's data converter is another one than the batcher's."""
+    which = f" (encoding {encoding})" if encoding else ""
+    how = "with another data converter than" if settings.data_converter else "without"
+    return CommandError(
+        f"what batcher '{settings.name}' sends{which} cannot be read {how} the one of its workers and callers: pass it "
+        "with --data-converter MODULE:NAME, or BATCHING_DATA_CONVERTER"
+    )
+
+
+def load_converter(name: str) -> DataConverter:
+    """The data converter of this name, from a module beside the command or in its environment."""
+    wanted = "MODULE:NAME of a temporalio DataConverter"
+    module, _, attribute = name.partition(":")
+    try:
+        sys.path.insert(0, "")
+        found: Any = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as problem:
+        raise SettingsError(f"--data-converter {name!r}: {problem}; {wanted}") from None
+    finally:
+        sys.path.remove("")
+    if not isinstance(found, DataConverter):
+        raise SettingsError(f"--data-converter {name!r}: a {type(found).__name__}; {wanted}")
+    return found
 
 
 _ADVICE = "Start one with `temporal server start-dev`, or set TEMPORAL_ADDRESS (host:port)."

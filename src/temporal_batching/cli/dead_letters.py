@@ -18,6 +18,7 @@ from temporal_batching import BatchClient
 from temporal_batching.cli.console import EXIT_FAILED, CommandError, err, out, plural
 from temporal_batching.cli.database import sync_engine
 from temporal_batching.errors import WriteError
+from temporal_batching.routing import batcher_of
 from temporal_batching.settings import CONSOLE, BatcherSettings, SettingsError, redact_url, without_secrets
 from temporal_batching.sinks.sql.dead_letters import DeadLetters, KeptLetter
 
@@ -38,6 +39,7 @@ class Box:
         self._letters = DeadLetters(table, self._engine.dialect)
 
     async def read(self) -> list[KeptLetter]:
+        """All of them: a table may hold those of several batchers."""
         return await asyncio.to_thread(self._do, self._letters.read)
 
     async def remove(self, letter: KeptLetter) -> None:
@@ -58,7 +60,10 @@ class Box:
 
 async def list_dead_letters(settings: BatcherSettings, table: str, *, as_json: bool) -> int:
     with closing(Box(settings, table)) as box:
-        letters = await box.read()
+        letters, others = _of(settings.name, await box.read())
+    if others:
+        names = ", ".join(sorted({batcher_of(letter.batch_id) for letter in others}))
+        err.print(f"{plural(len(others), 'dead letter')} of another batcher: {names}; --name lists them.", markup=False)
     if as_json:
         for letter in letters:
             print(json.dumps(_facts(letter)), flush=True)
@@ -73,6 +78,12 @@ async def list_dead_letters(settings: BatcherSettings, table: str, *, as_json: b
         for letter in letters:
             out.print("  ".join(_columns(letter)), markup=False)
     return 0
+
+
+def _of(batcher: str, letters: Sequence[KeptLetter]) -> tuple[list[KeptLetter], list[KeptLetter]]:
+    """The letters of a batcher, and those of others."""
+    ours = [letter for letter in letters if batcher_of(letter.batch_id) == batcher]
+    return ours, [letter for letter in letters if batcher_of(letter.batch_id) != batcher]
 
 
 def _columns(letter: KeptLetter) -> tuple[str, ...]:
@@ -97,14 +108,18 @@ def _facts(letter: KeptLetter) -> dict[str, object]:
 async def replay_dead_letters(
     client: Client, settings: BatcherSettings, table: str, ids: Sequence[str], *, every: bool
 ) -> int:
-    """Sends them through the batcher again under their own request ids; who is written then is a dead letter no more.
+    """Sends the batcher's letters through it again, under their own request ids, and removes those that are written.
 
     Letters of one key go one after the other, as they came.
     """
     if bool(ids) == every:
         raise SettingsError("which dead letters? Their ids, as `dead-letters` lists them, or --all")
     with closing(Box(settings, table)) as box:
-        letters = await box.read()
+        letters, others = _of(settings.name, await box.read())
+        for letter in others:
+            if letter.id in ids:
+                whose = batcher_of(letter.batch_id)
+                raise CommandError(f"dead letter {letter.id} is of batcher {whose!r}: --name {whose}")
         unknown = set(ids) - {letter.id for letter in letters}
         if unknown:
             raise CommandError(f"there is no dead letter {', '.join(sorted(unknown))}")

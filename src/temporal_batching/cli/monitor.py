@@ -15,6 +15,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from temporal_batching import BatcherHandle
+from temporal_batching.cli.connect import unreadable
 from temporal_batching.cli.console import CommandError, out, printable
 from temporal_batching.contract import BatcherStats, OutcomeKind
 from temporal_batching.errors import BatcherNotRunning
@@ -47,6 +48,8 @@ async def read_stats(client: Client, settings: BatcherSettings) -> list[BatcherS
         raise NoAnswer(
             f"no worker answers for batcher '{settings.name}' on task queue '{settings.task_queue}'. {_ADVICE}"
         ) from None
+    except (RuntimeError, KeyError, TypeError, ValueError):  # what the SDK and converters raise of a foreign payload
+        raise unreadable(settings) from None
     except RPCError as err:
         raise NoAnswer(f"batcher '{settings.name}' cannot be asked: {err.message}") from None
 

@@ -31,10 +31,14 @@ POLICY = POLICY_FIELDS
 
 @dataclass(frozen=True)
 class Target:
-    """Which Temporal, where a flag says so (None leaves it to the environment), and which settings were flags."""
+    """Which Temporal, where a flag says so (None leaves it to the environment), and which settings were flags.
+
+    The data converter is the setting, wherever it was set: what travels to that Temporal goes through it.
+    """
 
     address: str | None = None
     namespace: str | None = None
+    data_converter: str = ""
     flags: frozenset[str] = frozenset()
 
 
@@ -52,14 +56,14 @@ def with_settings(
 
         @functools.wraps(command)
         def wrapper(**values: Any) -> None:
-            flags = {name: values.pop(name) for name in names}
+            flags = {name: values.pop(name) for name in (*names, "data_converter")}
             given = frozenset(name for name, value in flags.items() if value is not None)
-            target = Target(values.pop("address"), values.pop("namespace"), given)
+            address, namespace = values.pop("address"), values.pop("namespace")
             try:
                 settings = load(flags, config=values.pop("config"), defaults=defaults)
             except SettingsError as err:
                 fail(err, EXIT_USAGE)
-            command(settings, target, **values)
+            command(settings, Target(address, namespace, settings.data_converter, given), **values)
 
         parameters = [*own, *added]
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -109,4 +113,10 @@ _COMMON = [
     _common("config", Path, f"A TOML file with settings. [dim]{CONFIG_VARIABLE}[/dim]", "FILE"),
     _common("address", str, "Temporal's address. [dim]TEMPORAL_ADDRESS; localhost:7233[/dim]", "HOST:PORT"),
     _common("namespace", str, "Temporal's namespace. [dim]TEMPORAL_NAMESPACE; default[/dim]", "NAME"),
+    _common(
+        "data_converter",
+        str,
+        f"{BatcherSettings.model_fields['data_converter'].description}. [dim]{ENV_PREFIX}DATA_CONVERTER[/dim]",
+        "MODULE:NAME",
+    ),
 ]

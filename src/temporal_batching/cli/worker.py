@@ -14,7 +14,7 @@ from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 from temporalio.worker import Worker
 
 from temporal_batching import BatcherPlugin
-from temporal_batching.cli.connect import connect
+from temporal_batching.cli.connect import check_readable, connect_to
 from temporal_batching.cli.console import CommandError, log_to_stderr, out, plural
 from temporal_batching.cli.options import Target
 from temporal_batching.settings import CONSOLE, BatcherSettings
@@ -31,7 +31,8 @@ async def run_batcher_worker(
 ) -> int:
     """Runs the batcher's worker until it is cancelled."""
     log_to_stderr()
-    client = await connect(address=target.address, namespace=target.namespace, runtime=_runtime(metrics))
+    client = await connect_to(target, runtime=_runtime(metrics))
+    await check_readable(client, settings)
     sink = await open_sink(settings, create_tables=create_tables)
     worker = batcher_worker(client, settings, sink)
     out.print(

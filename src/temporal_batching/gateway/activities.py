@@ -78,6 +78,7 @@ class Gateway:
         """
         info = activity.info()
         wire = _decode(call)
+        _refuse_local_activity(wire)
         if isinstance(wire, dict):
             self._check_batcher(wire)
             wire.setdefault("request_id", "/".join(filter(None, [info.workflow_id, _run_id(info), info.activity_id])))
@@ -88,6 +89,7 @@ class Gateway:
     async def batch_write_many(self, call: RawValue) -> ParcelReceipt:
         """Hands a parcel of requests to the shard it names: one reply for all, one outcome for each."""
         wire = _decode(call)
+        _refuse_local_activity(wire)
         shard_key = None
         if isinstance(wire, dict):
             self._check_batcher(wire)
@@ -157,6 +159,14 @@ def _decode(call: RawValue) -> Any:
         return decode_payload(call.payload, activity.payload_converter())
     except InvalidRequest as err:
         raise _rejected(None, err.code, str(err)) from None
+
+
+def _refuse_local_activity(wire: Any) -> None:
+    """Refuses a write that nobody could confirm: the server knows no local activity, so a flush cannot complete it."""
+    info = activity.info()
+    if info.is_local:
+        reason = f"{info.activity_type} cannot run as a local activity: no flush could complete it"
+        raise _rejected(wire.get("request_id") if isinstance(wire, dict) else None, RejectCode.INVALID, reason)
 
 
 def _run_id(info: activity.Info) -> str | None:

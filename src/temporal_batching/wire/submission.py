@@ -160,7 +160,7 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, bytes | bytearray | memoryview):
         return base64.b64encode(value).decode()
     if isinstance(value, Mapping):
-        return {_text(k, "a key of a JSON value", empty=True): jsonable(v) for k, v in value.items()}
+        return {_key_of_json(k): jsonable(v) for k, v in value.items()}
     if isinstance(value, Sequence):
         return [jsonable(v) for v in value]
     raise InvalidRequest(
@@ -386,6 +386,15 @@ def _text(value: Any, what: str, *, empty: bool = False, most: int = MAX_NAME) -
         raise InvalidRequest(f"{what} is empty")
     if len(value) > most:
         raise InvalidRequest(f"{what} has {len(value):,} characters: at most {most}")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise InvalidRequest(f"{what} holds half of a surrogate pair, which UTF-8 cannot encode")
+    return value
+
+
+def _key_of_json(value: Any) -> str:
+    """Whatever JSON allows: whether it fits its column is the sink's to say."""
+    if not isinstance(value, str) or len(value) > MAX_NAME:
+        return _text(value, "a key of a JSON value", empty=True)
     return value
 
 

@@ -13,7 +13,8 @@ from temporal_batching import TableRule
 from temporal_batching.audit.check import Findings
 from temporal_batching.audit.judge import Span, Violation, out_of_order
 from temporal_batching.cli import audit as command
-from temporal_batching.cli.audit import Report, Scope, load_converter, read_moment, read_rules
+from temporal_batching.cli import connect as connecting
+from temporal_batching.cli.audit import Report, Scope, read_moment, read_rules
 from temporal_batching.cli.options import Target
 from temporal_batching.settings import SettingsError, load
 
@@ -41,10 +42,10 @@ def test_rules_are_read_as_the_sink_has_them() -> None:
 
 
 def test_the_callers_converter_is_loaded_by_name() -> None:
-    assert load_converter(f"{__name__}:CONVERTER") is CONVERTER
+    assert connecting.load_converter(f"{__name__}:CONVERTER") is CONVERTER
     for wrong, why in (("nowhere:x", "No module named 'nowhere'"), ("json:loads", "a function"), ("", "Empty module")):
         with pytest.raises(SettingsError, match=why):
-            load_converter(wrong)
+            connecting.load_converter(wrong)
 
 
 @pytest.mark.parametrize(
@@ -57,8 +58,7 @@ def test_the_callers_converter_is_loaded_by_name() -> None:
 async def test_an_audit_that_makes_no_sense_is_refused_before_anything_is_read(
     sink: str, scope: dict[str, Any], why: str
 ) -> None:
-    wanted = Scope(**{"query": None, "since": None, "complete": False, "ledger": "l", "rules": [], **scope},
-                   data_converter=None)  # fmt: skip
+    wanted = Scope(**{"query": None, "since": None, "complete": False, "ledger": "l", "rules": [], **scope})
     with pytest.raises(SettingsError, match=why):
         await command.audit_deployment(load({"sink": sink}), Target("127.0.0.1:1"), wanted, as_json=False)
 
@@ -68,19 +68,19 @@ async def test_the_callers_converter_reads_their_histories(
 ) -> None:
     used: list[DataConverter] = []
 
-    async def connect(**_: Any) -> Client:
-        return await Client.connect("127.0.0.1:1", lazy=True)
-
     async def audit(client: Client, *_: Any, **__: Any) -> tuple[Report, Findings]:
         used.append(client.data_converter)
         return _found(len(used) - 1)
 
-    monkeypatch.setattr(command, "connect", connect)
+    async def connect(*, data_converter: str, **_: Any) -> Client:
+        return await Client.connect("127.0.0.1:1", lazy=True, data_converter=connecting.load_converter(data_converter))
+
+    monkeypatch.setattr(connecting, "connect", connect)
     monkeypatch.setattr(command, "audit", audit)
-    scope = Scope(None, None, False, "ledger", [], f"{__name__}:CONVERTER")
-    settings = load({"sink": "sqlite:///x.db"})
-    assert await command.audit_deployment(settings, Target(), scope, as_json=True) == 0
-    assert await command.audit_deployment(settings, Target(), scope, as_json=True) == 1
+    scope = Scope(None, None, False, "ledger", [])
+    settings, target = load({"sink": "sqlite:///x.db"}), Target(data_converter=f"{__name__}:CONVERTER")
+    assert await command.audit_deployment(settings, target, scope, as_json=True) == 0
+    assert await command.audit_deployment(settings, target, scope, as_json=True) == 1
     assert used == [CONVERTER, CONVERTER]
     assert len(capsys.readouterr().out.splitlines()) == 2
 

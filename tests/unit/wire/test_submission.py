@@ -349,7 +349,6 @@ def test_what_a_gateway_says_of_the_wait_is_believed_within_reason() -> None:
             read_entry({**wire, "waited": wrong})
 
 
-@pytest.mark.xfail(strict=True, reason="only the sink looks at it")
 @pytest.mark.parametrize(
     "wire",
     [

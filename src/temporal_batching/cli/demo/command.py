@@ -156,7 +156,7 @@ async def _set_up(
     out.print(f"Database: {kind}{escape(plan.sink if kind else redact_url(url))}")
     values = settings.model_dump() | names | {"sink": url}
     ours = load(values)
-    client = await connect(environment=environment)
+    client = await connect(environment=environment, data_converter=settings.data_converter)
     if not web_ui:
         stack.push_async_callback(_terminate, client, ours)
     stage = _Stage(stack, ours, plan, client, directory, environment | ours.to_environment(), queue, web_ui)
