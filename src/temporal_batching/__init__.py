@@ -18,8 +18,10 @@ if TYPE_CHECKING:
         WriteRequest,
     )
     from temporal_batching.errors import (
+        AuditError,
         BatcherNotRunning,
         BatchingError,
+        InvalidAudit,
         InvalidPolicy,
         InvalidRequest,
         SinkConfigurationError,
@@ -49,8 +51,10 @@ _HOMES = {
     "batcher.workflow": ["BatcherWorkflow"],
     "contract": ["BatcherStats", "Confirmation", "Outcome", "OutcomeKind", "Record", "RejectCode", "WriteRequest"],
     "errors": [
+        "AuditError",
         "BatcherNotRunning",
         "BatchingError",
+        "InvalidAudit",
         "InvalidPolicy",
         "InvalidRequest",
         "SinkConfigurationError",
@@ -76,6 +80,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AuditError",
     "Batch",
     "BatchClient",
     "BatchPolicy",
@@ -90,6 +95,7 @@ __all__ = [
     "ConsoleSink",
     "DeadLetter",
     "GatewayPlugin",
+    "InvalidAudit",
     "InvalidPolicy",
     "InvalidRequest",
     "MemorySink",

@@ -11,6 +11,8 @@
         +-- InvalidRequest                 a write request that does not fit the contract
         +-- InvalidPolicy                  a limit out of its range
         +-- BatcherNotRunning              a shard that is asked for something does not run
+        +-- AuditError                     an audit could not be made: Temporal or the database cannot be read
+        |   +-- InvalidAudit               an argument of the audit is invalid
         +-- SinkError
             +-- SinkConfigurationError     the sink's set-up and the database do not fit together
             +-- SinkUnavailable            the sink cannot take writes now; the batch will be tried again
@@ -105,6 +107,22 @@ class InvalidPolicy(BatchingError, ValueError):
 
 class BatcherNotRunning(BatchingError):
     """A shard does not run, or no worker serves it. The message names its workflow."""
+
+
+class AuditError(BatchingError):
+    """An audit could not be made: Temporal or the database cannot be read. It says nothing about what they hold."""
+
+
+class InvalidAudit(AuditError, ValueError):
+    """An argument of `temporal_batching.audit.audit` is invalid.
+
+    Attributes:
+        argument: The argument's name: ``database``, ``query``, ``since``, ``tables`` or ``complete``.
+    """
+
+    def __init__(self, argument: str, message: str) -> None:
+        super().__init__(message)
+        self.argument = argument
 
 
 class SinkError(BatchingError):

@@ -17,7 +17,6 @@ from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import unquote
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -25,6 +24,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from temporal_batching.contract import DEFAULT_BATCHER
 from temporal_batching.errors import BatchingError, InvalidPolicy
 from temporal_batching.policy import BatchPolicy
+from temporal_batching.redaction import redact_url
 from temporal_batching.routing import MAX_SHARDS, check_name, check_shards, default_task_queue
 
 ENV_PREFIX = "BATCHING_"
@@ -176,7 +176,8 @@ class BatcherSettings(BaseSettings):
         return self.sink.get_secret_value()
 
     def describe_sink(self) -> str:
-        return redact_url(self.sink_url())
+        url = self.sink_url()
+        return url if url == CONSOLE else redact_url(url)
 
     def to_environment(self) -> dict[str, str]:
         """The settings as variables, so that a child process reads exactly these."""
@@ -230,33 +231,6 @@ def load(
 def flag(name: str) -> str:
     """The flag of a setting, e.g. ``--max-batch-size``."""
     return "--" + name.replace("_", "-")
-
-
-def redact_url(url: str) -> str:
-    """A URL's scheme, host and path: neither user nor password nor parameters, which may hold either."""
-    if url == CONSOLE:
-        return CONSOLE
-    scheme, found, rest = url.partition("://")
-    if not found:
-        return "a database URL"
-    # The last "@" ends the login: a password with an unescaped "@" or "/" must not leak through a naive split.
-    rest = rest.partition("?")[0]
-    return f"{scheme}://{rest.rpartition('@')[2]}"
-
-
-def without_secrets(text: str, url: str) -> str:
-    """``text``, as a driver wrote it, without ``url`` and without the login and the parameters it holds."""
-    login, found, _ = url.partition("://")[2].rpartition("@")
-    secrets = {url}
-    if found:
-        password = login.partition(":")[2]
-        # A password with an unescaped "@" or "/" is taken apart, and a piece of it may pass for the host.
-        secrets |= {password, unquote(password), *re.split("[@:/]", password)}
-    parameters = (pair.partition("=") for pair in url.partition("?")[2].split("&"))
-    secrets |= {unquote(value) for name, _, value in parameters if "pass" in name.lower()}
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return text
 
 
 def _as_text(value: Any) -> str:

@@ -42,7 +42,7 @@ async def test_a_deployment_holds_its_audit_until_it_is_damaged(
     assert await process.ends() == 0, process.output
     said = {line.partition(":")[0]: line.partition(":")[2].strip() for line in process.lines}
     assert said["read"] == "1 workflow, 0 activities of programs"
-    assert said["callers were told"] == "20 written"
+    assert said["results of calls"] == "20 written"
     assert said["request ids"] == "20, of which the ledger holds 20 as written"
     assert said["promises"] == "kept"
 
@@ -51,7 +51,7 @@ async def test_a_deployment_holds_its_audit_until_it_is_damaged(
     process = await start(*command, **where)
     assert await process.ends() == 1
     assert "violation: ledger without rows: P-7: the ledger holds it as written, no row does" in process.lines
-    assert any(r"ledger id out of nowhere: P\x1b[31m-x" in line for line in process.lines)
+    assert any(r"unexpected ledger id: P\x1b[31m-x" in line for line in process.lines)
     assert "\x1b" not in process.output
 
 

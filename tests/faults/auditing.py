@@ -13,9 +13,10 @@ from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client
 
+from temporal_batching.audit.order import Arrival
+from temporal_batching.audit.rules import Call, CallResult, StoredRecord, find_violations
 from temporal_batching.contract import SIGNAL_ADD, UPDATE_SUBMIT
 from temporal_batching.routing import batcher_workflow_id
-from tests.support.auditor import Arrival, Call, Row, Verdict, audit
 from tests.support.callers import Told
 from tests.support.databases import TestDatabase
 
@@ -30,10 +31,10 @@ _HARMLESS = {
     WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND,
 }
 _ERRORS = {
-    "WriteNotSubmitted": Verdict.NOT_SUBMITTED,
-    "WriteNotConfirmed": Verdict.NOT_CONFIRMED,
-    "WriteExpired": Verdict.EXPIRED,
-    "WriteRejected": Verdict.REJECTED,
+    "WriteNotSubmitted": CallResult.NOT_SUBMITTED,
+    "WriteNotConfirmed": CallResult.NOT_CONFIRMED,
+    "WriteExpired": CallResult.EXPIRED,
+    "WriteRejected": CallResult.REJECTED,
 }
 
 
@@ -66,10 +67,10 @@ class Asked:
     failed: str = ""
 
     @property
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> CallResult | None:
         if self.told is None:
             return None
-        return _ERRORS[self.told.error] if self.told.error else Verdict(self.told.outcome)
+        return _ERRORS[self.told.error] if self.told.error else CallResult(self.told.outcome)
 
     def learned_nothing(self) -> None:
         """Whoever asked was gone before it was told."""
@@ -119,7 +120,10 @@ async def assert_the_truth_was_told(
 ) -> None:
     """Everyone was told, nothing else is in the database, nothing overtook within a key, and no shard stumbled."""
     calls = [Call(a.caller, a.request_id, a.content, a.records, a.verdict) for a in asked]
-    rows = [Row(*row) for row in database.rows(f"SELECT request_id, content, position FROM {TABLE} ORDER BY number")]
+    rows = [
+        StoredRecord(*row)
+        for row in database.rows(f"SELECT request_id, content, position FROM {TABLE} ORDER BY number")
+    ]
     ledger = [row[0] for row in database.rows("SELECT request_id FROM batching_ledger WHERE status = 'written'")]
     events_of = await histories(client, batcher, shards)
     arrivals = [
@@ -128,7 +132,7 @@ async def assert_the_truth_was_told(
         for event in events
         for wire in await _requests(client, event)
     ]
-    broken = audit(calls, rows, ledger, arrivals)
+    broken = find_violations(calls, rows, ledger, arrivals)
     assert not broken, f"{len(broken)} promises broken:\n" + "\n".join(map(str, broken[:40]))
     failures = [failure for events in events_of for failure in _task_failures(events)]
     assert not failures, f"a shard's workflow task failed: {failures[:5]}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from temporalio.client import Client, WorkflowExecutionStatus
 
+from temporal_batching.audit.rules import CallResult
 from tests.faults.auditing import TABLE, Asked
 from tests.faults.callers import Leaver
 from tests.faults.scene import NewScene
-from tests.support.auditor import Verdict
 from tests.support.callers import DOORS, Caller, Carry, Continuer
 from tests.support.databases import TestDatabase
 from tests.support.waiting import assert_eventually
@@ -74,8 +74,8 @@ async def test_callers_that_are_gone_cost_the_others_nothing(
     print(f"\n{database.dialect}: {stats.outcomes}, {stats.undelivered} undelivered; {scene.verdicts()}")
     written = {row[0] for row in database.rows(f"SELECT DISTINCT request_id FROM {TABLE}")}
     assert written == {asked.request_id for asked in scene.asked} - {asked.request_id for asked in gone["cancelled"]}
-    assert {one.verdict for one in stay} == {Verdict.WRITTEN}
-    assert {one.verdict for one in gone["continued"]} <= {Verdict.WRITTEN, Verdict.DUPLICATE}
+    assert {one.verdict for one in stay} == {CallResult.WRITTEN}
+    assert {one.verdict for one in gone["continued"]} <= {CallResult.WRITTEN, CallResult.DUPLICATE}
     assert stats.undelivered == 0
 
 
@@ -101,4 +101,4 @@ async def test_callers_cancelled_while_their_batch_is_in_a_flush_that_dies(
     print(
         f"\n{seam}, {database.dialect}: {len(written & {a.request_id for a, _ in cancelled})} of {len(cancelled)} stand"
     )
-    assert {one.verdict for one in stay} == {Verdict.WRITTEN}
+    assert {one.verdict for one in stay} == {CallResult.WRITTEN}

@@ -11,10 +11,10 @@ import pytest
 import sqlalchemy as sa
 from temporalio.client import Client
 
+from temporal_batching.audit.rules import CallResult
 from tests.faults.auditing import TABLE, slow_down, verdicts
 from tests.faults.processes import Postgres
 from tests.faults.scene import NewScene
-from tests.support.auditor import Verdict
 from tests.support.databases import TestDatabase
 from tests.support.waiting import assert_eventually
 
@@ -59,9 +59,9 @@ async def test_postgresql_is_killed_and_comes_back(
     # At the pauses of these tests, a second at most, and not for each of those who wait.
     assert tried < 2 * DOWN
     assert [await scene.attempts(one) for one in unhurried] == [1] * len(unhurried)
-    assert {one.verdict for one in hasty} <= {Verdict.EXPIRED, Verdict.NOT_CONFIRMED}
+    assert {one.verdict for one in hasty} <= {CallResult.EXPIRED, CallResult.NOT_CONFIRMED}
     assert max(one.told_at - one.asked_at for one in hasty) < 20
-    assert {one.verdict for one in waiting} <= {Verdict.WRITTEN, Verdict.DUPLICATE}
+    assert {one.verdict for one in waiting} <= {CallResult.WRITTEN, CallResult.DUPLICATE}
     assert max(one.told_at for one in waiting) - up < 20
 
 
@@ -154,9 +154,9 @@ async def test_a_flush_outlasts_its_timeout_behind_a_lock_and_then_goes_on(
     await scene.audit()
     assert blocked > 0
     assert max(one.told_at - one.asked_at for one in hasty) < 12
-    assert {one.verdict for one in hasty} <= {Verdict.EXPIRED, Verdict.NOT_CONFIRMED}
-    assert {one.verdict for one in patient} <= {Verdict.WRITTEN, Verdict.DUPLICATE}
-    assert {one.verdict for one in late} == {Verdict.EXPIRED}
+    assert {one.verdict for one in hasty} <= {CallResult.EXPIRED, CallResult.NOT_CONFIRMED}
+    assert {one.verdict for one in patient} <= {CallResult.WRITTEN, CallResult.DUPLICATE}
+    assert {one.verdict for one in late} == {CallResult.EXPIRED}
 
 
 @pytest.mark.parametrize("scope", ["server", "database"])
@@ -181,9 +181,9 @@ async def test_a_database_that_became_read_only_is_waited_for(
     )
     await scene.audit()
     # On a busy machine one or the other is only told when it has given up itself.
-    assert Verdict.EXPIRED in {one.verdict for one in hasty}
-    assert {one.verdict for one in hasty} <= {Verdict.EXPIRED, Verdict.NOT_CONFIRMED}
-    assert {one.verdict for one in patient} == {Verdict.WRITTEN}
+    assert CallResult.EXPIRED in {one.verdict for one in hasty}
+    assert {one.verdict for one in hasty} <= {CallResult.EXPIRED, CallResult.NOT_CONFIRMED}
+    assert {one.verdict for one in patient} == {CallResult.WRITTEN}
 
 
 @asynccontextmanager
@@ -226,5 +226,5 @@ async def test_a_sqlite_file_that_another_process_holds_is_waited_for(
     await scene.until_told()
     print(f"\nSQLite held: {scene.verdicts()}, all told {max(p.told_at for p in patient) - freed:.1f} s after")
     await scene.audit()
-    assert {one.verdict for one in hasty} <= {Verdict.EXPIRED, Verdict.NOT_CONFIRMED}
-    assert {one.verdict for one in patient} <= {Verdict.WRITTEN, Verdict.DUPLICATE}
+    assert {one.verdict for one in hasty} <= {CallResult.EXPIRED, CallResult.NOT_CONFIRMED}
+    assert {one.verdict for one in patient} <= {CallResult.WRITTEN, CallResult.DUPLICATE}

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 from temporalio.client import Client
 
+from temporal_batching.audit.rules import CallResult
 from tests.faults.auditing import full_disk, verdicts
 from tests.faults.scene import NewScene, Scene
-from tests.support.auditor import Verdict
 from tests.support.waiting import assert_eventually
 
 pytestmark = pytest.mark.faults
@@ -66,5 +66,5 @@ async def test_a_database_that_cannot_store_is_waited_for(
     await scene.audit()
     assert (await scene.stats())[0].breaker == "closed"
     # Nothing can be entered into a ledger that is on the same full disk, so nobody can be told `expired` for certain.
-    assert {one.verdict for one in hasty} <= {Verdict.EXPIRED, Verdict.NOT_CONFIRMED}
-    assert {one.verdict for one in patient} == {Verdict.WRITTEN}
+    assert {one.verdict for one in hasty} <= {CallResult.EXPIRED, CallResult.NOT_CONFIRMED}
+    assert {one.verdict for one in patient} == {CallResult.WRITTEN}

@@ -9,9 +9,9 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowHandle
 
+from temporal_batching.audit.rules import CallResult
 from tests.faults.auditing import verdicts
 from tests.faults.scene import NewScene, Scene
-from tests.support.auditor import Verdict
 from tests.support.callers import DOORS, Resettable, Told
 from tests.support.databases import TestDatabase
 from tests.support.waiting import assert_eventually
@@ -109,8 +109,10 @@ async def test_a_caller_that_is_reset_does_not_write_twice(
         await client.get_workflow_handle(handle.id).signal(Resettable.finish)
     print(f"\nreset when {when}, {database.dialect}: {scene.verdicts()}")
     await scene.audit()
-    expected = {Verdict.WRITTEN, Verdict.DUPLICATE}
-    assert {one.verdict for one in scene.asked} <= expected | ({Verdict.NOT_CONFIRMED} if when == "pending" else set())
+    expected = {CallResult.WRITTEN, CallResult.DUPLICATE}
+    assert {one.verdict for one in scene.asked} <= expected | (
+        {CallResult.NOT_CONFIRMED} if when == "pending" else set()
+    )
 
 
 async def _told(handle: WorkflowHandle[Any, Any]) -> list[Told]:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
+from temporal_batching.audit.rules import CallResult
 from tests.faults.auditing import slow_down
 from tests.faults.scene import NewScene, told
-from tests.support.auditor import Verdict
 from tests.support.databases import TestDatabase
 from tests.support.waiting import assert_eventually
 
@@ -75,8 +75,8 @@ async def test_overload_is_bounded_and_over_by_itself(
     assert grown < 100
     assert {one.code for one in told(crowd) if one.error == "WriteRejected"} == {"overloaded"}
     # Only the signal door, which cannot turn anyone back, says no; at the others whoever waits is written.
-    assert {one.verdict for one in crowd if one.door != "signal"} <= {Verdict.WRITTEN, Verdict.DUPLICATE}
-    assert {one.verdict for one in after} == {Verdict.WRITTEN}
+    assert {one.verdict for one in crowd if one.door != "signal"} <= {CallResult.WRITTEN, CallResult.DUPLICATE}
+    assert {one.verdict for one in after} == {CallResult.WRITTEN}
 
 
 def _memory(pid: int) -> float:

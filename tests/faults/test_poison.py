@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from temporalio.client import Client
 
+from temporal_batching.audit.rules import CallResult
 from tests.faults.scene import NewScene
-from tests.support.auditor import Verdict
 from tests.support.callers import DOORS
 from tests.support.databases import TestDatabase
 
@@ -79,8 +79,8 @@ async def test_each_bad_request_is_told_why_and_every_good_one_is_written(
     (stats,) = await scene.stats()
     print(f"\n{database.dialect}: {len(good)} good, {len(poisoned)} bad, {stats.batches} batches; {dict(codes)}")
     await scene.audit()
-    assert [one.request_id for one in good if one.verdict is not Verdict.WRITTEN] == []
-    assert [(kind, one.door, one.told) for kind, one in poisoned if one.verdict is not Verdict.REJECTED] == []
+    assert [one.request_id for one in good if one.verdict is not CallResult.WRITTEN] == []
+    assert [(kind, one.door, one.told) for kind, one in poisoned if one.verdict is not CallResult.REJECTED] == []
     assert [(kind, one.told) for kind, one in poisoned if one.told and not one.told.reason] == []
     assert database.scalar("SELECT count(*) FROM picky") == 1
 

@@ -10,10 +10,10 @@ import pytest
 from temporalio.client import Client
 
 from temporal_batching import BatchPolicy
+from temporal_batching.audit.rules import CallResult
 from temporal_batching.policy import CARRY_LIMIT_BYTES
 from tests.faults.auditing import full_disk, histories
 from tests.faults.scene import NewScene
-from tests.support.auditor import Verdict
 from tests.support.callers import DOORS
 from tests.support.databases import TestDatabase
 from tests.support.waiting import assert_eventually
@@ -81,7 +81,7 @@ async def test_what_is_carried_over_stays_below_its_bound(
     await scene.audit()
     assert len(carried) > 1
     assert max(carried) < 1.1 * CARRY_LIMIT_BYTES
-    assert {one.verdict for one in scene.asked} == {Verdict.WRITTEN}
+    assert {one.verdict for one in scene.asked} == {CallResult.WRITTEN}
 
 
 POLICIES = [
@@ -112,7 +112,7 @@ async def test_limits_that_change_under_load_cost_nobody_anything(
     (stats,) = await scene.stats()
     print(f"\n{database.dialect}: {stats.batches} batches in {stats.continue_as_new + 1} runs, {scene.verdicts()}")
     await scene.audit()
-    refused = [one for one in scene.asked if one.verdict is Verdict.REJECTED]
+    refused = [one for one in scene.asked if one.verdict is CallResult.REJECTED]
     # A signal cannot be turned back: where three may wait, some are told so.
     assert {(one.door, one.told and one.told.code) for one in refused} <= {("signal", "overloaded")}
-    assert {one.verdict for one in scene.asked if one.door in DOORS[:2]} <= {Verdict.WRITTEN, Verdict.DUPLICATE}
+    assert {one.verdict for one in scene.asked if one.door in DOORS[:2]} <= {CallResult.WRITTEN, CallResult.DUPLICATE}

@@ -11,11 +11,13 @@ import pytest
 import sqlalchemy as sa
 
 from temporal_batching import Record, WriteRequest
-from temporal_batching.audit.check import Findings, Question, _for_reading, check
-from temporal_batching.audit.facts import Facts, Told
-from temporal_batching.audit.judge import Verdict
-from temporal_batching.cli.console import CommandError
-from temporal_batching.cli.database import sync_engine
+from temporal_batching.audit.check import AuditScope, check_database
+from temporal_batching.audit.database import read_only_url
+from temporal_batching.audit.facts import CallFact, RequestContent
+from temporal_batching.audit.report import Findings
+from temporal_batching.audit.rules import CallResult
+from temporal_batching.audit.store import FactStore
+from temporal_batching.errors import AuditError
 from temporal_batching.sinks.base import Batch
 from temporal_batching.sinks.ledger import digest
 from tests.support.databases import TestDatabase
@@ -114,30 +116,32 @@ def requests(kind: str) -> list[WriteRequest]:
 
 
 @pytest.fixture
-def facts() -> Iterator[Facts]:
-    facts = Facts()
+def facts() -> Iterator[FactStore]:
+    facts = FactStore()
     yield facts
     facts.close()
 
 
-def tell(facts: Facts, asked: Sequence[WriteRequest], verdict: Verdict = Verdict.WRITTEN, code: str = "") -> None:
+def tell(
+    facts: FactStore, asked: Sequence[WriteRequest], verdict: CallResult = CallResult.WRITTEN, code: str = ""
+) -> None:
     for request in asked:
         mark = digest(request.records)
-        facts.add_content(request.request_id, mark, request.records)
-        facts.add_call(Told("w", request.request_id, mark, verdict, code, batch="main-0/1"), judged=True)
-    facts.gathered()
+        facts.add_content(RequestContent(request.request_id, mark, request.records))
+        facts.add_call(CallFact("w", request.request_id, mark, verdict, code, batch_id="main-0.x/1"), judged=True)
+    facts.finish_collecting()
 
 
-def judge(facts: Facts, database: TestDatabase, **options: Any) -> Findings:
-    return check(facts, Question(database.url, "main", **options))
+def judge(facts: FactStore, database: TestDatabase, **options: Any) -> Findings:
+    return check_database(facts, AuditScope(url=database.url, batcher="main", **options))
 
 
 async def write(database: TestDatabase, asked: Sequence[WriteRequest]) -> None:
-    outcomes = await database.sink().write(Batch(asked, id="main-0/1"))
+    outcomes = await database.sink().write(Batch(asked, id="main-0.x/1"))
     assert [(r.request_id, o.reason) for r, o in zip(asked, outcomes, strict=True) if o.kind != "written"] == []
 
 
-async def test_every_value_is_found_as_it_was_stored(all_types: TestDatabase, kind: str, facts: Facts) -> None:
+async def test_every_value_is_found_as_it_was_stored(all_types: TestDatabase, kind: str, facts: FactStore) -> None:
     asked = requests(kind)
     await write(all_types, asked)
     tell(facts, asked)
@@ -147,42 +151,42 @@ async def test_every_value_is_found_as_it_was_stored(all_types: TestDatabase, ki
     assert (found.requests, found.written, found.records) == (len(asked), len(asked), len(asked))
 
 
-async def test_every_value_that_is_lost_is_missed(all_types: TestDatabase, kind: str, facts: Facts) -> None:
+async def test_every_value_that_is_lost_is_missed(all_types: TestDatabase, kind: str, facts: FactStore) -> None:
     asked = requests(kind)
     await write(all_types, asked)
     all_types.execute(";;".join(f'UPDATE {request.records[0].table} SET "the value%" = NULL' for request in asked))
     tell(facts, asked)
     found = judge(facts, all_types)
     nulls = {request.request_id for request in asked if request.records[0].values["the value%"] is None}
-    for form, rule in (("keyed", "not what was asked for"), ("free", "told written, is not")):
+    for form, rule in (("keyed", "other values"), ("free", "written but missing")):
         missed = {violation.request_id for violation in found.violations if violation.rule == rule}
         assert missed == {r.request_id for r in asked if r.request_id.startswith(form)} - nulls
 
 
-async def test_nothing_of_a_value_is_said(database: TestDatabase, facts: Facts) -> None:
+async def test_nothing_of_a_value_is_said(database: TestDatabase, facts: FactStore) -> None:
     asked = [WriteRequest("r", [Record("keyed0", {"id": 1, "the value%": 4711})])]
     await write(database, asked)
     database.execute('UPDATE keyed0 SET "the value%" = 815')
     tell(facts, asked)
     (violation,) = judge(facts, database).violations
-    assert str(violation) == "not what was asked for: r: keyed0: the value%"
+    assert str(violation) == "other values: r: keyed0: the value%"
 
 
 @pytest.mark.parametrize(
     ("verdict", "code", "rules"),
     [
-        (Verdict.WRITTEN, "", {"rows without ledger"}),
-        (Verdict.NOT_CONFIRMED, "", {"rows without ledger"}),
-        (Verdict.UNKNOWN, "", {"rows without ledger"}),
-        (Verdict.EXPIRED, "", {"rows without ledger", "told not written, is"}),
-        (Verdict.NOT_SUBMITTED, "", {"rows without ledger", "told not written, is"}),
-        (Verdict.REJECTED, "type", {"rows without ledger", "told not written, is"}),
+        (CallResult.WRITTEN, "", {"rows without ledger"}),
+        (CallResult.NOT_CONFIRMED, "", {"rows without ledger"}),
+        (CallResult.UNKNOWN, "", {"rows without ledger"}),
+        (CallResult.EXPIRED, "", {"rows without ledger", "not written but present"}),
+        (CallResult.NOT_SUBMITTED, "", {"rows without ledger", "not written but present"}),
+        (CallResult.REJECTED, "type", {"rows without ledger", "not written but present"}),
         # It was refused because of that very row, whoever wrote it.
-        (Verdict.REJECTED, "constraint", set()),
+        (CallResult.REJECTED, "constraint", set()),
     ],
 )
 async def test_rows_that_the_ledger_does_not_know_are_found(
-    verdict: Verdict, code: str, rules: set[str], database: TestDatabase, facts: Facts
+    verdict: CallResult, code: str, rules: set[str], database: TestDatabase, facts: FactStore
 ) -> None:
     asked = [WriteRequest("r", [Record("keyed0", {"id": 1, "the value%": 1})])]
     await write(database, asked)
@@ -191,20 +195,22 @@ async def test_rows_that_the_ledger_does_not_know_are_found(
     assert {violation.rule for violation in judge(facts, database).violations} == rules
 
 
-@pytest.mark.parametrize("verdict", [Verdict.EXPIRED, Verdict.REJECTED, Verdict.NOT_SUBMITTED])
-async def test_what_was_said_not_to_be_written_and_is(verdict: Verdict, database: TestDatabase, facts: Facts) -> None:
+@pytest.mark.parametrize("verdict", [CallResult.EXPIRED, CallResult.REJECTED, CallResult.NOT_SUBMITTED])
+async def test_what_was_said_not_to_be_written_and_is(
+    verdict: CallResult, database: TestDatabase, facts: FactStore
+) -> None:
     asked = [WriteRequest("r", [Record("keyed0", {"id": 1, "the value%": 1})])]
     await write(database, asked)
     tell(facts, asked, verdict)
-    assert {violation.rule for violation in judge(facts, database).violations} == {"told not written, is"}
+    assert {violation.rule for violation in judge(facts, database).violations} == {"not written but present"}
 
 
-async def test_equal_rows_are_told_apart_by_their_number(database: TestDatabase, facts: Facts) -> None:
+async def test_equal_rows_are_told_apart_by_their_number(database: TestDatabase, facts: FactStore) -> None:
     """Three requests for the same values, and a fourth that came to nothing."""
     asked = [WriteRequest(f"r{n}", [Record("free0", {"id": 1, "the value%": 7})]) for n in range(4)]
     await write(database, asked[:3])
     tell(facts, asked[:3])
-    tell(facts, asked[3:], Verdict.EXPIRED)
+    tell(facts, asked[3:], CallResult.EXPIRED)
     assert judge(facts, database, complete=True).violations == []
 
 
@@ -213,7 +219,7 @@ async def test_equal_rows_are_told_apart_by_their_number(database: TestDatabase,
     ("INSERT INTO free0 SELECT * FROM free0", 1),
 ])  # fmt: skip
 async def test_equal_rows_that_are_too_few_or_too_many_are_found(
-    statement: str, violations: int, database: TestDatabase, facts: Facts
+    statement: str, violations: int, database: TestDatabase, facts: FactStore
 ) -> None:
     asked = [WriteRequest(f"r{n}", [Record("free0", {"id": 1, "the value%": 7})]) for n in range(3)]
     await write(database, asked)
@@ -222,7 +228,7 @@ async def test_equal_rows_that_are_too_few_or_too_many_are_found(
     assert len(judge(facts, database).violations) == violations
 
 
-async def test_what_cannot_be_looked_up_is_said_and_not_guessed(database: TestDatabase, facts: Facts) -> None:
+async def test_what_cannot_be_looked_up_is_said_and_not_guessed(database: TestDatabase, facts: FactStore) -> None:
     database.execute("CREATE TABLE gone (id integer);;CREATE TABLE changed (id integer, old integer)")
     database.execute("CREATE TABLE below (id integer);;CREATE VIEW above AS SELECT id FROM below")
     asked = [
@@ -256,7 +262,7 @@ BAD_VALUES: dict[str, list[tuple[str, Any, Any]]] = {
 
 
 async def test_a_value_that_a_column_cannot_hold_hides_no_other_row(
-    kind: str, database: TestDatabase, facts: Facts
+    kind: str, database: TestDatabase, facts: FactStore
 ) -> None:
     if kind == "postgresql":
         database.execute("CREATE TYPE mood AS ENUM ('happy', 'very sad')")
@@ -271,15 +277,15 @@ async def test_a_value_that_a_column_cannot_hold_hides_no_other_row(
     await write(database, good)
     database.execute(";;".join(f"DELETE FROM {request.records[0].table} WHERE id = 1" for request in bad))
     tell(facts, good)
-    tell(facts, bad, Verdict.REJECTED, "type")
+    tell(facts, bad, CallResult.REJECTED, "type")
     found = judge(facts, database)
     lost = {request.request_id for request in good if request.request_id.endswith("-1")}
-    assert {v.request_id for v in found.violations if v.rule == "told written, is not"} == lost
+    assert {v.request_id for v in found.violations if v.rule == "written but missing"} == lost
     assert found.unchecked == {}
 
 
 async def test_of_a_type_that_was_narrowed_only_the_values_outside_it_are_not_checked(
-    postgresql: TestDatabase, facts: Facts
+    postgresql: TestDatabase, facts: FactStore
 ) -> None:
     create(postgresql, 0, "text")
     asked = [WriteRequest(f"r{n}", [Record("keyed0", {"id": n, "the value%": str(n * 100)})]) for n in range(6)]
@@ -312,35 +318,37 @@ def latin1(postgresql_server: sa.URL) -> Iterator[TestDatabase]:
     maintenance.dispose()
 
 
-async def test_a_request_id_that_the_database_cannot_encode_hides_no_other(latin1: TestDatabase, facts: Facts) -> None:
+async def test_a_request_id_that_the_database_cannot_encode_hides_no_other(
+    latin1: TestDatabase, facts: FactStore
+) -> None:
     create(latin1, 0, "text")
     asked = [WriteRequest(f"r{n}", [Record("keyed0", {"id": n, "the value%": "é"})]) for n in range(3)]
     await write(latin1, asked)
     latin1.execute("DELETE FROM keyed0 WHERE id = 1")
     tell(facts, asked)
-    tell(facts, [WriteRequest("r-€", [Record("keyed0", {"id": 7, "the value%": "x"})])], Verdict.REJECTED, "type")
-    tell(facts, [WriteRequest("r-x", [Record("keyed0", {"id": 8, "the value%": "€"})])], Verdict.REJECTED, "type")
+    tell(facts, [WriteRequest("r-€", [Record("keyed0", {"id": 7, "the value%": "x"})])], CallResult.REJECTED, "type")
+    tell(facts, [WriteRequest("r-x", [Record("keyed0", {"id": 8, "the value%": "€"})])], CallResult.REJECTED, "type")
     found = judge(facts, latin1, complete=True)
     assert {violation.request_id for violation in found.violations} == {"r1"}
     assert (found.requests, found.written, found.unchecked) == (5, 3, {})
 
 
-def test_a_database_that_is_not_there_does_not_come_to_be(facts: Facts, tmp_path: Any) -> None:
-    with pytest.raises(CommandError, match="no such file"):
-        check(facts, Question(f"sqlite:///{tmp_path}/none.db", "main"))
+def test_a_database_that_is_not_there_does_not_come_to_be(facts: FactStore, tmp_path: Any) -> None:
+    with pytest.raises(AuditError, match="no such file"):
+        check_database(facts, AuditScope(url=f"sqlite:///{tmp_path}/none.db", batcher="main"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_is_opened_for_reading(sqlite: TestDatabase) -> None:
     sqlite.execute("CREATE TABLE t (a integer)")
-    engine = sync_engine(_for_reading(sqlite.url))
+    engine = sa.create_engine(read_only_url(sqlite.url))
     with engine.connect() as connection, pytest.raises(sa.exc.OperationalError, match="readonly"):
         connection.exec_driver_sql("INSERT INTO t VALUES (1)")
     engine.dispose()
 
 
-def test_a_database_without_a_ledger_is_one_line(sqlite: TestDatabase, facts: Facts) -> None:
+def test_a_database_without_a_ledger_is_one_line(sqlite: TestDatabase, facts: FactStore) -> None:
     sqlite.execute("CREATE TABLE t (a integer)")
     tell(facts, [WriteRequest("r", [Record("t", {"a": 1})])])
-    with pytest.raises(CommandError, match="cannot be audited: no such table: batching_ledger"):
+    with pytest.raises(AuditError, match="cannot be audited: no such table: batching_ledger"):
         judge(facts, sqlite)

@@ -13,12 +13,12 @@ import pytest
 from temporalio.client import Client
 
 from temporal_batching import SqlSink
-from temporal_batching.audit.check import Question, check
-from temporal_batching.audit.facts import Facts
+from temporal_batching.audit.check import AuditScope, check_database
+from temporal_batching.audit.store import FactStore
 from temporal_batching.cli.connect import connect
 from temporal_batching.cli.console import CommandError
 from temporal_batching.cli.database import prepare_database
-from temporal_batching.errors import BatchingError
+from temporal_batching.errors import AuditError, BatchingError
 from temporal_batching.settings import SettingsError, load
 from temporal_batching.testing.servers import free_port
 from tests.support.databases import TestDatabase
@@ -71,11 +71,11 @@ async def test_a_command_that_cannot_use_its_database_keeps_the_password(
     with pytest.raises(CommandError) as caught:
         await prepare_database(url, create_tables=True)
     assert SECRET not in everything(caught.value)
-    facts = Facts()
-    with pytest.raises(CommandError) as caught:
-        check(facts, Question(url, "main"))
-    facts.close()
-    assert SECRET not in everything(caught.value)
+    store = FactStore()
+    with pytest.raises(AuditError) as refused:
+        check_database(store, AuditScope(url=url, batcher="main"))
+    store.close()
+    assert SECRET not in everything(refused.value)
     assert SECRET not in caplog.text
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from temporalio.exceptions import ApplicationError, TimeoutError, TimeoutType
 
+from temporal_batching.audit.rules import Call, CallResult
 from temporal_batching.batcher.buffer import BufferFull
 from temporal_batching.contract import JsonObject, RejectCode
 from temporal_batching.errors import ErrorType, WriteExpired, WriteNotSubmitted, WriteRejected
@@ -17,7 +18,6 @@ from temporal_batching.writers.failures import write_error
 from tests.simulation.plan import CallPlan, RequestSpec
 from tests.simulation.shard import Shard
 from tests.simulation.world import World
-from tests.support.auditor import Call, Verdict
 
 SUBMISSION_TIMEOUT = 10.0
 LATEST_SUBMISSION = 9.9
@@ -39,7 +39,7 @@ class OneCall:
 
     def __init__(self, callers: Callers, plan: CallPlan) -> None:
         self.plan = plan
-        self.verdicts: list[Verdict | None] = [None] * len(plan.requests)
+        self.verdicts: list[CallResult | None] = [None] * len(plan.requests)
         self.open = True
         self.callers = callers
         self.world = callers.world
@@ -61,18 +61,18 @@ class OneCall:
     def shard(self) -> Shard:
         return self.callers.shards[shard_of(self.route, self._shards)]
 
-    def end(self, *verdicts: Verdict) -> None:
+    def end(self, *verdicts: CallResult) -> None:
         if self.open:
             self.open = False
             self.verdicts = list(verdicts * len(self.verdicts) if len(verdicts) == 1 else verdicts)
             self.world.note(f"call {self.plan.number} ({self.wire['request_id']}): {self.verdicts}", *verdicts)
 
     def time_out(self) -> None:
-        self.end(Verdict.NOT_CONFIRMED)
+        self.end(CallResult.NOT_CONFIRMED)
 
     def cancel(self) -> None:
         if self.open:
-            self.end(Verdict.CANCELLED)
+            self.end(CallResult.CANCELLED)
             if self.rng.random() >= self.world.faults["lost"]:
                 self.world.after(self.world.delay(self.rng), self._withdraw)
 
@@ -134,7 +134,7 @@ class ActivityCall(OneCall):
             busy = ApplicationError(reason, self._always_refused, type=ErrorType.BATCHER_BUSY)
             self._fail_attempt(attempt, busy, 0.5, True)
         else:
-            self.end(Verdict.REJECTED)
+            self.end(CallResult.REJECTED)
 
     _accepted = 0
 
@@ -159,18 +159,18 @@ class ActivityCall(OneCall):
 
     def _fail(self, cause: BaseException) -> None:
         error = write_error(self.wire["request_id"], cause, timedelta(seconds=self.plan.timeout))
-        kinds = ((WriteNotSubmitted, Verdict.NOT_SUBMITTED), (WriteRejected, Verdict.REJECTED))
+        kinds = ((WriteNotSubmitted, CallResult.NOT_SUBMITTED), (WriteRejected, CallResult.REJECTED))
         verdicts = [verdict for kind, verdict in kinds if isinstance(error, kind)]
-        self.end(*(verdicts or [Verdict.EXPIRED if isinstance(error, WriteExpired) else Verdict.NOT_CONFIRMED]))
+        self.end(*(verdicts or [CallResult.EXPIRED if isinstance(error, WriteExpired) else CallResult.NOT_CONFIRMED]))
 
     def receive(self, body: JsonObject) -> None:
         if "others" not in body:
             if body.get("request_id") == self.wire["request_id"]:
-                self.end(Verdict(str(body["outcome"])))
+                self.end(CallResult(str(body["outcome"])))
             return
         others = body["others"]
         kinds = [_kind(others.get(str(i), "written")) for i in range(len(self.verdicts))]
-        self.end(*(Verdict(kind) for kind in kinds))
+        self.end(*(CallResult(kind) for kind in kinds))
 
 
 def _kind(outcome: Any) -> str:
@@ -198,13 +198,13 @@ class SignalCall(OneCall):
         if self.rng.random() >= world.faults["lost"]:
             world.after(world.delay(self.rng), lambda: self.shard.signal(self.wire))
         elif attempt == SIGNAL_ATTEMPTS or world.clock + 2 ** (attempt - 1) >= self.wire["expires_at"]:
-            self.end(Verdict.NOT_SUBMITTED)
+            self.end(CallResult.NOT_SUBMITTED)
         else:
             world.after(2 ** (attempt - 1), self._send, attempt + 1)
 
     def receive(self, body: JsonObject) -> None:
         if body["request_id"] == self.wire["request_id"]:
-            self.end(Verdict(str(body["outcome"])))
+            self.end(CallResult(str(body["outcome"])))
 
 
 class Callers:

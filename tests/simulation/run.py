@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
+from temporal_batching.audit.rules import Violation, find_violations
 from tests.simulation.callers import Callers
 from tests.simulation.plan import CallPlan, Plan, Trouble
 from tests.simulation.shard import Shard
 from tests.simulation.world import World
-from tests.support.auditor import Violation, audit
 
 MOST_SHARDS = 3
 END_OF_TROUBLE = 60.0
@@ -51,7 +51,7 @@ class Run:
         # after what the first one wrote. Nobody was told otherwise, so that is no broken promise.
         fragile = {row.request_id for row in world.rows() if "-fragile-" in row.content}
         arrivals = [a for shard in self.shards for a in shard.arrivals if a.request_id not in fragile]
-        found = audit(self.callers.facts(), world.rows(), world.ledger(), arrivals)
+        found = find_violations(self.callers.facts(), world.rows(), world.ledger(), arrivals)
         for number, shard in enumerate(self.shards):
             buffer = shard.buffer
             if not buffer.idle:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from temporalio.exceptions import ApplicationError
 
+from temporal_batching.audit.order import Arrival
 from temporal_batching.batcher.batches import PendingBatch
 from temporal_batching.batcher.buffer import Accepted, Buffer, BufferFull
 from temporal_batching.contract import FlushInput, FlushResult, JsonObject, RejectCode
@@ -17,7 +18,6 @@ from temporal_batching.flush.settlement import Settled, settle
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.wire.submission import read_entry
 from tests.simulation.world import Connection, Task, WithoutFence, World
-from tests.support.auditor import Arrival
 
 if TYPE_CHECKING:
     from tests.simulation.callers import Callers

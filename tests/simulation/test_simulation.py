@@ -6,7 +6,6 @@ import pytest
 
 from tests.simulation.plan import make_plan
 from tests.simulation.run import run, shrink
-from tests.support.auditor import Arrival, Call, Row, Verdict, Violation, audit
 
 SEEDS = 600
 PARTS = 6
@@ -67,62 +66,3 @@ def test_a_failing_plan_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
     small = shrink(plan)
     assert len(small.steps) < len(plan.steps)
     assert run(small).violations
-
-
-# The auditor itself: each rule finds what it is for
-
-ROW = Row("r", "A", 0)
-
-
-def call(verdict: Verdict | None, content: str = "A", caller: str = "w", records: int = 1) -> Call:
-    return Call(caller, "r", content, records, verdict)
-
-
-@pytest.mark.parametrize("verdict", list(Verdict))
-def test_the_truth_is_no_violation(verdict: Verdict) -> None:
-    rows = [ROW] if verdict in {Verdict.WRITTEN, Verdict.DUPLICATE, Verdict.NOT_CONFIRMED} else []
-    assert audit([call(verdict)], rows, [row.request_id for row in rows]) == []
-
-
-@pytest.mark.parametrize(
-    ("calls", "rows", "ledger", "rule"),
-    [
-        ([call(Verdict.WRITTEN)], [], [], "told written, is not"),
-        ([call(Verdict.DUPLICATE)], [], [], "told written, is not"),
-        ([call(Verdict.WRITTEN, "B"), call(Verdict.NOT_CONFIRMED)], [ROW], ["r"], "told written, is not"),
-        ([call(Verdict.EXPIRED)], [ROW], ["r"], "told not written, is"),
-        ([call(Verdict.REJECTED)], [ROW], ["r"], "told not written, is"),
-        ([call(Verdict.NOT_SUBMITTED)], [ROW], ["r"], "told not written, is"),
-        ([call(Verdict.EXPIRED), call(Verdict.WRITTEN, "B")], [ROW], ["r"], "told not written, is"),
-        ([call(Verdict.WRITTEN)], [ROW, ROW], ["r"], "applied twice"),
-        ([call(Verdict.NOT_CONFIRMED, records=2)], [ROW], ["r"], "half a request"),
-        ([call(Verdict.WRITTEN), call(Verdict.WRITTEN, "B")], [ROW, Row("r", "B", 0)], ["r"], "two requests under one"),
-        ([], [ROW], ["r"], "row out of nowhere"),
-        ([call(Verdict.WRITTEN)], [Row("r", "B", 0)], ["r"], "row out of nowhere"),
-        ([call(Verdict.WRITTEN)], [ROW], [], "rows without ledger"),
-        ([call(Verdict.NOT_CONFIRMED)], [], ["r"], "ledger without rows"),
-        ([call(None)], [], [], "never told"),
-        ([call(Verdict.WRITTEN), call(Verdict.WRITTEN, caller="v")], [ROW], ["r"], "written for two"),
-    ],
-)
-def test_what_is_not_true_is_found(calls: list[Call], rows: list[Row], ledger: list[str], rule: str) -> None:
-    assert any(violation.rule.startswith(rule) for violation in audit(calls, rows, ledger))
-
-
-def test_what_another_call_explains_is_no_violation() -> None:
-    for other in (Verdict.WRITTEN, Verdict.DUPLICATE, Verdict.NOT_CONFIRMED, Verdict.CANCELLED):
-        assert audit([call(Verdict.EXPIRED), call(other, caller="v")], [ROW], ["r"]) == []
-
-
-def test_order_is_judged_by_key_and_shard() -> None:
-    def judged(*arrivals: Arrival) -> list[Violation]:
-        calls = [Call("w", name, "A", 1, Verdict.WRITTEN) for name in "rs"]
-        return audit(calls, [Row("r", "A", 0), Row("s", "A", 0)], "rs", arrivals)
-
-    first, second = Arrival(0, "r", "k"), Arrival(0, "s", "k")
-    assert judged(first, second) == []
-    assert [v.rule for v in judged(second, first)] == ["out of order"]
-    assert judged(Arrival(0, "s", ""), Arrival(0, "r", "")) == []
-    assert judged(Arrival(0, "s", "k"), Arrival(0, "r", "other")) == []
-    assert judged(Arrival(0, "s", "k"), Arrival(1, "r", "k")) == []
-    assert judged(second, first, second) == [], "its second arrival may be the one that was applied"

@@ -8,13 +8,13 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from random import Random
 from typing import Any
 
+from temporal_batching.audit.rules import StoredRecord
 from temporal_batching.contract import Outcome, WriteRequest
 from temporal_batching.errors import SinkUnavailable
 from temporal_batching.sinks.base import Batch, Sink
 from temporal_batching.sinks.ledger import LedgerStatus
 from temporal_batching.sinks.memory import MemorySink
 from tests.simulation.plan import Plan
-from tests.support.auditor import Row
 
 EPOCH = 1_700_000_000.0
 
@@ -78,8 +78,8 @@ class World:
             return "the constraint says no"
         return None
 
-    def rows(self) -> list[Row]:
-        return [Row(r["request"], r["content"], r["position"]) for r in self.database.rows.get("t", ())]
+    def rows(self) -> list[StoredRecord]:
+        return [StoredRecord(r["request"], r["content"], r["position"]) for r in self.database.rows.get("t", ())]
 
     def ledger(self) -> list[str]:
         return [i for i, entry in self.database.ledger.items() if entry.status is LedgerStatus.WRITTEN]

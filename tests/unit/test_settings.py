@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from temporal_batching import BatchPolicy
+from temporal_batching.redaction import redact_url, without_secrets
 from temporal_batching.settings import (
     BatcherSettings,
     SettingsError,
@@ -17,8 +18,6 @@ from temporal_batching.settings import (
     load,
     parse_duration,
     parse_size,
-    redact_url,
-    without_secrets,
 )
 
 URL = "postgresql+psycopg://ann:s3cr%40t-word@db.example:5432/ledger?sslpassword=k3ypass&application_name=x"

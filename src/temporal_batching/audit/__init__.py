@@ -1,5 +1,13 @@
-"""What callers asked for and were told, compared with what the ledger and the tables hold.
+"""Audits a deployment: compares what callers asked for and got with what the ledger and the tables hold.
 
-`histories` takes the facts from Temporal, `facts` keeps them on disk, `check` adds those of the database, which `rows`
-looks up, and `judge` says what contradicts what.
+`audit` is the whole of it; `AuditReport` says what was read, what was broken, and what could not be checked. The
+command ``temporal-batching audit`` prints it. From the bottom: `rules` and `order` are pure, `facts` and `store` keep
+what `histories` reads from Temporal, `tables` and `finder` know the database's tables and rows, and `ledger`,
+`records` and `check` compare.
 """
+
+from temporal_batching.audit.report import AuditReport
+from temporal_batching.audit.rules import CallResult, Rule, Violation
+from temporal_batching.audit.run import audit
+
+__all__ = ["AuditReport", "CallResult", "Rule", "Violation", "audit"]

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+VALUE_ERRORS = (OverflowError, UnicodeError)
+"""What a driver raises by itself about a value that it cannot send."""
+
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 

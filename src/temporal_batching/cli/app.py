@@ -162,7 +162,7 @@ def audit(
         ),
     ] = None,
     complete: Annotated[
-        bool, typer.Option("--complete", help="Nobody else writes there: a row that nobody asked for is an error.")
+        bool, typer.Option("--complete", help="No one else writes there: an unexpected row is an error.")
     ] = False,
     rule: Annotated[
         list[str] | None,
@@ -176,7 +176,7 @@ def audit(
     ledger: Annotated[str, typer.Option("--ledger", metavar="TABLE", help="The ledger's table.")] = "batching_ledger",
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Hold what callers were told against the ledger and the rows.
+    """Compare what callers asked for and got with the ledger and the rows.
 
     Exit status 0 if every promise was kept, 1 if one was not, 2 if that could not be found out.
     """

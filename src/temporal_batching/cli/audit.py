@@ -1,30 +1,25 @@
-"""``temporal-batching audit``: holds what callers were told against the database, and says what does not agree."""
+"""``temporal-batching audit``: compares what callers asked for and got with the database, and prints the report."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
 
 from rich.markup import escape
 from rich.table import Table
-from temporalio.client import Client
-from temporalio.service import RPCError
 
-from temporal_batching.audit.check import Findings, Question, check
-from temporal_batching.audit.facts import Facts
-from temporal_batching.audit.histories import QueryRefused, Reader, Tally
+from temporal_batching.audit import AuditReport, audit
 from temporal_batching.cli.connect import connect_to
-from temporal_batching.cli.console import EXIT_FAILED, CommandError, err, out, plural, printable
+from temporal_batching.cli.console import EXIT_FAILED, err, out, plural, printable
 from temporal_batching.cli.options import Target
-from temporal_batching.errors import SinkConfigurationError
+from temporal_batching.errors import InvalidAudit
 from temporal_batching.settings import CONSOLE, BatcherSettings, SettingsError, parse_duration
 from temporal_batching.sinks.sql.schema import TableRule
 
+OPTIONS = {"query": "--query", "tables": "--rule", "database": "--sink", "complete": "--complete", "since": "--since"}
+"""The option that stands for an argument of `audit`."""
 SHOWN = 100
 """Violations that are printed one by one; `--json` has all that are kept."""
 
@@ -48,106 +43,46 @@ class Scope:
     rules: Sequence[str]
 
 
-@dataclass(frozen=True)
-class Report:
-    """The audit in figures; `--json` prints exactly these, and the violations."""
-
-    holds: bool
-    workflows: int
-    activities: int
-    requests: int
-    told: Mapping[str, int]
-    written: int
-    records: int
-    outside: int
-    broken: Mapping[str, int]
-    unchecked: Mapping[str, int]
-
-
 async def audit_deployment(settings: BatcherSettings, target: Target, scope: Scope, *, as_json: bool) -> int:
     """Runs the audit. Returns 0 if every promise that could be checked was kept, otherwise 1."""
     url = settings.sink_url()
     if url == CONSOLE:
         raise SettingsError("the console keeps nothing to audit: pass the database with --sink, or BATCHING_SINK")
-    began = time.time()
-    since = read_moment(scope.since, now=began)
-    if since and scope.complete:
+    since = read_moment(scope.since)
+    if since is not None and scope.complete:
         raise SettingsError("--complete looks at everything that was ever written: not together with --since")
-    question = Question(url, settings.name, scope.ledger, read_rules(scope.rules), scope.complete, since, began)
+    rules = read_rules(scope.rules)
     client = await connect_to(target)
-    report, found = await audit(client, question, task_queue=settings.task_queue, query=scope.query)
+    try:
+        report = await audit(
+            client,
+            url,
+            batcher=settings.name,
+            task_queue=settings.task_queue,
+            ledger_table=scope.ledger,
+            tables=rules,
+            query=scope.query,
+            since=since,
+            complete=scope.complete,
+        )
+    except InvalidAudit as problem:
+        raise SettingsError(f"{OPTIONS[problem.argument]}: {problem}") from None
     if as_json:
-        _print_json(report, found)
+        _print_json(report)
     else:
-        _show(report, found)
+        _show(report)
     return 0 if report.holds else EXIT_FAILED
 
 
-async def audit(
-    client: Client, question: Question, *, task_queue: str, query: str | None = None
-) -> tuple[Report, Findings]:
-    """Reads Temporal, then the database: what was answered by then must be there.
-
-    Raises:
-        SettingsError: The query, or a rule, will not do.
-        CommandError: Temporal or the database cannot be read.
-    """
-    facts = Facts()
-    try:
-        reader = Reader(client, facts, name=question.batcher, task_queue=task_queue, since=question.since)
-        tally = await _read(reader, query)
-        facts.gathered()
-        try:
-            found = await asyncio.to_thread(check, facts, question)
-        except SinkConfigurationError as problem:
-            raise SettingsError(f"--rule: {problem}") from None
-        return _report(facts, tally, found), found
-    finally:
-        facts.close()
+def _print_json(report: AuditReport) -> None:
+    out.print(json.dumps({"holds": report.holds, **asdict(report)}), markup=False)
 
 
-async def _read(reader: Reader, query: str | None) -> Tally:
-    try:
-        return await reader.read(query)
-    except* QueryRefused as refused:
-        raise SettingsError(f"--query: {refused.exceptions[0]}") from None
-    except* RPCError as refused:
-        first: Any = refused.exceptions[0]
-        raise CommandError(f"Temporal's histories cannot be read: {first.message}") from None
-
-
-def _report(facts: Facts, tally: Tally, found: Findings) -> Report:
-    unchecked = dict(found.unchecked)
-    if tally.unreadable:
-        unchecked["payloads that this client cannot read"] = tally.unreadable
-    if tally.gone:
-        unchecked["histories that were deleted meanwhile"] = tally.gone
-    if tally.no_activities:
-        unchecked["programs' activities: this server cannot list them"] = 1
-    return Report(
-        holds=not found.broken,
-        workflows=tally.workflows,
-        activities=tally.activities,
-        requests=found.requests,
-        told=facts.verdicts(),
-        written=found.written,
-        records=found.records,
-        outside=found.outside,
-        broken=dict(found.broken),
-        unchecked=unchecked,
-    )
-
-
-def _print_json(report: Report, found: Findings) -> None:
-    violations = [asdict(violation) for violation in found.violations]
-    out.print(json.dumps({**asdict(report), "violations": violations}), markup=False)
-
-
-def _show(report: Report, found: Findings) -> None:
-    told = ", ".join(f"{count:,} {verdict}" for verdict, count in report.told.items()) or "nothing"
+def _show(report: AuditReport) -> None:
+    results = ", ".join(f"{count:,} {result}" for result, count in report.results.items()) or "none"
     lines = [
         ("read", f"{plural(report.workflows, 'workflow')}, {plural(report.activities, 'activity')} of programs"),
-        ("callers were told", told),
+        ("results of calls", results),
         ("request ids", f"{report.requests:,}, of which the ledger holds {report.written:,} as written"),
         ("records looked up", f"{report.records:,}"),
         ("in the ledger besides", f"{report.outside:,} that no caller here asked for"),
@@ -162,24 +97,24 @@ def _show(report: Report, found: Findings) -> None:
     else:
         for name, value in lines:
             out.print(f"{name + ':':<23}{printable(value)}", markup=False)
-    for violation in found.violations[:SHOWN]:
+    for violation in report.violations[:SHOWN]:
         err.print(f"[red]violation:[/red] {escape(printable(str(violation)))}")
-    if (more := sum(found.broken.values()) - min(SHOWN, len(found.violations))) > 0:
+    if (more := sum(report.broken.values()) - min(SHOWN, len(report.violations))) > 0:
         err.print(f"[red]violation:[/red] ... and {more:,} more")
 
 
-def _verdict(report: Report) -> str:
+def _verdict(report: AuditReport) -> str:
     if report.holds:
         return "kept"
     return "broken: " + ", ".join(f"{count:,} x {rule}" for rule, count in report.broken.items())
 
 
-def read_moment(text: str | None, *, now: float) -> float:
-    """A moment in seconds since the epoch, from ``2026-01-31``, a timestamp, or a duration back from now."""
+def read_moment(text: str | None) -> datetime | timedelta | None:
+    """A moment from ``2026-01-31`` or a timestamp, in UTC unless it says otherwise; or a duration back from now."""
     if text is None:
-        return 0.0
+        return None
     try:
-        return now - parse_duration(text).total_seconds()
+        return parse_duration(text)
     except ValueError:
         pass
     try:
@@ -188,7 +123,7 @@ def read_moment(text: str | None, *, now: float) -> float:
         raise SettingsError(
             f"--since {text!r}: a duration such as 24h, or a moment such as 2026-01-31T12:00Z"
         ) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def read_rules(given: Sequence[str]) -> dict[str, TableRule]:

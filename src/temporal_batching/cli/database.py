@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from temporal_batching.cli.console import CommandError
-from temporal_batching.settings import redact_url, without_secrets
+from temporal_batching.redaction import redact_url, without_secrets
 
 CONNECT_SECONDS = 5
 

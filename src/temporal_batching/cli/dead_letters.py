@@ -18,8 +18,9 @@ from temporal_batching import BatchClient
 from temporal_batching.cli.console import EXIT_FAILED, CommandError, err, out, plural
 from temporal_batching.cli.database import sync_engine
 from temporal_batching.errors import WriteError
+from temporal_batching.redaction import redact_url, without_secrets
 from temporal_batching.routing import batcher_of
-from temporal_batching.settings import CONSOLE, BatcherSettings, SettingsError, redact_url, without_secrets
+from temporal_batching.settings import CONSOLE, BatcherSettings, SettingsError
 from temporal_batching.sinks.sql.dead_letters import DeadLetters, KeptLetter
 
 T = TypeVar("T")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,24 +11,23 @@ from temporalio.client import Client
 from temporalio.converter import DataConverter
 
 from temporal_batching import TableRule
-from temporal_batching.audit.check import Findings
-from temporal_batching.audit.judge import Span, Violation, out_of_order
+from temporal_batching.audit import AuditReport, Violation
 from temporal_batching.cli import audit as command
 from temporal_batching.cli import connect as connecting
-from temporal_batching.cli.audit import Report, Scope, read_moment, read_rules
+from temporal_batching.cli.audit import Scope, read_moment, read_rules
 from temporal_batching.cli.options import Target
+from temporal_batching.errors import InvalidAudit
 from temporal_batching.settings import SettingsError, load
 
-NOW = 1_800_000_000.0
 CONVERTER = DataConverter()
 
 
 def test_a_moment_is_a_duration_back_or_a_date() -> None:
-    assert read_moment(None, now=NOW) == 0.0
-    assert read_moment("24h", now=NOW) == NOW - 86_400
-    assert read_moment("2026-01-31", now=NOW) == read_moment("2026-01-31T01:00+01:00", now=NOW) == 1_769_817_600.0
+    assert read_moment(None) is None
+    assert read_moment("24h") == timedelta(days=1)
+    assert read_moment("2026-01-31") == read_moment("2026-01-31T01:00+01:00") == datetime(2026, 1, 31, tzinfo=UTC)
     with pytest.raises(SettingsError, match="--since 'yesterday': a duration such as 24h, or a moment"):
-        read_moment("yesterday", now=NOW)
+        read_moment("yesterday")
 
 
 def test_rules_are_read_as_the_sink_has_them() -> None:
@@ -68,9 +68,9 @@ async def test_the_callers_converter_reads_their_histories(
 ) -> None:
     used: list[DataConverter] = []
 
-    async def audit(client: Client, *_: Any, **__: Any) -> tuple[Report, Findings]:
+    async def audit(client: Client, *_: Any, **__: Any) -> AuditReport:
         used.append(client.data_converter)
-        return _found(len(used) - 1)
+        return _report(len(used) - 1)
 
     async def connect(*, data_converter: str, **_: Any) -> Client:
         return await Client.connect("127.0.0.1:1", lazy=True, data_converter=connecting.load_converter(data_converter))
@@ -85,17 +85,34 @@ async def test_the_callers_converter_reads_their_histories(
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def _found(violations: int) -> tuple[Report, Findings]:
-    found = Findings()
-    for n in range(violations):
-        found.add(Violation("a rule", f"r{n}\x1b[2J[red]", "why"))
-    figures: dict[str, Any] = dict.fromkeys(("workflows", "activities", "requests", "written", "records", "outside"), 1)
-    report = Report(not violations, told={"written": 1}, broken=dict(found.broken), unchecked={"[bold]x": 2}, **figures)
-    return report, found
+async def test_an_argument_that_is_invalid_is_named_as_its_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def connect(**_: Any) -> Client:
+        return await Client.connect("127.0.0.1:1", lazy=True)
+
+    async def audit(*_: Any, **__: Any) -> AuditReport:
+        raise InvalidAudit("tables", "no unique key covers (x)")
+
+    monkeypatch.setattr(connecting, "connect", connect)
+    monkeypatch.setattr(command, "audit", audit)
+    scope = Scope(None, None, False, "ledger", ["a=ignore"])
+    with pytest.raises(SettingsError, match=r"--rule: no unique key covers \(x\)"):
+        await command.audit_deployment(load({"sink": "sqlite:///x.db"}), Target(), scope, as_json=False)
+
+
+def _report(violations: int) -> AuditReport:
+    return AuditReport(
+        workflows=1,
+        activities=1,
+        requests=1,
+        results={"written": 1},
+        broken={"a rule": violations} if violations else {},
+        violations=[Violation("a rule", f"r{n}\x1b[2J[red]", "why") for n in range(violations)],
+        unchecked={"[bold]x": 2},
+    )
 
 
 def test_a_report_is_plain_lines_and_one_for_each_violation(capsys: pytest.CaptureFixture[str]) -> None:
-    command._show(*_found(command.SHOWN + 3))
+    command._show(_report(command.SHOWN + 3))
     said = capsys.readouterr()
     assert said.out.splitlines()[-1] == "promises:              broken: 103 x a rule"
     assert "not checked:           2 x [bold]x" in said.out.splitlines()
@@ -106,20 +123,8 @@ def test_a_report_is_plain_lines_and_one_for_each_violation(capsys: pytest.Captu
 
 
 def test_a_report_as_json_has_all_of_it_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    command._print_json(*_found(200))
+    command._print_json(_report(200))
     (line,) = capsys.readouterr().out.splitlines()
     report = json.loads(line)
     assert (report["holds"], report["broken"], len(report["violations"])) == (False, {"a rule": 200}, 200)
     assert report["violations"][0] == {"rule": "a rule", "request_id": "r0\x1b[2J[red]", "detail": "why"}
-
-
-def test_order_is_judged_in_one_sweep() -> None:
-    def overtaken(*spans: tuple[str, int, int, int]) -> list[str]:
-        return [violation.request_id for violation in out_of_order([Span(*span) for span in spans], "here")]
-
-    assert overtaken(("a", 1, 1, 1), ("b", 2, 2, 1), ("c", 3, 3, 2)) == []
-    assert overtaken(("a", 1, 1, 3), ("b", 2, 2, 1), ("c", 3, 3, 2)) == ["b", "c"]
-    # It arrived again after the other: either arrival may be the one that was applied.
-    assert overtaken(("a", 1, 5, 3), ("b", 2, 2, 1)) == []
-    many = [(f"r{n}", n, n, n) for n in range(100_000)]
-    assert overtaken(*many) == []

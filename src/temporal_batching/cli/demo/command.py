@@ -30,8 +30,9 @@ from temporal_batching.cli.demo.payments import example_payments, write_csv
 from temporal_batching.cli.monitor import NoAnswer, read_stats
 from temporal_batching.cli.options import POLICY, Target, with_settings
 from temporal_batching.contract import BatcherStats
+from temporal_batching.redaction import redact_url
 from temporal_batching.routing import batcher_workflow_id
-from temporal_batching.settings import CONSOLE, ENV_PREFIX, BatcherSettings, SettingsError, load, redact_url
+from temporal_batching.settings import CONSOLE, ENV_PREFIX, BatcherSettings, SettingsError, load
 from temporal_batching.testing.servers import child_process, postgres_server, stop, tail, temporal_server
 
 if TYPE_CHECKING:

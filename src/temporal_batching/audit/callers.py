@@ -1,0 +1,148 @@
+"""Callers that are workflows: what one run's history says about its writes, event by event."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from re import Pattern
+
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
+
+from temporal_batching.audit.events import activity_end, seconds
+from temporal_batching.audit.facts import CallFact, ReadCounts
+from temporal_batching.audit.payloads import PayloadReader, SentRequests
+from temporal_batching.audit.results import ResultRecorder
+from temporal_batching.audit.rules import CallResult
+from temporal_batching.contract import (
+    ACTIVITY_WRITE,
+    ACTIVITY_WRITE_MANY,
+    SIGNAL_ADD,
+    SIGNAL_CONFIRMATION,
+    OutcomeKind,
+)
+
+WRITE_ACTIVITIES = (ACTIVITY_WRITE, ACTIVITY_WRITE_MANY)
+
+
+class CallerRun:
+    """One run of a caller while it is read; of its history only the open requests are kept.
+
+    Args:
+        workflow_id: The caller.
+        run_id: Its run.
+        running: Whether it has not ended.
+        shard_ids: Matches the workflow ids of the batcher's shards.
+        payloads: Decodes what it sent.
+        results: Keeps what its calls ended with.
+        counts: Where what cannot be read is counted.
+    """
+
+    def __init__(
+        self,
+        workflow_id: str,
+        run_id: str,
+        *,
+        running: bool,
+        shard_ids: Pattern[str],
+        payloads: PayloadReader,
+        results: ResultRecorder,
+        counts: ReadCounts,
+    ) -> None:
+        self._caller = workflow_id
+        self._run_id = run_id
+        self._running = running
+        self._shard_ids = shard_ids
+        self._payloads = payloads
+        self._results = results
+        self._counts = counts
+        self._activities: dict[int, SentRequests] = {}
+        self._signals: dict[int, SentRequests] = {}
+        self._signalled: dict[str, tuple[str, float]] = {}
+        """By request id: digest, and when it was sent."""
+        self._failed_signals: set[int] = set()
+        self._confirmed: set[str] = set()
+
+    async def read(self, event: HistoryEvent) -> None:
+        """Takes the history's next event."""
+        if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
+            await self._activity_scheduled(event)
+        elif activity_end(event) is not None:
+            await self._activity_ended(event)
+        elif event.event_type == EventType.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED:
+            await self._signal_sent(event)
+        elif event.event_type == EventType.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED:
+            failed = event.signal_external_workflow_execution_failed_event_attributes
+            self._failed_signals.add(failed.initiated_event_id)
+        elif event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
+            await self._signal_received(event)
+
+    def end(self) -> None:
+        """The history is at its end: what is open now has no result."""
+        for sent in self._activities.values():
+            self._results.add_all(self._caller, sent, CallResult.UNKNOWN)
+        delivered = {
+            request.request_id
+            for event, sent in self._signals.items()
+            if event not in self._failed_signals
+            for request in sent.requests
+        }
+        for sent in self._signals.values():
+            for request in sent.requests:
+                if request.request_id in self._confirmed:
+                    continue
+                reached = request.request_id in delivered
+                ended = CallResult.NOT_CONFIRMED if reached else CallResult.NOT_SUBMITTED
+                result = CallResult.UNKNOWN if self._running else ended
+                self._results.add(CallFact(self._caller, request.request_id, request.digest, result), sent.at)
+
+    async def _activity_scheduled(self, event: HistoryEvent) -> None:
+        scheduled = event.activity_task_scheduled_event_attributes
+        if scheduled.activity_type.name not in WRITE_ACTIVITIES:
+            return
+        sent = await self._payloads.read_sent(
+            scheduled.input,
+            seconds(event),
+            default_id=f"{self._caller}/{self._run_id}/{scheduled.activity_id}",
+            task_queue=scheduled.task_queue.name,
+            timeout=scheduled.schedule_to_close_timeout.ToTimedelta(),
+        )
+        if sent is not None:
+            self._activities[event.event_id] = sent
+
+    async def _activity_ended(self, event: HistoryEvent) -> None:
+        ended = activity_end(event)
+        sent = self._activities.pop(ended.scheduled_event_id, None)
+        if sent is None:
+            return
+        if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
+            await self._results.completed(self._caller, sent, ended.result)
+        elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_CANCELED:
+            self._results.add_all(self._caller, sent, CallResult.CANCELLED)
+        else:
+            await self._results.failed(self._caller, sent, ended.failure)
+
+    async def _signal_sent(self, event: HistoryEvent) -> None:
+        signal = event.signal_external_workflow_execution_initiated_event_attributes
+        if signal.signal_name != SIGNAL_ADD or not self._shard_ids.fullmatch(signal.workflow_execution.workflow_id):
+            return
+        sent = await self._payloads.read_sent(signal.input, seconds(event))
+        if sent is not None:
+            self._signals[event.event_id] = sent
+            self._signalled |= {request.request_id: (request.digest, sent.at) for request in sent.requests}
+
+    async def _signal_received(self, event: HistoryEvent) -> None:
+        signal = event.workflow_execution_signaled_event_attributes
+        if signal.signal_name != SIGNAL_CONFIRMATION:
+            return
+        decoded = await self._payloads.decode(signal.input)
+        for confirmation in decoded if isinstance(decoded, list) else [decoded]:
+            if not isinstance(confirmation, Mapping) or confirmation.get("outcome") not in set(OutcomeKind):
+                self._counts.unreadable += 1
+                continue
+            request_id = str(confirmation.get("request_id"))
+            self._confirmed.add(request_id)
+            # Without the request: an earlier run of this workflow sent it, or somebody else.
+            digest, at = self._signalled.get(request_id, ("", seconds(event)))
+            code, batch_id = str(confirmation.get("code") or ""), str(confirmation.get("batch_id") or "")
+            result = CallResult(confirmation["outcome"])
+            self._results.add(CallFact(self._caller, request_id, digest, result, code, batch_id), at)

@@ -1,0 +1,112 @@
+"""Opens the database of an audit for reading, and says in one line why it cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import sqlalchemy as sa
+
+from temporal_batching.audit.finder import RowFinder
+from temporal_batching.audit.finder_sqlite import SqliteRowFinder
+from temporal_batching.errors import AuditError, InvalidAudit, SinkConfigurationError
+from temporal_batching.redaction import redact_url, without_secrets
+from temporal_batching.sinks.sql.connect import connect_engine, make_database
+from temporal_batching.sinks.sql.database import DatabaseAdapter, SinkCounters
+from temporal_batching.sinks.sql.ledger import ledger_table
+
+CONNECT_TIMEOUT = timedelta(seconds=5)
+NO_LIMIT = timedelta(minutes=1)
+"""Limits are for the sink's transactions; an audit has none of them, and only asks how tables look."""
+
+
+@dataclass(frozen=True)
+class OpenDatabase:
+    """A connection that only reads.
+
+    Attributes:
+        connection: To the database.
+        adapter: What the sink knows of its dialect.
+        ledger: The ledger's table.
+        finder: Looks rows up.
+    """
+
+    connection: sa.Connection
+    adapter: DatabaseAdapter
+    ledger: sa.Table
+    finder: RowFinder
+
+
+@contextmanager
+def open_for_reading(url: str, ledger_name: str) -> Iterator[OpenDatabase]:
+    """A connection for an audit, in a transaction that cannot write.
+
+    Raises:
+        InvalidAudit: The URL is none of a database that can be audited.
+        AuditError: The database cannot be read. The message names it without its secrets.
+    """
+    try:
+        engine, *_ = connect_engine(
+            read_only_url(url), max_connections=1, connect_timeout=CONNECT_TIMEOUT, statement_timeout=NO_LIMIT
+        )
+        ledger = ledger_table(ledger_name, schemas=engine.dialect.name == "postgresql")
+    except SinkConfigurationError as problem:
+        raise InvalidAudit("database", without_secrets(str(problem), url)) from None
+    adapter = make_database(
+        engine, ledger, SinkCounters(), statement_timeout=NO_LIMIT, lock_timeout=NO_LIMIT, wal=False
+    )
+    try:
+        with _errors_named(url), engine.connect() as connection:
+            yield OpenDatabase(connection, adapter, ledger, _finder(connection))
+    finally:
+        engine.dispose()
+
+
+def _finder(connection: sa.Connection) -> RowFinder:
+    if connection.dialect.name == "sqlite":
+        return SqliteRowFinder(connection)
+    # The driver is imported where it is needed, and nowhere else.
+    from temporal_batching.audit.finder_postgresql import PostgresqlRowFinder
+
+    driver: Any = connection.connection.driver_connection
+    driver.prepare_threshold = None  # a pooler in transaction mode would not find a prepared statement again
+    connection.execution_options(postgresql_readonly=True)
+    return PostgresqlRowFinder(connection)
+
+
+def read_only_url(url: str) -> str:
+    """The URL; of a SQLite file one that can only read, and creates no file that is not there.
+
+    Raises:
+        AuditError: There is no such file.
+    """
+    if not url.startswith("sqlite"):
+        return url
+    parsed = sa.make_url(url)
+    name = parsed.database or ""
+    if name.startswith("file:"):
+        return url
+    if not name or not Path(name).is_file():
+        raise AuditError(f"{redact_url(url)}: no such file")
+    read_only = parsed.set(database=f"file:{quote(name)}", query={"mode": "ro", "uri": "true"})
+    return read_only.render_as_string(hide_password=False)
+
+
+@contextmanager
+def _errors_named(url: str) -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.SQLAlchemyError as err:
+        reason = without_secrets(first_line(err), url)
+        raise AuditError(f"The database at {redact_url(url)} cannot be audited: {reason}") from None
+
+
+def first_line(err: Exception) -> str:
+    """The driver's own message, of which only the first line is for people."""
+    cause = getattr(err, "orig", None) or err
+    return next(iter(str(cause).strip().splitlines()), type(cause).__name__).rstrip(".")

@@ -1,0 +1,54 @@
+"""Reads the ledger: the requests that are judged, then all ids, for those for which there is no call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from temporal_batching.audit.facts import LedgerFact
+from temporal_batching.audit.isolate import VALUE_ERRORS, Refused, look_up_each
+
+LEDGER_PAGE = 5_000
+
+
+class LedgerReader:
+    """Reads a ledger; the row that holds its identity has no request id, and is skipped."""
+
+    def __init__(self, connection: sa.Connection, ledger: sa.Table) -> None:
+        self._connection = connection
+        self._ledger = ledger
+
+    def look_up(self, request_ids: Sequence[str]) -> list[LedgerFact]:
+        """What the ledger knows of these ids."""
+        # An id that the database cannot encode is not in its ledger.
+        return [one.found for one in look_up_each(request_ids, self._query) if one.found]
+
+    def _query(self, request_ids: Sequence[str]) -> list[LedgerFact | None]:
+        query = sa.select(self._ledger).where(self._ledger.c.request_id.in_(request_ids))
+        try:
+            with self._connection.begin_nested():
+                known = {row.request_id: _read(row) for row in self._connection.execute(query)}
+        except (sa.exc.DataError, *VALUE_ERRORS) as err:
+            raise Refused(type(err).__name__) from None
+        return [known.get(request_id) for request_id in request_ids]
+
+    def pages(self, since: float) -> Iterator[list[LedgerFact]]:
+        """All requests that were entered since this moment, in pages."""
+        ledger, last = self._ledger, ""  # the ledger's own row has this id
+        while True:
+            page = sa.select(ledger).where(ledger.c.request_id > last).order_by(ledger.c.request_id)
+            if since:
+                page = page.where(ledger.c.committed_at >= datetime.fromtimestamp(since, UTC))
+            facts = [_read(row) for row in self._connection.execute(page.limit(LEDGER_PAGE))]
+            if not facts:
+                return
+            last = facts[-1].request_id
+            yield facts
+
+
+def _read(row: Any) -> LedgerFact:
+    at: datetime = row.committed_at if row.committed_at.tzinfo else row.committed_at.replace(tzinfo=UTC)
+    return LedgerFact(row.request_id, row.status, row.digest, row.batch_id, at.timestamp())

@@ -1,0 +1,146 @@
+"""What travels in payloads: the requests that a caller sent, and whatever else a history holds."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from temporalio.api.common.v1 import Payloads
+from temporalio.converter import DataConverter
+
+from temporal_batching.audit.facts import UNREADABLE, ReadCounts, RequestContent
+from temporal_batching.audit.store import FactStore
+from temporal_batching.contract import Record
+from temporal_batching.errors import InvalidRequest
+from temporal_batching.sinks.ledger import NotJson, digest, request_id_fault
+from temporal_batching.wire.parcels import unpack
+
+
+@dataclass(frozen=True)
+class SentRequest:
+    """One request of a caller; ``digest`` stands for its records."""
+
+    request_id: str
+    digest: str
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class SentRequests:
+    """Requests that were sent together.
+
+    Attributes:
+        at: When, in seconds since the epoch.
+        requests: In their order: a parcel's results go by position.
+        parcel: Whether they are a parcel.
+        timeout: The activity's, if an activity sent them.
+    """
+
+    at: float
+    requests: tuple[SentRequest, ...]
+    parcel: bool = False
+    timeout: timedelta = timedelta(0)
+
+
+class PayloadReader:
+    """Decodes payloads, and keeps the contents of the requests in them.
+
+    Args:
+        converter: Decodes what the histories hold.
+        store: Where contents are kept.
+        counts: Where payloads that cannot be read are counted.
+        batcher: The name of the batcher that is audited.
+        task_queue: Where requests are for it that name no batcher.
+    """
+
+    def __init__(
+        self, converter: DataConverter, store: FactStore, counts: ReadCounts, *, batcher: str, task_queue: str
+    ) -> None:
+        self.converter = converter
+        self._store = store
+        self._counts = counts
+        self._batcher = batcher
+        self._task_queue = task_queue
+
+    async def decode(self, payloads: Payloads) -> Any:
+        """The one value of a payload; None if this client cannot read it."""
+        try:
+            values = await self.converter.decode(payloads.payloads)
+        except Exception:  # a codec may raise anything on a payload that it did not encode
+            return None
+        return values[0] if values else None
+
+    async def read_sent(
+        self,
+        payloads: Payloads,
+        at: float,
+        *,
+        default_id: str = "",
+        task_queue: str = "",
+        timeout: timedelta = timedelta(0),
+    ) -> SentRequests | None:
+        """The requests in a payload, if they are for this batcher.
+
+        Args:
+            payloads: As sent.
+            at: When, in seconds since the epoch.
+            default_id: The request id of a request that names none.
+            task_queue: Where it was sent.
+            timeout: The activity's.
+        """
+        wire = await self.decode(payloads)
+        if isinstance(wire, Mapping):
+            # A caller in another language may name neither; then the task queue says which batcher it meant.
+            ours = wire["batcher"] == self._batcher if "batcher" in wire else task_queue in ("", self._task_queue)
+            if not ours:
+                return None
+            wire = wire if "request_id" in wire or not default_id else {**wire, "request_id": default_id}
+        parts = [self.read_wire(one, at) for one in (wire if isinstance(wire, list) else [wire])]
+        known = [part for part in parts if part is not None]
+        if not known:
+            return None
+        requests = tuple(request for part in known for request in part.requests)
+        return SentRequests(at, requests, any(part.parcel for part in known), timeout)
+
+    def read_wire(self, wire: Any, at: float) -> SentRequests | None:
+        """The requests in a decoded request or parcel; None if it is neither."""
+        if not isinstance(wire, Mapping):
+            self._counts.unreadable += 1
+            return None
+        bodies = wire.get("requests")
+        if "packed" in wire:
+            with contextlib.suppress(InvalidRequest):
+                bodies = unpack(wire)
+        if isinstance(bodies, list):
+            return SentRequests(at, tuple(self._read_body(body) for body in bodies), parcel=True)
+        return SentRequests(at, (self._read_body(wire),))
+
+    def _read_body(self, body: Any) -> SentRequest:
+        if not isinstance(body, Mapping) or not isinstance(body.get("request_id"), str):
+            self._counts.unreadable += 1
+            # Its place counts: a parcel's results go by position.
+            return SentRequest("", UNREADABLE)
+        request_id, key, records = body["request_id"], body.get("key"), _read_records(body.get("records"))
+        mark = UNREADABLE
+        if records is not None and request_id_fault(request_id) is None:
+            # A codec of the user's may give what JSON does not know; then the batcher has rejected it.
+            with contextlib.suppress(NotJson, TypeError, ValueError, RecursionError):
+                mark = digest(records)
+                self._store.add_content(RequestContent(request_id, mark, records))
+        return SentRequest(request_id, mark, key if isinstance(key, str) else "")
+
+
+def _read_records(wire: Any) -> list[Record] | None:
+    if not isinstance(wire, list):
+        return None
+    records = []
+    for one in wire:
+        if not isinstance(one, Mapping) or not isinstance(one.get("table"), str):
+            return None
+        if not isinstance(one.get("values"), Mapping):
+            return None
+        records.append(Record(one["table"], one["values"]))
+    return records

@@ -1,0 +1,102 @@
+"""How calls ended: reads results, failures and confirmations, and keeps them as facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from temporalio.api.common.v1 import Payloads
+from temporalio.api.failure.v1 import Failure
+
+from temporal_batching.audit.facts import CallFact, ReadCounts
+from temporal_batching.audit.payloads import PayloadReader, SentRequests
+from temporal_batching.audit.rules import CallResult
+from temporal_batching.audit.store import FactStore
+from temporal_batching.contract import OutcomeKind
+from temporal_batching.errors import WriteError, WriteExpired, WriteNotSubmitted, WriteRejected
+from temporal_batching.sinks.ledger import request_id_fault
+from temporal_batching.writers.failures import write_error
+
+
+class ResultRecorder:
+    """Keeps what calls ended with.
+
+    Args:
+        payloads: Decodes results.
+        store: Where facts are kept.
+        counts: Where what cannot be read is counted.
+        since: Seconds since the epoch: requests that were sent earlier are not judged.
+    """
+
+    def __init__(self, payloads: PayloadReader, store: FactStore, counts: ReadCounts, *, since: float) -> None:
+        self._payloads = payloads
+        self._store = store
+        self._counts = counts
+        self._since = since
+
+    def add(self, call: CallFact, at: float) -> None:
+        """Keeps a call that was sent at this moment."""
+        if request_id_fault(call.request_id) is None:  # with another id nothing can be written
+            self._store.add_call(call, judged=at >= self._since)
+
+    def add_all(self, caller: str, sent: SentRequests, result: CallResult) -> None:
+        """All requests ended alike."""
+        for request in sent.requests:
+            self.add(CallFact(caller, request.request_id, request.digest, result), sent.at)
+
+    async def completed(self, caller: str, sent: SentRequests, result: Payloads) -> None:
+        """The activity that sent them completed with this result."""
+        decoded = await self._payloads.decode(result)
+        if not isinstance(decoded, Mapping):
+            self.add_all(caller, sent, CallResult.UNKNOWN)
+        elif sent.parcel:
+            self._add_parcel(caller, sent, decoded)
+        else:
+            self._add_confirmed(caller, sent, decoded)
+
+    def _add_parcel(self, caller: str, sent: SentRequests, receipt: Mapping[str, Any]) -> None:
+        others, batch_id = receipt.get("others"), str(receipt.get("batch_id") or "")
+        for position, request in enumerate(sent.requests):
+            other = others.get(str(position)) if isinstance(others, Mapping) else None
+            kind = other["kind"] if other else OutcomeKind.WRITTEN
+            code = str(other.get("code") or "") if other else ""
+            self.add(CallFact(caller, request.request_id, request.digest, _result(kind), code, batch_id), sent.at)
+
+    def _add_confirmed(self, caller: str, sent: SentRequests, confirmation: Mapping[str, Any]) -> None:
+        for request in sent.requests:
+            confirmed = str(confirmation.get("request_id") or request.request_id)
+            if confirmed != request.request_id:
+                # Copied by a reset: the activity's own identity, where it is the id, was another run's.
+                self._store.copy_content(request.request_id, request.digest, confirmed)
+            code, batch_id = str(confirmation.get("code") or ""), str(confirmation.get("batch_id") or "")
+            result = _result(confirmation.get("outcome"))
+            self.add(CallFact(caller, confirmed, request.digest, result, code, batch_id), sent.at)
+
+    async def failed(self, caller: str, sent: SentRequests, failure: Failure) -> None:
+        """The activity that sent them failed: that means what it means to this library's own callers."""
+        try:
+            cause = await self._payloads.converter.decode_failure(failure)
+        except Exception:  # a codec may raise anything on a payload that it did not encode
+            self._counts.unreadable += 1
+            self.add_all(caller, sent, CallResult.NOT_CONFIRMED)
+            return
+        for request in sent.requests:
+            try:
+                error = write_error(request.request_id, cause, sent.timeout)
+            except ValueError:  # a code of a later release
+                error = WriteError(str(cause))
+            confirmation = error.confirmation
+            code = str(confirmation.code or "") if confirmation else ""
+            self.add(CallFact(caller, request.request_id, request.digest, _error_result(error), code), sent.at)
+
+
+def _result(kind: Any) -> CallResult:
+    return CallResult(kind) if kind in set(OutcomeKind) else CallResult.UNKNOWN
+
+
+def _error_result(error: WriteError) -> CallResult:
+    if isinstance(error, WriteRejected):
+        return CallResult.REJECTED
+    if isinstance(error, WriteExpired):
+        return CallResult.EXPIRED
+    return CallResult.NOT_SUBMITTED if isinstance(error, WriteNotSubmitted) else CallResult.NOT_CONFIRMED

@@ -1,0 +1,284 @@
+"""Keeps the facts of an audit in a temporary SQLite file: memory stays small however many requests there are.
+
+The file has no name: SQLite removes it when it is closed, and when the process dies. It holds records, so nothing of it
+may outlive the audit.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from itertools import groupby
+from typing import Any
+
+from temporal_batching.audit.facts import (
+    BatchRef,
+    CallFact,
+    KeyArrival,
+    LedgerFact,
+    PoolMember,
+    RecordMatch,
+    RequestCase,
+    RequestContent,
+    RowPool,
+    ShardRun,
+)
+from temporal_batching.audit.order import ArrivalSpan
+from temporal_batching.audit.rules import CallResult
+from temporal_batching.contract import Record
+
+CASES_AT_ONCE = 500
+"""Request ids whose facts are in memory together."""
+
+_SCHEMA = """
+CREATE TABLE calls (request_id TEXT, caller TEXT, digest TEXT, result TEXT, code TEXT, batch_id TEXT, from_shard INT);
+CREATE TABLE contents (request_id TEXT, digest TEXT, records TEXT, count INT, PRIMARY KEY (request_id, digest));
+CREATE TABLE judged (request_id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE known (request_id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE ledger (
+    request_id TEXT PRIMARY KEY, status TEXT, digest TEXT, batch_id TEXT,
+    batcher TEXT, shard INT, execution TEXT, number INT
+) WITHOUT ROWID;
+CREATE TABLE matches (
+    request_id TEXT, digest TEXT, position INT, table_name TEXT, written INT, pool TEXT, found INT, copies INT,
+    difference TEXT
+);
+CREATE TABLE seen (
+    table_name TEXT, row TEXT, pool TEXT, explained INT, PRIMARY KEY (table_name, row, pool)
+) WITHOUT ROWID;
+CREATE TABLE arrivals (shard INT, chain TEXT, run_started REAL, event INT, key TEXT, request_id TEXT);
+CREATE TABLE shards (shard INT, chain TEXT, first INT, overlapping INT);
+"""
+_INDEXES = """
+CREATE INDEX IF NOT EXISTS calls_by_id ON calls (request_id);
+CREATE INDEX IF NOT EXISTS matches_by_id ON matches (request_id);
+CREATE INDEX IF NOT EXISTS matches_by_pool ON matches (pool);
+CREATE INDEX IF NOT EXISTS arrivals_by_id ON arrivals (request_id);
+"""
+
+
+class FactStore:
+    """Takes facts one by one, and gives them back by request, by pool of equal rows, and by key."""
+
+    def __init__(self) -> None:
+        # Several threads, one after the other.
+        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._db.executescript(_SCHEMA)
+        self._db.execute("BEGIN")
+
+    def close(self) -> None:
+        self._db.close()
+
+    # From Temporal
+
+    def add_content(self, content: RequestContent) -> None:
+        encoded = json.dumps([[record.table, record.values] for record in content.records])
+        row = [content.request_id, content.digest, encoded, len(content.records)]
+        self._db.execute("INSERT OR IGNORE INTO contents VALUES (?, ?, ?, ?)", row)
+
+    def copy_content(self, request_id: str, digest: str, to: str) -> None:
+        self._db.execute(
+            "INSERT OR IGNORE INTO contents SELECT ?, digest, records, count FROM contents"
+            " WHERE request_id = ? AND digest = ?",
+            [to, request_id, digest],
+        )
+
+    def add_call(self, call: CallFact, *, judged: bool) -> None:
+        """Keeps a call. One that is not ``judged`` only explains what the database holds."""
+        self._db.execute("INSERT OR IGNORE INTO known VALUES (?)", [call.request_id])
+        if judged:
+            self._db.execute("INSERT OR IGNORE INTO judged VALUES (?)", [call.request_id])
+        result = call.result if judged else CallResult.UNKNOWN
+        self._db.execute(
+            "INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [call.request_id, call.caller, call.digest, result.value, call.code, call.batch_id, call.from_shard],
+        )
+
+    def add_arrival(self, arrival: KeyArrival) -> None:
+        mark = blake2b(arrival.key.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+        self._db.execute(
+            "INSERT INTO arrivals VALUES (?, ?, ?, ?, ?, ?)",
+            [arrival.shard, arrival.chain, arrival.run_started, arrival.event, mark, arrival.request_id],
+        )
+
+    def add_shard_run(self, run: ShardRun) -> None:
+        self._db.execute("INSERT INTO shards VALUES (?, ?, ?, ?)", [run.shard, run.chain, run.first, run.overlapping])
+
+    def finish_collecting(self) -> None:
+        """Everything from Temporal is here."""
+        self._db.executescript(f"{_INDEXES} BEGIN;")  # it commits what came before
+
+    # From the database
+
+    def judged_ids(self, most: int) -> Iterator[list[str]]:
+        last = ""
+        while ids := [
+            row[0]
+            for row in self._db.execute(
+                "SELECT request_id FROM judged WHERE request_id > ? ORDER BY request_id LIMIT ?", [last, most]
+            )
+        ]:
+            yield ids
+            last = ids[-1]
+
+    def contents(self, request_ids: Sequence[str]) -> Iterator[RequestContent]:
+        """All that was asked for under these ids."""
+        for request_id in request_ids:
+            query = "SELECT digest, records FROM contents WHERE request_id = ?"
+            for digest, records in self._db.execute(query, [request_id]).fetchall():
+                decoded = [Record(table, values) for table, values in json.loads(records)]
+                yield RequestContent(request_id, digest, decoded)
+
+    def results_of(self, request_id: str, digest: str) -> set[tuple[CallResult, str]]:
+        """The results of all calls for this content, each with the code of a rejection."""
+        query = "SELECT result, code FROM calls WHERE request_id = ? AND digest = ?"
+        return {(CallResult(result), code) for result, code in self._db.execute(query, [request_id, digest])}
+
+    def add_ledger(self, fact: LedgerFact) -> None:
+        batch = BatchRef.parse(fact.batch_id)
+        parts = [batch.batcher, batch.shard, batch.execution, batch.number] if batch else [None] * 4
+        self._db.execute(
+            "INSERT OR REPLACE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [fact.request_id, fact.status, fact.digest, fact.batch_id, *parts],
+        )
+
+    def is_known(self, request_ids: Sequence[str]) -> set[str]:
+        """Those of these ids for which there is a call."""
+        marks = ", ".join("?" * len(request_ids))
+        return {
+            row[0]
+            for row in self._db.execute(f"SELECT request_id FROM known WHERE request_id IN ({marks})", request_ids)
+        }
+
+    def add_match(self, match: RecordMatch) -> None:
+        pool, found, copies = None, None, int(match.written)
+        if match.rows is not None:
+            found = len(match.rows)
+            copies = int(match.written and found > 0)
+            if match.rows and match.exclusive:
+                pool = blake2b("\0".join([match.table, *sorted(match.rows)]).encode(), digest_size=12).hexdigest()
+            self._db.executemany(
+                "INSERT INTO seen VALUES (?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET explained = max(explained, excluded.explained)",
+                [(match.table, row, pool or "", match.written) for row in match.rows],
+            )
+        request = [match.request_id, match.digest, match.position, match.table, match.written]
+        self._db.execute(
+            "INSERT INTO matches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [*request, pool, found, copies, match.difference]
+        )
+
+    def uneven_pools(self) -> list[RowPool]:
+        """Where there are more rows than written records, or fewer."""
+        query = (
+            "SELECT pool, min(table_name), min(found), sum(written) FROM matches WHERE pool IS NOT NULL"
+            " GROUP BY pool HAVING min(found) <> sum(written)"
+        )
+        return [RowPool(*row) for row in self._db.execute(query)]
+
+    def is_ambiguous(self, pool: RowPool) -> bool:
+        """Whether some of its rows fit the records of another pool too."""
+        query = (
+            "SELECT 1 FROM seen AS mine JOIN seen AS other ON other.table_name = mine.table_name"
+            " AND other.row = mine.row AND other.pool NOT IN (mine.pool, '') WHERE mine.pool = ? AND"
+            " mine.table_name = ? LIMIT 1"
+        )
+        return self._db.execute(query, [pool.id, pool.table]).fetchone() is not None
+
+    def members(self, pool: RowPool) -> list[PoolMember]:
+        """The records of a pool: first those that are not written, then in the order of their batches."""
+        rows = self._db.execute(
+            "SELECT m.rowid, m.request_id, m.digest, m.written FROM matches m LEFT JOIN ledger l USING (request_id)"
+            " WHERE pool = ? ORDER BY m.written, l.number, m.request_id, m.position",
+            [pool.id],
+        )
+        return [PoolMember(match, request_id, digest, bool(written)) for match, request_id, digest, written in rows]
+
+    def set_copies(self, member: PoolMember, copies: int) -> None:
+        """Says how many of its pool's rows are this record's."""
+        self._db.execute("UPDATE matches SET copies = ? WHERE rowid = ?", [copies, member.match])
+
+    def unexplained(self, table: str, rows: Sequence[str]) -> list[str]:
+        """Those of a table's rows that no written record was found to be."""
+        marks = ", ".join("?" * len(rows))
+        seen = {
+            row[0]
+            for row in self._db.execute(
+                f"SELECT row FROM seen WHERE table_name = ? AND explained AND row IN ({marks})", [table, *rows]
+            )
+        }
+        return [row for row in rows if row not in seen]
+
+    def count_results(self) -> dict[str, int]:
+        """How many calls ended how."""
+        query = "SELECT result, count(*) FROM calls WHERE NOT from_shard GROUP BY result ORDER BY result"
+        return dict(self._db.execute(query).fetchall())
+
+    # To the rules
+
+    def cases(self) -> Iterator[RequestCase]:
+        """All facts about each request that is judged."""
+        for ids in self.judged_ids(CASES_AT_ONCE):
+            marks = ", ".join("?" * len(ids))
+            calls = self._grouped(f"SELECT * FROM calls WHERE request_id IN ({marks})", ids)
+            counts = self._grouped(f"SELECT request_id, digest, count FROM contents WHERE request_id IN ({marks})", ids)
+            ledger = self._grouped(
+                f"SELECT request_id, status, digest, batch_id FROM ledger WHERE request_id IN ({marks})", ids
+            )
+            matches = self._grouped(
+                f"SELECT request_id, digest, position, copies, difference FROM matches WHERE request_id IN ({marks})",
+                ids,
+            )
+            for request_id in ids:
+                found = matches.get(request_id, [])
+                yield RequestCase(
+                    request_id,
+                    calls=[_read_call(row) for row in calls.get(request_id, [])],
+                    record_counts={digest: count for _, digest, count in counts.get(request_id, [])},
+                    ledger=next((LedgerFact(*row) for row in ledger.get(request_id, [])), None),
+                    copies={(digest, position): copies for _, digest, position, copies, _ in found},
+                    differences=[difference for *_, difference in found if difference],
+                )
+
+    def _grouped(self, query: str, ids: Sequence[str]) -> dict[str, list[Any]]:
+        rows = sorted(self._db.execute(query, ids), key=lambda row: str(row[0]))
+        return {request_id: list(group) for request_id, group in groupby(rows, key=lambda row: row[0])}
+
+    def spans(self, batcher: str) -> Iterator[tuple[int, list[ArrivalSpan]]]:
+        """Shard by shard and key by key: when written requests arrived, and when they were written.
+
+        Only of shards whose history is whole and whose flushes came one by one. A request that arrived in several
+        shards, or again after the shard was started anew, has no order to keep.
+        """
+        rows = self._db.execute(
+            "WITH ordered AS (SELECT shard, chain FROM shards GROUP BY shard, chain"
+            "  HAVING max(first) = 1 AND max(overlapping) = 0),"
+            " alone AS (SELECT request_id FROM arrivals GROUP BY request_id"
+            "  HAVING count(DISTINCT shard || ' ' || chain) = 1)"
+            " SELECT a.shard, a.chain, a.key, a.request_id, l.number,"
+            "  min(printf('%020.6f %09d', run_started, event)), max(printf('%020.6f %09d', run_started, event))"
+            " FROM arrivals a JOIN ordered USING (shard, chain) JOIN alone USING (request_id)"
+            " JOIN ledger l ON l.request_id = a.request_id AND l.shard = a.shard"
+            " WHERE l.status = 'written' AND l.batcher = ?"
+            "  AND substr(a.chain, -length(l.execution)) = l.execution"
+            " GROUP BY a.shard, a.chain, a.key, a.request_id ORDER BY a.shard, a.chain, a.key",
+            [batcher],
+        )
+        for (shard, _, _), group in groupby(rows, key=lambda row: row[:3]):
+            yield shard, [ArrivalSpan(row[3], row[5], row[6], row[4]) for row in group]
+
+    def shards_without_order(self) -> tuple[int, int]:
+        """How many chains of runs lost their first runs, and how many had several flushes in flight at a time."""
+        query = (
+            "SELECT count(*) FILTER (WHERE NOT overlapping), count(*) FILTER (WHERE overlapping)"
+            " FROM (SELECT max(first) AS first, max(overlapping) AS overlapping FROM shards GROUP BY shard, chain)"
+            " WHERE overlapping OR NOT first"
+        )
+        cut, overlapping = self._db.execute(query).fetchone()
+        return cut, overlapping
+
+
+def _read_call(row: Sequence[Any]) -> CallFact:
+    request_id, caller, digest, result, code, batch_id, from_shard = row
+    return CallFact(caller, request_id, digest, CallResult(result), code, batch_id, bool(from_shard))

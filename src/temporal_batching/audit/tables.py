@@ -1,0 +1,104 @@
+"""The tables of the deployment, as the sink sees them, with the keys by which their rows can be found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from temporal_batching.contract import Record
+from temporal_batching.sinks.sql.database import DatabaseAdapter
+from temporal_batching.sinks.sql.schema import BoundTable, Misfit, TableName, TableRule
+
+
+class NotCheckable(Exception):
+    """A table or a record that cannot be looked up; the message says why, without values."""
+
+
+@dataclass(frozen=True)
+class AuditedTable:
+    """A table of the deployment.
+
+    Attributes:
+        bound: As the sink writes to it.
+        where: Its name in the database.
+        unique: The keys by which at most one row can be found, the primary one first.
+        primary: The primary key's columns.
+    """
+
+    bound: BoundTable
+    where: TableName
+    unique: Sequence[tuple[str, ...]]
+    primary: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """As requests call it."""
+        return self.bound.name
+
+    def bind(self, record: Record) -> tuple[tuple[str, ...], list[Any]]:
+        """A record's columns, and their values as the sink binds them.
+
+        Raises:
+            NotCheckable: The table would not take it, as it is now.
+        """
+        try:
+            row = self.bound.bind(record)
+        except Misfit as misfit:
+            raise NotCheckable(f"a record does not fit the table as it is now ({misfit.code})") from None
+        return row.columns, row.values
+
+    def key_for(self, columns: Sequence[str], values: Sequence[Any], null: Any) -> tuple[str, ...]:
+        """The columns by which to find a record's row: a unique key of which it has all values, or else nothing."""
+        rule = self.bound.rule
+        if rule.key and set(rule.key) <= set(columns):
+            return tuple(rule.key)
+        has = {name for name, value in zip(columns, values, strict=True) if value is not null and value != null}
+        return next((key for key in self.unique if has.issuperset(key)), ())
+
+
+class AuditedTables:
+    """The deployment's tables, reflected when they are first needed."""
+
+    def __init__(self, connection: sa.Connection, database: DatabaseAdapter, rules: Mapping[str, TableRule]) -> None:
+        self._connection = connection
+        self._database = database
+        self._rules = rules
+        self._names = database.list_names(connection)
+        self._tables: dict[str, AuditedTable] = {}
+
+    def get(self, name: str) -> AuditedTable:
+        """The table that requests call so.
+
+        Raises:
+            NotCheckable: There is none.
+            SinkConfigurationError: Its rule does not fit it.
+        """
+        table = self._tables.get(name)
+        if table is None:
+            where = self._names.get(name)
+            if where is None:
+                raise NotCheckable("no table of this name is in the database")
+            table = self._tables[name] = self._reflect(name, where)
+        return table
+
+    def used(self) -> list[AuditedTable]:
+        """The tables that were asked for."""
+        return list(self._tables.values())
+
+    def _reflect(self, name: str, where: TableName) -> AuditedTable:
+        bound = self._database.reflect(self._connection, name, where, self._rules.get(name, TableRule()))
+        inspector = sa.inspect(self._connection)
+        primary = tuple(inspector.get_pk_constraint(where.name, schema=where.schema)["constrained_columns"])
+        unique = [primary] if primary else []
+        for index in inspector.get_indexes(where.name, schema=where.schema):
+            names = index["column_names"]
+            partial = any(index["dialect_options"].get(f"{d}_where") is not None for d in ("sqlite", "postgresql"))
+            if index["unique"] and not partial and None not in names:
+                included = index["dialect_options"].get("postgresql_include") or ()
+                unique.append(tuple(n for n in names if n is not None and n not in included))
+        for constraint in inspector.get_unique_constraints(where.name, schema=where.schema):
+            unique.append(tuple(constraint["column_names"]))
+        return AuditedTable(bound, where, list(dict.fromkeys(unique)), primary)
