@@ -9,7 +9,7 @@ from typing import Self
 
 from temporal_batching.audit.rules import CallResult
 from temporal_batching.contract import Record
-from temporal_batching.sinks.ledger import LedgerStatus
+from temporal_batching.sinks.ledger import TOMBSTONES, LedgerStatus
 
 UNREADABLE = "unreadable"
 """Stands for the digest of records that have none: they are not JSON, or not records."""
@@ -184,7 +184,7 @@ class LedgerFact:
     @property
     def tombstone(self) -> bool:
         """Whether it says that the request is not written, and must not be by this batch."""
-        return self.status in (CallResult.REJECTED, CallResult.EXPIRED)
+        return self.status in TOMBSTONES
 
 
 @dataclass(frozen=True)
