@@ -292,5 +292,6 @@ async def test_a_run_that_holds_too_much_to_end_refuses_before_its_history_is_fu
         pending = (await service.stats()).pending
         await service.handle.resume()
         told = [(await caller.result())[0] for caller in callers]
-    assert 4 <= pending < len(writes)
+    # How many of them are in history before the shard reads the first is the machine's to say.
+    assert 1 <= pending < len(writes)
     assert Counter(one.code or one.outcome for one in told) == {"written": pending, "overloaded": len(writes) - pending}

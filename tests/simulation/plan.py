@@ -58,7 +58,7 @@ def make_plan(seed: int) -> Plan:
     # What was added to plans draws from a chance of its own: the schedules of older seeds stay.
     more = Random(f"{seed}/more")
     fenced = more.random() < 0.8
-    steps: list[CallPlan | Trouble] = [*_calls(rng, _Fates(more, fenced)), *_troubles(rng), *_locks(more)]
+    steps: list[CallPlan | Trouble] = [*_calls(rng, _Fates(more, fenced)), *_troubles(rng), *_locks(more), *_ends(more)]
     steps.sort(key=lambda step: step.at)
     return Plan(seed, rng.choice([1, 1, 2]), policy, faults, tuple(steps), fenced)
 
@@ -142,6 +142,12 @@ def _locks(rng: Random) -> list[Trouble]:
         start = rng.uniform(0, SECONDS_OF_CALLS)
         locks += [Trouble(start, "lock", key), Trouble(start + rng.uniform(0.5, 30), "lock ends", key)]
     return locks
+
+
+def _ends(rng: Random) -> list[Trouble]:
+    """Shards are cancelled, or terminated, and started anew."""
+    kinds = rng.choice([[], [], ["cancel"], ["cancel", "cancel"], ["terminate"], ["cancel", "terminate"]])
+    return [Trouble(rng.uniform(0, SECONDS_OF_CALLS), kind) for kind in kinds]
 
 
 def _troubles(rng: Random) -> list[Trouble]:

@@ -96,6 +96,10 @@ class Run:
                 shard.crash()
             case "close":
                 shard.close()
+            case "cancel":
+                shard.cancel()
+            case "terminate":
+                shard.terminate()
             case "flush":
                 shard.flush()
             case "policy":

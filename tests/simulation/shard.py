@@ -41,8 +41,9 @@ def _address(reply_to: JsonObject, request_id: str) -> tuple[str, ...]:
 class Attempt:
     """An activity under way. Temporal hears of its end once, whatever it goes on to do."""
 
-    def __init__(self) -> None:
+    def __init__(self, execution: int) -> None:
         self.reported = False
+        self.execution = execution
         self.task: Task | None = None
 
 
@@ -51,7 +52,8 @@ class Shard:
         self._world = world
         self._callers = callers
         self._number = number
-        self.buffer = Buffer(f"main-{number}", BatchPolicy.from_wire(policy))
+        self._execution = 1  # one more after each end of the shard
+        self.buffer = Buffer(self._name, BatchPolicy.from_wire(policy))
         self.arrivals: list[Arrival] = []
         self.unanswered: dict[tuple[str, ...], tuple[str, str]] = {}  # by address: workflow and id that wait here
         self._told: set[tuple[str, ...]] = set()
@@ -62,12 +64,16 @@ class Shard:
         self._attempts: list[tuple[Attempt, Any]] = []
         self._activities = 0
 
+    @property
+    def _name(self) -> str:
+        return f"main-{self._number}.{self._execution:08x}"
+
     # Ways in, as in the workflow
 
     def submit(self, wires: list[JsonObject]) -> list[tuple[str, str] | None]:
         """The update; None for what is accepted. Raises `BufferFull` as the validator does."""
         buffer = self.buffer
-        if buffer.draining or buffer.pending >= buffer.policy.max_pending:
+        if buffer.ending or buffer.draining or buffer.pending >= buffer.policy.max_pending:
             raise BufferFull("the validator")
         answers: list[tuple[str, str] | None] = []
         for wire in wires:
@@ -75,7 +81,8 @@ class Shard:
                 self._accept(wire)
                 answers.append(None)
             except InvalidRequest as err:
-                answers.append((err.code, str(err)))
+                code = RejectCode.OVERLOADED if err.code == RejectCode.ID_REUSED else err.code
+                answers.append((code, str(err)))
             except BufferFull as err:
                 answers.append((RejectCode.OVERLOADED, str(err)))
         self.look()
@@ -83,6 +90,8 @@ class Shard:
 
     def signal(self, wire: JsonObject) -> None:
         try:
+            if self.buffer.ending:
+                raise BufferFull("cancelled")
             self._accept(wire)
         except InvalidRequest as err:
             self._refuse(wire, err.code, str(err))
@@ -111,7 +120,8 @@ class Shard:
         if accepted is Accepted.NEW:
             self.owed += len(wire.get("requests", [wire]))
             for one in wire.get("requests", [wire]):
-                self.arrivals.append(Arrival(self._number, one["request_id"], one["key"]))
+                # What comes to another execution of the shard, or is submitted to it again, is in no order.
+                self.arrivals.append(Arrival(self._number + 10 * self._execution, one["request_id"], one["key"]))
 
     def withdraw(self, request_id: str, caller: str, run_id: str | None) -> None:
         certain = self.buffer.withdraw(request_id, caller, run_id, now=self._world.clock)
@@ -131,11 +141,43 @@ class Shard:
         self._closing = True
         self.look()
 
+    # Ends
+
+    def cancel(self) -> None:
+        self.buffer.ending = True
+        self.flush()
+
+    def terminate(self) -> None:
+        """What it holds is gone; what is in a flush goes on."""
+        self.unanswered.clear()
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        self._execution += 1
+        self.buffer = Buffer(self._name, self.buffer.policy)
+        self.owed = 0
+        self._closing = False
+        self._timer_at = None
+        self._timer += 1
+
+    def _give_up(self) -> None:
+        gone = set(self.buffer.give_up(self._world.clock))
+        if gone:
+            self.unanswered = {at: who for at, who in self.unanswered.items() if who[1] not in gone}
+            self._world.note(f"shard {self._number} gives up {sorted(gone)}", "given up in doubt")
+
     # The loop, as in the workflow
 
     def look(self) -> None:
         now, buffer = self._world.clock, self.buffer
         buffer.expire(now)
+        if buffer.ending:
+            self._give_up()
+            if buffer.idle and not buffer.deliveries_in_flight:
+                self._world.note(f"shard {self._number} ends as cancelled", "ended as cancelled")
+                assert buffer.settled == self.owed, f"settled {buffer.settled} of {self.owed} requests"
+                self._start_anew()
+                return
         if self._closing and not buffer.batches_in_flight and not buffer.deliveries_in_flight:
             self._continue_as_new()
         if not self._closing:
@@ -156,8 +198,9 @@ class Shard:
             self.look()
 
     def _continue_as_new(self) -> None:
-        state = over_the_wire(self.buffer.carry())
-        self.buffer = Buffer.restore(f"main-{self._number}", state)
+        state, ending = over_the_wire(self.buffer.carry()), self.buffer.ending
+        self.buffer = Buffer.restore(self._name, state)
+        self.buffer.ending = ending
         self._closing = False
         self._timer_at = None
         self._timer += 1
@@ -166,7 +209,7 @@ class Shard:
     # The activity flush_batch
 
     def _start_flush(self, batch: PendingBatch) -> None:
-        world, attempt = self._world, Attempt()
+        world, attempt = self._world, Attempt(self._execution)
         self._activities += 1
         rng = world.rng("flush", self._number, self._activities)
         flush = FlushInput(
@@ -240,7 +283,7 @@ class Shard:
         return not failed
 
     def _settle(self, attempt: Attempt, batch_id: str, result: FlushResult) -> None:
-        if attempt.reported:
+        if attempt.reported or attempt.execution != self._execution:
             return
         attempt.reported = True
         batch = self.buffer.batch_in_flight(batch_id)
@@ -254,7 +297,7 @@ class Shard:
         self.look()
 
     def _fail(self, attempt: Attempt, batch_id: str, problem: str, in_doubt: bool) -> None:
-        if attempt.reported:
+        if attempt.reported or attempt.execution != self._execution:
             return
         attempt.reported = True
         self._world.note(f"{batch_id}: fails: {problem}, in doubt: {in_doubt}", "flush failed")
@@ -264,7 +307,7 @@ class Shard:
     # The activity deliver_confirmations
 
     def _start_delivery(self, answers: list[JsonObject]) -> None:
-        world, attempt = self._world, Attempt()
+        world, attempt = self._world, Attempt(self._execution)
         self._activities += 1
         rng = world.rng("delivery", self._number, self._activities)
         everything = list(range(len(answers)))
@@ -281,7 +324,7 @@ class Shard:
             world.after(world.delay(rng), self._delivered, attempt, failed)
 
     def _delivered(self, attempt: Attempt, failed: list[int]) -> None:
-        if attempt.reported:
+        if attempt.reported or attempt.execution != self._execution:
             return
         attempt.reported = True
         before = self.buffer.undelivered

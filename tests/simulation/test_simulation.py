@@ -14,6 +14,7 @@ REGRESSION_SEEDS = {
     191: "told expired, though the batch was written before the ledger could not be asked",
     1532: "written, twice in one batch, and each told it was the first",
     1713: "told expired by a repetition, after the answer `written` was given up",
+    3960: "written, though another of its id in the batch, unknown by now, was told so before",
     3604: "a repetition refused for a limit lowered since",
     4754: "told rejected, and written by an attempt still under way",
     5133: "a repetition of what is in flight, taken for the request that another caller brought under its id",
@@ -55,6 +56,7 @@ def test_the_schedules_reach_what_can_go_wrong() -> None:
         *("requeued", "stalled", "unknown", "locked", "sink breaks after effect"),
         *("died before answers", "answer lost", "submission lost", "result lost", "given up", "continued as new"),
         *("crash", "jump", "reshard", "policy", "flush", "pause", "drain", "callers unreachable"),
+        *("cancel", "ended as cancelled", "given up in doubt", "terminate"),
     }
 
 

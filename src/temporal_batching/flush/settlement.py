@@ -263,7 +263,9 @@ def _written_once(units: Sequence[_Unit], *, halved: bool) -> None:
         if halved and unit.is_parcel:
             unit.outcomes = [outcome and _as_duplicate(outcome) for outcome in unit.outcomes]
         for index, (request, outcome) in enumerate(zip(unit.requests, unit.outcomes, strict=True)):
-            if outcome is not None and outcome.kind is OutcomeKind.WRITTEN:
+            if outcome is None:  # unknown, but an earlier attempt may have answered it
+                written.add(request.request_id)
+            elif outcome.kind is OutcomeKind.WRITTEN:
                 if request.request_id in written:
                     unit.outcomes[index] = Outcome.duplicate()
                 written.add(request.request_id)

@@ -131,6 +131,7 @@ class FaultIsolator:
         answer: Answer,
         progress: Progress,
         schema_is_fresh: bool,
+        blocked: set[str],
     ) -> None:
         self._transaction = transaction
         self._database = database
@@ -138,7 +139,7 @@ class FaultIsolator:
         self._answer = answer
         self._progress = progress
         self._schema_is_fresh = schema_is_fresh
-        self._blocked: set[str] = set()
+        self._blocked = blocked  # keys of requests that wait
 
     def apply(self, requests: Sequence[PreparedRequest], *, faulty: bool) -> None:
         """Answers for each of them. ``faulty``: it is known that they cannot be written together."""

@@ -144,5 +144,10 @@ class Progress:
         for position in range(size):
             self.outcomes.setdefault(position, self.retry(position, reason))
 
+    def state_doubts(self) -> None:
+        """Says of every request to be retried whether it may be committed, whenever that was found out."""
+        for position in self.to_be_retried():
+            self.outcomes[position] = self.retry(position, self.outcomes[position].reason or "")
+
     def to_be_retried(self) -> list[int]:
         return [position for position in sorted(self.outcomes) if self.outcomes[position].kind is OutcomeKind.RETRY]

@@ -296,6 +296,7 @@ class SqlSink(Sink):
             if not progress.committed:
                 raise SinkUnavailable(str(err), in_doubt=progress.in_doubt) from None
             progress.fill(len(batch), str(err))
+        progress.state_doubts()
         outcomes = progress.outcomes
         self.counters.requeued += len(progress.to_be_retried())
         written: set[str] = set()

@@ -147,6 +147,7 @@ class BatchTransaction:
         """The careful way: the ledger is asked first, and who is refused by the database does not hold up the rest."""
         outcomes: dict[int, Outcome] = {}
         self._applied = set()
+        self._blocked: set[str] = set()
         stamp = self._stamp()
         left: list[PreparedRequest] = []
         for entry in self._entries:
@@ -208,5 +209,7 @@ class BatchTransaction:
             if applied:
                 self._applied.add(request.position)
 
-        isolator = FaultIsolator(transaction, self._database, stamp, answered, self._progress, self._schema_is_fresh)
+        isolator = FaultIsolator(
+            transaction, self._database, stamp, answered, self._progress, self._schema_is_fresh, self._blocked
+        )
         isolator.apply(fresh, faulty=self._faulty)
