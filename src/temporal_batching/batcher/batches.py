@@ -166,7 +166,6 @@ class Batches:
         return batch
 
     def requeue(self, batch: PendingBatch) -> None:
-        batch.overtaken = False
         self.requeued.append(batch)
         self.requeued.sort(key=lambda other: (other.number, other.part))
         self.changes += 1

@@ -337,6 +337,7 @@ class Buffer:
     def _wait(self, batch: PendingBatch, now: float, patience: float) -> None:
         batch.wait(now, pause_after(batch.retries, self.policy, patience))
         batch.retries += 1
+        batch.overtaken = False
         self._batches.requeue(batch)
 
     def _end_retry(self, batch: PendingBatch, now: float, patience: float) -> None:
@@ -375,7 +376,7 @@ class Buffer:
             for half in batch.halves():
                 self._wait(half, now, patience)
             return
-        batch.own_pace = False
+        batch.own_pace = batch.overtaken = False
         self._batches.requeue(batch)
         self._breaker.fail(now, error, pause_after(self._breaker.failures, self.policy, patience))
 

@@ -299,3 +299,15 @@ def test_only_those_who_were_told_count_as_told() -> None:
     assert str(buf.accept(entry("b"), NOW)) == "answered"
     buf.settle(take(buf, NOW + 1).id, FlushResult(unknown=[0], stalled=True), NOW + 1)
     assert str(buf.accept(entry("a"), NOW)) == "new"
+
+
+def test_that_others_got_through_meanwhile_is_known_to_the_next_run() -> None:
+    buf = buffer(linger=0, max_batch_size=1, max_in_flight=2)
+    buf.accept(entry("a"), NOW)
+    buf.accept(entry("b"), NOW)
+    first, second = take(buf, NOW), take(buf, NOW)
+    buf.fail(first.id, NOW, "down", in_doubt=False)
+    buf.settle(second.id, FlushResult(outcomes={"written": 1}), NOW)
+    state = json.loads(json.dumps(buf.carry()))
+    assert state["requeued"][0]["overtaken"] is True
+    assert json.loads(json.dumps(Buffer.restore("main-0", state).carry())) == state
