@@ -233,7 +233,7 @@ class BatcherStats:
         sink_errors: How often the sink failed on a request without declaring it: an exception of its own, or an answer
             that is no outcome.
         flush_failures: Flushes the sink could not take; each was tried again.
-        refused: Requests turned away because the buffer was full.
+        refused: Requests turned away because there was no room, those of a parcel each; a try again counts again.
         malformed: Signals that no request could be read from.
         undelivered: Confirmations given up after retries.
         run_signals: Signals this run received.

@@ -60,9 +60,13 @@ class WriteError(ApplicationError):
 
     def __init__(self, message: str, *, request_id: str = "", confirmation: Confirmation | None = None) -> None:
         details = [confirmation] if confirmation is not None else []
+        message = message.encode(errors="backslashreplace").decode()  # an id may hold what no failure can carry
         super().__init__(message, *details, type=self.error_type, non_retryable=True)
         self.request_id = request_id
         self.confirmation = confirmation
+
+    def __str__(self) -> str:
+        return self.message  # the SDK's has the type before it, which the class says already
 
 
 class WriteNotSubmitted(WriteError):

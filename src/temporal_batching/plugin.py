@@ -192,7 +192,9 @@ def _switch_deadlock_detector_off(worker: Worker) -> None:
     future it waits for was cancelled by its own timeout. Two threads then work on one event loop, tasks get lost,
     eviction never succeeds, and the shard stands still while the worker lives. Nothing in a batcher can block.
     """
-    # There is no option for it. Under another name the detector would be on again: test_backlog.py would say so.
+    # The option that switches it off, `debug_mode`, does not do: it also runs every activation on the worker's own
+    # event loop, where nothing else, no heartbeat and no flush, goes on meanwhile. Under another name the detector
+    # would be on again: test_backlog.py would say so.
     workflows: Any = getattr(worker, "_workflow_worker", None)
     if hasattr(workflows, "_deadlock_timeout_seconds"):
         workflows._deadlock_timeout_seconds = None

@@ -31,7 +31,6 @@ from tests.support.waiting import assert_eventually
 LONG = BatchPolicy(linger=timedelta(minutes=10))
 
 
-@pytest.mark.xfail(strict=True, reason="a parcel counts as one")
 async def test_a_refused_parcel_counts_as_its_requests(client: Client) -> None:
     requests = [{"request_id": f"r-{n}", "records": [{"table": "t", "values": {"n": n}}]} for n in range(3)]
     policy = BatchPolicy(linger=timedelta(minutes=10), max_pending=2)

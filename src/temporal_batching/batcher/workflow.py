@@ -154,14 +154,15 @@ class BatcherWorkflow:
         refused: list[list[Any]] = []
         for position, wire in enumerate(read_submission(requests, _decode)):
             try:
-                self._buffer.accept(read_request(wire), now)
+                entry = read_request(wire)
+                self._buffer.accept(entry, now)
             except InvalidRequest as err:
                 # Which of two contents an id belongs to is the ledger's to say, once the other one is settled: it may
                 # hold this one already, or refuse the other.
                 code = RejectCode.OVERLOADED if err.code == RejectCode.ID_REUSED else err.code
                 refused.append([position, code, str(err)])
             except BufferFull as err:
-                self._buffer.refused += 1
+                self._buffer.refused += entry.requests
                 refused.append([position, RejectCode.OVERLOADED, str(err)])
         self._look(now)
         policy = self._buffer.policy

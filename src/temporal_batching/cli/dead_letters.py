@@ -145,7 +145,7 @@ async def _replay(writer: BatchClient, box: Box, lane: Sequence[KeptLetter], roo
             async with room:
                 await writer.write_all(request.records, key=request.key, request_id=request.request_id)
         except WriteError as problem:
-            err.print(f"{letter.id}: {problem}", markup=False)
+            err.print(f"{letter.id}: {type(problem).__name__}: {problem}", markup=False)
             continue
         await box.remove(letter)
         written += 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from temporal_batching.contract import (
     FlushInput,
@@ -33,7 +33,14 @@ from temporal_batching.wire.submission import WITHDRAWN, read_requests
 
 
 def unavailable(problem: str, *, in_doubt: bool) -> ApplicationError:
-    return ApplicationError(problem, in_doubt, type=ErrorType.SINK_UNAVAILABLE, non_retryable=True)
+    """The failure of a flush that is to be tried again. The shard logs it, in one line; the SDK need not as well."""
+    return ApplicationError(
+        " ".join(problem.split()),
+        in_doubt,
+        type=ErrorType.SINK_UNAVAILABLE,
+        non_retryable=True,
+        category=ApplicationErrorCategory.BENIGN,
+    )
 
 
 @dataclass(frozen=True, slots=True)

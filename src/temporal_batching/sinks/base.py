@@ -42,6 +42,11 @@ class Batch(Sequence[WriteRequest]):
         self.attempt = attempt
         self.fence_as = fence_as
 
+    @property
+    def requests(self) -> Sequence[WriteRequest]:
+        """The requests themselves, as iteration gives them."""
+        return self._requests
+
     @overload
     def __getitem__(self, index: int) -> WriteRequest: ...
     @overload

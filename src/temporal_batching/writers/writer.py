@@ -94,7 +94,8 @@ class BatchWriter:
             table: The destination, by the name the sink knows.
             values: Column name to value: JSON, Decimal, datetime, date, time, UUID, bytes or Enum.
             key: Requests with one key are applied in the order they arrive. Empty: no order.
-            request_id: The idempotency key; by default a fresh one that replays and resets keep.
+            request_id: The idempotency key; by default a fresh one, which replays keep. A reset to before it was drawn
+                draws another.
             timeout: How long to wait for the confirmation; the writer's own by default.
 
         Returns:

@@ -522,7 +522,6 @@ async def test_a_quick_flush_sends_no_heartbeat() -> None:
     await environment.run(Flusher(FakeSink(all_written)).flush_batch, flush_of(wire("a")))
 
 
-@pytest.mark.xfail(strict=True, reason="the SDK logs it too, and a driver's message has several lines")
 def test_an_outage_is_logged_once_and_in_one_line() -> None:
     """By the shard; the SDK logs what is benign at level debug only."""
     failure = unavailable("no connection\n  is the server up?", in_doubt=False)
@@ -530,7 +529,6 @@ def test_an_outage_is_logged_once_and_in_one_line() -> None:
     assert failure.message == "no connection is the server up?"
 
 
-@pytest.mark.xfail(strict=True, reason="there is no such attribute")
 def test_a_batch_has_its_requests() -> None:
     requests = [WriteRequest("r", [Record("t", {"n": 1})])]
     assert list(Batch(requests).requests) == requests

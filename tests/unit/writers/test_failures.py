@@ -112,14 +112,10 @@ def test_an_expired_write_is_one_that_was_not_confirmed() -> None:
     assert not issubclass(WriteError, BatchingError)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the SDK puts the type before the message, and a traceback the class before that"
-)
 def test_an_error_says_its_type_once() -> None:
     assert str(WriteRejected("write r: rejected: no")) == "write r: rejected: no"
 
 
-@pytest.mark.xfail(strict=True, reason="no failure can carry it, so the workflow task fails for ever")
 def test_the_error_for_an_id_that_utf8_cannot_encode_can_be_encoded() -> None:
     error = rejected_at_the_door("a\ud800", InvalidRequest("no"))
     assert error.message.encode() == rb"write a\ud800: rejected: no"
