@@ -130,6 +130,9 @@ class BatcherPlugin(_PassthroughPlugin):
         ]
         if config.get("tuner") is None and config.get("max_concurrent_activities") is None:
             config["max_concurrent_activities"] = MAX_CONCURRENT_ACTIVITIES
+        # A flush handed to the worker that has the shard's task would stay there, attempt after attempt, even if that
+        # one serves another batcher, and the one that could take it polls the same queue.
+        config["disable_eager_activity_execution"] = True
         config["graceful_shutdown_timeout"] = config.get("graceful_shutdown_timeout") or GRACEFUL_SHUTDOWN
         # The SDK fills its default in, so that is all that says "not set".
         if config.get("sticky_queue_schedule_to_start_timeout") in (None, _SDK_STICKY_TIMEOUT):

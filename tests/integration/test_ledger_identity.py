@@ -46,7 +46,7 @@ async def test_a_ledger_keeps_its_identity_and_another_one_has_another(database:
     assert await first.lookup([""]) == {}
 
 
-@pytest.mark.parametrize("table", ["other_ledger", "other_letters", "a_view"])
+@pytest.mark.parametrize("table", ["other_ledger", "other_letters", "a_view", "wider_ledger"])
 async def test_no_request_writes_to_the_ledger_or_the_letters_of_any_batcher(
     database: TestDatabase, table: str
 ) -> None:
@@ -54,6 +54,8 @@ async def test_no_request_writes_to_the_ledger_or_the_letters_of_any_batcher(
     await other.open()
     database.execute(other.dead_letters_ddl())
     database.execute("CREATE VIEW a_view AS SELECT * FROM other_ledger")
+    await database.sink(ledger_table="wider_ledger").open()
+    database.execute("ALTER TABLE wider_ledger ADD COLUMN tenant text")
     values = {"request_id": "x", "digest": "d", "batch_id": "b", "status": "written", "committed_at": "2026-01-01"}
     (outcome,) = await database.sink().write(Batch([WriteRequest("r", [Record(table, values)])], id="main-0/1"))
     assert (outcome.kind.value, outcome.code) == ("rejected", "unknown_table")

@@ -98,7 +98,7 @@ class BatcherWorkflow:
         self._cancelled: bool = state.get("cancelled", False)  # this run, or one before it
         self._buffer.ending = self._cancelled
         self._ledger: str | None = state.get("ledger")  # that it has been written to
-        self._ledger_asked = bool(state)
+        self._ledger_asked: bool = state.get("ledger_asked", False)
         self._cancel_requested = False  # this run: without it none can end as cancelled
         self._settled_before = self._buffer.settled
         self._failures_before = self._buffer.flush_failures + self._buffer.retries
@@ -495,6 +495,7 @@ class BatcherWorkflow:
             "cancelled": self._cancelled,
             "epoch": self._epoch,
             "ledger": self._ledger,
+            "ledger_asked": self._ledger_asked,
         }
         workflow.continue_as_new(_shallow(BatcherStart(self._start.batcher, self._start.shard, state=state)))
 

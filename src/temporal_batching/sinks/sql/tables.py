@@ -19,7 +19,7 @@ def own_name(name: str, *, schemas: bool) -> TableName:
 def is_a_batchers(columns: Iterable[str], own: Iterable[sa.Table]) -> bool:
     """Whether a table, or a view, with these columns is a ledger or holds dead letters, of whichever batcher."""
     names = {column.casefold() for column in columns}
-    return any(names == {column.name for column in table.columns} for table in own)
+    return any(names >= {column.name for column in table.columns} for table in own)
 
 
 def table_ddl(table: sa.Table, dialect: sa.Dialect) -> str:
