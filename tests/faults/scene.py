@@ -260,6 +260,19 @@ class Scene:
         ]
         return max(started)
 
+    async def waited(self, asked: Asked) -> float:
+        """Seconds from a caller's write to its answer, both as Temporal recorded them.
+
+        A timeout counts from the write. With forty callers at once and little CPU, the first workflow task of a caller
+        was seen to take up to nine seconds, before there was a write at all.
+        """
+        handle = self.client.get_workflow_handle(f"{self.name}-{asked.caller}")
+        moments: dict[int, list[float]] = {}
+        async for event in handle.fetch_history_events():
+            moments.setdefault(event.event_type, []).append(event.event_time.ToNanoseconds() / 1e9)
+        left = moments[EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED][0]
+        return moments[EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED][-1] - left
+
     async def _listen(self, asked: Asked, handle: WorkflowHandle[Any, Any]) -> None:
         closes = WorkflowHistoryEventFilterType.CLOSE_EVENT
         async for event in handle.fetch_history_events(wait_new_event=True, event_filter_type=closes):

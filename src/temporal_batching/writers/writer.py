@@ -180,17 +180,24 @@ class BatchWriter:
         shard = shard_of(wire["key"] or request_id, self._shards)
         batcher = workflow.get_external_workflow_handle(batcher_workflow_id(self._name, shard))
         with Inbox.of_this_workflow().expect(request_id) as arrival:
+            sending = asyncio.create_task(_signal_with_retries(batcher, wire))
             try:
                 async with asyncio.timeout(timeout.total_seconds()):
-                    await _signal_with_retries(batcher, wire)
+                    # The answer may come before Temporal says that the signal has arrived.
+                    either: list[asyncio.Future[Any]] = [sending, arrival]
+                    await workflow.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                    if not arrival.done():
+                        sending.result()
                     confirmation = await arrival
             except asyncio.CancelledError:
-                await asyncio.shield(_withdraw_by_signal(batcher, request_id))
+                await asyncio.shield(_withdraw_by_signal(batcher, request_id, sending))
                 raise
             except TimeoutError:
                 raise WriteNotConfirmed(
                     f"write {request_id}: no confirmation within {timeout}", request_id=request_id
                 ) from None
+            finally:
+                _leave(sending)
         if confirmation.outcome == OutcomeKind.REJECTED:
             raise WriteRejected(
                 refusal(request_id, confirmation.reason), request_id=request_id, confirmation=confirmation
@@ -219,7 +226,21 @@ async def _signal_with_retries(batcher: workflow.ExternalWorkflowHandle[Any], wi
             return
 
 
-async def _withdraw_by_signal(batcher: workflow.ExternalWorkflowHandle[Any], request_id: str) -> None:
+def _leave(sending: asyncio.Task[None]) -> None:
+    """Ends an attempt to signal without waiting for it.
+
+    The SDK does not cancel a signal that has left the workflow: it waits until Temporal says what became of it, which
+    may be seconds after the caller's deadline while the server is busy.
+    """
+    sending.cancel()
+    sending.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody else looks at it
+
+
+async def _withdraw_by_signal(
+    batcher: workflow.ExternalWorkflowHandle[Any], request_id: str, sending: asyncio.Task[None]
+) -> None:
+    sending.cancel()
+    await workflow.wait([sending])  # or the withdrawal could overtake the request
     info = workflow.info()
     with contextlib.suppress(ApplicationError):  # no batcher, nothing to take back
         await batcher.signal(SIGNAL_WITHDRAW, args=[request_id, info.workflow_id, info.original_execution_run_id])
