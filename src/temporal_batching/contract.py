@@ -318,13 +318,13 @@ class Control:
 
 @dataclass(frozen=True)
 class FlushInput:
-    """Input of the activity ``flush_batch``. ``entries`` are requests as they came in, each with its ``reply_to``."""
+    """Input of the activity ``flush_batch``. ``submissions`` are as they came in, each with its ``reply_to``."""
 
     batcher: str
     shard: int
     batch_id: str
     trigger: str
-    entries: list[Any] | None
+    submissions: list[Any] | None
     """None for a batch that is tried again: the flush asks the shard for it, by the query ``batch``. However long the
     sink is down, what is in the batch enters the shard's history once."""
     in_doubt: bool = False
@@ -357,10 +357,10 @@ class SubmitResult:
 
 @dataclass(frozen=True)
 class Requeued:
-    """An entry of a batch that has to be retried, as the flush reports it to the shard.
+    """A submission of a batch that has to be retried, as the flush reports it to the shard.
 
     Attributes:
-        position: Of the entry in the batch.
+        position: Of the submission in the batch.
         reason: Why, for people.
         in_doubt: It may be committed all the same.
     """
@@ -377,8 +377,8 @@ class FlushResult:
     Attributes:
         outcomes: Requests by outcome.
         undelivered: Confirmations that could not be delivered yet.
-        requeued: Entries that the shard keeps, to retry them under the same batch id.
-        unknown: Positions of entries past their deadline of which nobody can know whether they are written. Their
+        requeued: Submissions that the shard keeps, to retry them under the same batch id.
+        unknown: Positions of submissions past their deadline of which nobody can know whether they are written. Their
             callers get no confirmation.
         sink_errors: Requests that the sink failed on without declaring it.
         stalled: No request got an outcome from the sink.

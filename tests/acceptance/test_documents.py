@@ -28,7 +28,7 @@ from temporal_batching.contract import Outcome, Record, RejectCode, WriteRequest
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.sinks.dead_letters import DeadLetter
 from temporal_batching.testing.servers import FAST, find_temporal, temporal_server
-from temporal_batching.wire.submission import read_entry
+from temporal_batching.wire.submission import read_submission
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Start
@@ -244,13 +244,13 @@ def test_the_example_of_a_test_passes_as_it_stands(tmp_path: Path) -> None:
 def test_the_requests_of_the_wire_contract_are_requests(number: int) -> None:
     wire = json.loads(blocks("docs/wire-contract.md", "json")[number])
     if "records" in wire:
-        assert read_entry(wire).records == len(wire["records"])
+        assert read_submission(wire).records == len(wire["records"])
     elif "reply_to" in wire:
         request = json.loads(blocks("docs/wire-contract.md", "json")[0])
-        assert read_entry({**request, **wire}).replies == [wire["reply_to"]]
+        assert read_submission({**request, **wire}).replies == [wire["reply_to"]]
     else:
         with pytest.raises(InvalidRequest):
-            read_entry(wire)
+            read_submission(wire)
 
 
 async def test_the_tables_of_the_documents_are_what_the_sink_needs(postgresql: TestDatabase) -> None:

@@ -11,7 +11,7 @@ import pytest
 from temporal_batching.contract import JsonObject, Record, WriteRequest
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.sinks.base import Batch
-from temporal_batching.wire.submission import encode_request, read_entry
+from temporal_batching.wire.submission import encode_request, read_submission
 from tests.support.databases import TestDatabase
 
 MILLION = 1_000_000
@@ -51,7 +51,7 @@ REQUESTS = {
 def test_a_request_too_large_in_any_way_is_refused_at_the_door(name: str) -> None:
     began = time.monotonic()
     with pytest.raises(InvalidRequest) as refused:
-        read_entry(REQUESTS[name])
+        read_submission(REQUESTS[name])
     assert time.monotonic() - began < MOMENT
     assert len(str(refused.value)) < 400
 
@@ -60,7 +60,7 @@ def test_a_request_too_large_in_any_way_is_refused_at_the_door(name: str) -> Non
 def test_a_write_too_large_is_refused_before_it_leaves_its_sender(value: Any) -> None:
     request = WriteRequest("r", [Record("t", {"v": value})])
     with pytest.raises(InvalidRequest):
-        read_entry(encode_request(request))
+        read_submission(encode_request(request))
 
 
 LONG: dict[str, Any] = {

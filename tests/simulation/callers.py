@@ -99,7 +99,7 @@ class ActivityCall(OneCall):
         self._attempt += 1
         attempt, rng, world = self._attempt, self.rng, self.world
         if attempt > 1 and not self._always_refused:
-            self.wire = {**self.wire, "again": True}
+            self.wire = {**self.wire, "resubmitted": True}
         self._attempt_open = True
         world.after(SUBMISSION_TIMEOUT, self._fail_attempt, attempt, _unreachable(), 1.0)
         if rng.random() < world.faults["lost"]:

@@ -16,7 +16,7 @@ from temporal_batching.errors import ErrorType, InvalidRequest
 from temporal_batching.flush.delivery import Answer
 from temporal_batching.flush.settlement import Settled, settle
 from temporal_batching.policy import BatchPolicy
-from temporal_batching.wire.submission import read_entry
+from temporal_batching.wire.submission import read_submission
 from tests.simulation.world import Connection, Task, WithoutFence, World
 
 if TYPE_CHECKING:
@@ -100,16 +100,16 @@ class Shard:
         self.look()
 
     def _refuse(self, wire: JsonObject, code: RejectCode, reason: str) -> None:
-        self.buffer.refuse(read_entry(wire), code, reason)
+        self.buffer.refuse(read_submission(wire), code, reason)
         self.owed += 1
 
     def _accept(self, wire: JsonObject) -> None:
         wire = over_the_wire(wire)
         settled = self.buffer.settled
-        entry = read_entry(wire)
+        submission = read_submission(wire)
         if self._world.rng("packed", self._world.clock).random() < 0.5:  # a parcel; anything else stays as it is
-            entry = read_entry(over_the_wire(entry.packed().to_wire()))
-        accepted = self.buffer.accept(entry, self._world.clock)
+            submission = read_submission(over_the_wire(submission.packed().to_wire()))
+        accepted = self.buffer.accept(submission, self._world.clock)
         self.owed += self.buffer.settled - settled
         reply_to, request_id = wire["reply_to"], wire["request_id"]
         address = _address(reply_to, request_id)
@@ -217,13 +217,13 @@ class Shard:
             self._number,
             batch.id,
             batch.trigger,
-            over_the_wire([entry.to_wire() for entry in batch.entries]),
+            over_the_wire([submission.to_wire() for submission in batch.submissions]),
             batch.in_doubt,
             batch.attempt,
             halved=bool(batch.part),
         )
         world.note(
-            f"{batch.id}: flush of {[e.id for e in batch.entries]} by {batch.trigger}"
+            f"{batch.id}: flush of {[e.id for e in batch.submissions]} by {batch.trigger}"
             + (", in doubt" if batch.in_doubt else ""),
             "flush in doubt" if batch.in_doubt else "flush",
         )
@@ -288,9 +288,9 @@ class Shard:
         attempt.reported = True
         batch = self.buffer.batch_in_flight(batch_id)
         assert batch is not None
-        for entry in (batch.entries[position] for position in result.unknown):  # nobody is told of these
-            for reply in entry.replies:
-                self.unanswered.pop(_address(reply, entry.id), None)
+        for submission in (batch.submissions[position] for position in result.unknown):  # nobody is told of these
+            for reply in submission.replies:
+                self.unanswered.pop(_address(reply, submission.id), None)
         seen = [*result.outcomes, *(["requeued"] if result.requeued else []), *(["unknown"] if result.unknown else [])]
         self._world.note(f"{batch_id}: {result}", *seen, *(["stalled"] if result.stalled else []))
         self.buffer.settle(batch_id, result, self._world.clock)

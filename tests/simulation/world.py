@@ -82,7 +82,7 @@ class World:
         return [StoredRecord(r["request"], r["content"], r["position"]) for r in self.database.rows.get("t", ())]
 
     def ledger(self) -> list[str]:
-        return [i for i, entry in self.database.ledger.items() if entry.status is LedgerStatus.WRITTEN]
+        return [i for i, submission in self.database.ledger.items() if submission.status is LedgerStatus.WRITTEN]
 
 
 class Pause:

@@ -1,4 +1,4 @@
-"""Buffers, entries and batches in few words, for the tests of the buffer."""
+"""Buffers, submissions and batches in few words, for the tests of the buffer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from temporal_batching.batcher.batches import PendingBatch
 from temporal_batching.batcher.buffer import Buffer
 from temporal_batching.contract import JsonObject
 from temporal_batching.policy import BatchPolicy
-from temporal_batching.wire.submission import Entry, read_entry
+from temporal_batching.wire.submission import Submission, read_submission
 
 NOW = 1_000_000.0
 
@@ -30,34 +30,34 @@ def caller(name: str) -> JsonObject:
     return {"workflow_id": name, "run_id": "run", "activity_id": "1"}
 
 
-def entry(
+def submission(
     request_id: str,
     *callers: str,
     n: Any = 1,
     records: int = 1,
     expires_at: float | None = None,
-    again: bool = False,
+    resubmitted: bool = False,
     waited: float | None = None,
     key: str = "",
-) -> Entry:
+) -> Submission:
     wire = {
         "request_id": request_id,
         "key": key,
         "records": [{"table": "t", "values": {"n": n}}] * records,
         "expires_at": expires_at,
         "reply_to": [caller(name) for name in callers or [f"w-{request_id}"]],
-        "again": again,
+        "resubmitted": resubmitted,
         "waited": waited,
     }
-    return read_entry(wire)
+    return read_submission(wire)
 
 
-def parcel(parcel_id: str, *request_ids: str, keys: Sequence[str] = ()) -> Entry:
+def parcel(parcel_id: str, *request_ids: str, keys: Sequence[str] = ()) -> Submission:
     records = [{"table": "t", "values": {"n": 1}}]
     requests = [
         {"request_id": i, "key": key, "records": records} for i, key in zip_longest(request_ids, keys, fillvalue="")
     ]
-    return read_entry({"request_id": parcel_id, "requests": requests, "reply_to": caller(parcel_id)})
+    return read_submission({"request_id": parcel_id, "requests": requests, "reply_to": caller(parcel_id)})
 
 
 def take(buf: Buffer, now: float, **options: Any) -> PendingBatch:
@@ -67,7 +67,7 @@ def take(buf: Buffer, now: float, **options: Any) -> PendingBatch:
 
 
 def ids(batch: PendingBatch) -> list[str]:
-    return [e.id for e in batch.entries]
+    return [e.id for e in batch.submissions]
 
 
 def told(buf: Buffer) -> list[tuple[str, str, str | None, list[str]]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from temporal_batching.contract import JsonObject, Trigger
-from temporal_batching.wire.submission import Entry
+from temporal_batching.wire.submission import Submission
 
 
 @dataclass(slots=True, eq=False)
@@ -18,7 +18,7 @@ class PendingBatch:
         id: The same for every attempt.
         number: Counts the shard's batches.
         trigger: What made it start.
-        entries: What is not settled yet, in order of arrival.
+        submissions: What is not settled yet, in order of arrival.
         attempt: Earlier attempts at it.
         failures: Attempts that failed as a whole.
         retries: Attempts in a row after which the sink wanted what is here to be retried.
@@ -33,7 +33,7 @@ class PendingBatch:
     id: str
     number: int
     trigger: Trigger
-    entries: list[Entry]
+    submissions: list[Submission]
     attempt: int = 0
     failures: int = 0
     retries: int = 0
@@ -52,39 +52,41 @@ class PendingBatch:
     @property
     def in_doubt(self) -> bool:
         """Something in it may be committed: nobody is told `expired` before the sink was asked."""
-        return any(entry.doubtful for entry in self.entries)
+        return any(submission.doubtful for submission in self.submissions)
 
     @property
     def requests(self) -> int:
-        return sum(entry.requests for entry in self.entries)
+        return sum(submission.requests for submission in self.submissions)
 
     @property
     def records(self) -> int:
-        return sum(entry.records for entry in self.entries)
+        return sum(submission.records for submission in self.submissions)
 
     @property
     def size(self) -> int:
-        return sum(entry.size for entry in self.entries)
+        return sum(submission.size for submission in self.submissions)
 
     def doubt(self) -> None:
-        for entry in self.entries:
-            entry.in_doubt = True
+        for submission in self.submissions:
+            submission.in_doubt = True
 
     def wait(self, now: float, pause: float) -> None:
         """Pauses, but for a deadline at which the sink has to be asked: that is due when it comes."""
-        asked = (e.expires_at for e in self.entries if e.doubtful and e.expires_at is not None and e.expires_at > now)
+        asked = (
+            e.expires_at for e in self.submissions if e.doubtful and e.expires_at is not None and e.expires_at > now
+        )
         self.due_at = min([now + pause, *asked])
         self.own_pace = True
 
     def halves(self) -> list[PendingBatch]:
         """The batch in two, under the one id; they are never under way together."""
-        if len(self.entries) == 1:
+        if len(self.submissions) == 1:
             return [self]
-        middle = len(self.entries) // 2
-        first, second = self.entries[:middle], self.entries[middle:]
+        middle = len(self.submissions) // 2
+        first, second = self.submissions[:middle], self.submissions[middle:]
         return [
-            replace(self, entries=first, part=(*self.part, 0)),
-            replace(self, entries=second, part=(*self.part, 1), counted=True),
+            replace(self, submissions=first, part=(*self.part, 0)),
+            replace(self, submissions=second, part=(*self.part, 1), counted=True),
         ]
 
     def carry(self) -> JsonObject:
@@ -100,14 +102,14 @@ class PendingBatch:
             "overtaken": self.overtaken,
             "part": list(self.part),
             "counted": self.counted,
-            "entries": [entry.carry() for entry in self.entries],
+            "submissions": [submission.carry() for submission in self.submissions],
         }
 
     @classmethod
     def restore(cls, carried: JsonObject) -> PendingBatch:
-        entries = [Entry.restore(one) for one in carried["entries"]]
+        submissions = [Submission.restore(one) for one in carried["submissions"]]
         part = tuple(carried["part"])
-        return cls(**{**carried, "trigger": Trigger(carried["trigger"]), "entries": entries, "part": part})
+        return cls(**{**carried, "trigger": Trigger(carried["trigger"]), "submissions": submissions, "part": part})
 
 
 class Batches:
@@ -124,7 +126,7 @@ class Batches:
     def __init__(self) -> None:
         self.in_flight: dict[str, PendingBatch] = {}
         self.requeued: list[PendingBatch] = []
-        self.by_id: dict[str, Entry] = {}
+        self.by_id: dict[str, Submission] = {}
         self.bytes = 0
         self.changes = 0
         self._keys: Counter[str] = Counter()
@@ -137,21 +139,21 @@ class Batches:
     def has_keys(self) -> bool:
         return bool(self._keys)
 
-    def holds(self, entry: Entry) -> bool:
+    def holds(self, submission: Submission) -> bool:
         """Whether an earlier request of its id, or of one of its keys, is here."""
-        return entry.id in self.by_id or any(key in self._keys for key in entry.keys)
+        return submission.id in self.by_id or any(key in self._keys for key in submission.keys)
 
-    def hold(self, entries: Sequence[Entry]) -> None:
-        for entry in entries:
-            self.by_id[entry.id] = entry
-            self.bytes += entry.size
-            self._keys.update(entry.keys)
+    def hold(self, submissions: Sequence[Submission]) -> None:
+        for submission in submissions:
+            self.by_id[submission.id] = submission
+            self.bytes += submission.size
+            self._keys.update(submission.keys)
         self.changes += 1
 
-    def let_go(self, entry: Entry) -> None:
-        self.bytes -= entry.size
-        del self.by_id[entry.id]
-        for key in entry.keys:
+    def let_go(self, submission: Submission) -> None:
+        self.bytes -= submission.size
+        del self.by_id[submission.id]
+        for key in submission.keys:
             self._keys[key] -= 1
             if not self._keys[key]:
                 del self._keys[key]
@@ -181,39 +183,43 @@ class Batches:
             free.append(batch)
         return free
 
-    def expired(self, now: float) -> list[Entry]:
+    def expired(self, now: float) -> list[Submission]:
         """Takes out what is past its deadline and that no attempt can have written."""
         return self._take_out(now, doubtful=False)
 
-    def late(self, since: float) -> list[Entry]:
+    def late(self, since: float) -> list[Submission]:
         """Takes out what only the sink could answer for and whose deadline had passed by then."""
         return self._take_out(since, doubtful=True)
 
-    def _take_out(self, at: float, *, doubtful: bool) -> list[Entry]:
-        late: list[Entry] = []
+    def _take_out(self, at: float, *, doubtful: bool) -> list[Submission]:
+        late: list[Submission] = []
         for batch in self.requeued:
             # What the sink itself set back was attempted by itself: its own last attempt counts.
             by = max(at, batch.started_at) if doubtful else at
             gone = [
-                e for e in batch.entries if e.doubtful is doubtful and e.expires_at is not None and e.expires_at <= by
+                e
+                for e in batch.submissions
+                if e.doubtful is doubtful and e.expires_at is not None and e.expires_at <= by
             ]
-            for entry in gone:
-                batch.entries.remove(entry)
-                self.let_go(entry)
+            for submission in gone:
+                batch.submissions.remove(submission)
+                self.let_go(submission)
             late += gone
         if late:
-            self.requeued = [batch for batch in self.requeued if batch.entries]
+            self.requeued = [batch for batch in self.requeued if batch.submissions]
         return late
 
     def next_deadline(self) -> float | None:
         """The earliest deadline of what waits and that no attempt can have written."""
         if self._deadline[0] != self.changes:
-            waiting = (entry for batch in self.requeued for entry in batch.entries if not entry.doubtful)
-            deadlines = [entry.expires_at for entry in waiting if entry.expires_at is not None]
+            waiting = (
+                submission for batch in self.requeued for submission in batch.submissions if not submission.doubtful
+            )
+            deadlines = [submission.expires_at for submission in waiting if submission.expires_at is not None]
             self._deadline = (self.changes, min(deadlines, default=None))
         return self._deadline[1]
 
 
 def _share_a_key(one: PendingBatch, other: PendingBatch) -> bool:
-    keys = {key for entry in one.entries for key in entry.keys}
-    return any(not keys.isdisjoint(entry.keys) for entry in other.entries)
+    keys = {key for submission in one.submissions for key in submission.keys}
+    return any(not keys.isdisjoint(submission.keys) for submission in other.submissions)

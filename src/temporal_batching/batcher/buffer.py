@@ -28,7 +28,7 @@ from temporal_batching.batcher.withdrawals import Withdrawal, Withdrawals, run_o
 from temporal_batching.contract import FlushResult, JsonObject, OutcomeKind, RejectCode, Trigger
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.policy import CARRY_LIMIT_BYTES, MAX_REQUEST_BYTES, BatchPolicy
-from temporal_batching.wire.submission import ENVELOPE_BYTES, MAX_REPLIES, WITHDRAWN, Entry, measure, same_content
+from temporal_batching.wire.submission import ENVELOPE_BYTES, MAX_REPLIES, WITHDRAWN, Submission, measure, same_content
 
 PROBES_EACH = 3
 """While the sink is unavailable, a batch is probed so often before a second one is; two, twice as often before a third.
@@ -80,7 +80,7 @@ class Buffer:
 
     # What comes in
 
-    def accept(self, entry: Entry, now: float) -> Accepted:
+    def accept(self, submission: Submission, now: float) -> Accepted:
         """Takes a request into the buffer.
 
         Raises:
@@ -89,44 +89,44 @@ class Buffer:
         """
         # First whether it is here already: nothing that changed meanwhile, a newer limit or another caller with the
         # same id, may refuse the repetition of what is about to be written.
-        if self._is_held_for(entry):
+        if self._is_held_for(submission):
             return Accepted.ATTACHED
-        if self._outbox.has_answered(entry):
+        if self._outbox.has_answered(submission):
             return Accepted.ANSWERED
-        known = self._pending.get(entry.id)
+        known = self._pending.get(submission.id)
         if known is not None:
-            return self._attach(known, entry, now)
-        if not entry.again:  # under an earlier, higher limit it may have been written: the ledger has to say
-            self._check_size(entry)
-        entry.expires_at = self._deadline(entry, now)
-        if self._withdrawals.cover(entry, now):
+            return self._attach(known, submission, now)
+        if not submission.resubmitted:  # under an earlier, higher limit it may have been written: the ledger has to say
+            self._check_size(submission)
+        submission.expires_at = self._deadline(submission, now)
+        if self._withdrawals.cover(submission, now):
             # It is not written any more. Whether it was before, by an earlier submission, the ledger has to say.
-            entry.withdrawn = entry.again = True
-            entry.expires_at = min(entry.expires_at, now)
-        if entry.expires_at <= now and not entry.again:
-            self._answer(entry, OutcomeKind.EXPIRED, accepted=False)
+            submission.withdrawn = submission.resubmitted = True
+            submission.expires_at = min(submission.expires_at, now)
+        if submission.expires_at <= now and not submission.resubmitted:
+            self._answer(submission, OutcomeKind.EXPIRED, accepted=False)
             return Accepted.ANSWERED
         if self.draining:
             raise BufferFull("the batcher is draining: it takes no more requests")
-        self._check_room(requests=entry.requests, size=entry.size)
-        entry.arrived_at = now - entry.waited
-        self._pending.add(entry)
+        self._check_room(requests=submission.requests, size=submission.size)
+        submission.arrived_at = now - submission.waited
+        self._pending.add(submission)
         return Accepted.NEW
 
-    def _deadline(self, entry: Entry, now: float) -> float:
-        if entry.expires_at is not None:
-            return entry.expires_at
+    def _deadline(self, submission: Submission, now: float) -> float:
+        if submission.expires_at is not None:
+            return submission.expires_at
         return now + self.policy.confirmation_timeout.total_seconds()
 
-    def _check_size(self, entry: Entry) -> None:
-        if entry.records > self.policy.max_batch_size:
+    def _check_size(self, submission: Submission) -> None:
+        if submission.records > self.policy.max_batch_size:
             raise InvalidRequest(
-                f"the request has {entry.records:,} records: at most {self.policy.max_batch_size:,} fit a batch",
+                f"the request has {submission.records:,} records: at most {self.policy.max_batch_size:,} fit a batch",
                 RejectCode.TOO_LARGE,
             )
-        if entry.size > self.policy.max_batch_bytes:
+        if submission.size > self.policy.max_batch_bytes:
             raise InvalidRequest(
-                f"the request has {entry.size:,} bytes: at most {self.policy.max_batch_bytes:,} fit a batch",
+                f"the request has {submission.size:,} bytes: at most {self.policy.max_batch_bytes:,} fit a batch",
                 RejectCode.TOO_LARGE,
             )
 
@@ -136,39 +136,43 @@ class Buffer:
         if size and self.pending_bytes + size > self.policy.max_pending_bytes:
             raise BufferFull(f"{self.pending_bytes:,} bytes are waiting, of {self.policy.max_pending_bytes:,} allowed")
 
-    def _attach(self, known: Entry, entry: Entry, now: float) -> Accepted:
-        if not same_content(known.body, entry.body):
-            raise InvalidRequest(f"request id {entry.id!r} is already pending with other records", RejectCode.ID_REUSED)
-        new = [reply for reply in entry.replies if reply not in known.replies]
+    def _attach(self, known: Submission, submission: Submission, now: float) -> Accepted:
+        if not same_content(known.body, submission.body):
+            raise InvalidRequest(
+                f"request id {submission.id!r} is already pending with other records", RejectCode.ID_REUSED
+            )
+        new = [reply for reply in submission.replies if reply not in known.replies]
         growth = sum(max(ENVELOPE_BYTES, measure(reply)) for reply in new)
         if len(known.replies) + len(new) > MAX_REPLIES or known.size + growth > MAX_REQUEST_BYTES:
             raise BufferFull(f"{len(known.replies)} callers wait for this request id already")
         self._check_room(requests=0, size=growth)
         known.replies.extend(new)
-        if known.withdrawn and not self._withdrawals.cover(entry, now):
+        if known.withdrawn and not self._withdrawals.cover(submission, now):
             known.withdrawn = False  # whoever joins has not taken it back
         if new:
             # Nobody is told `expired` before the own deadline: one more attempt of it may be on its way.
-            self._pending.change(known, growth=growth, again=entry.again, expires_at=self._deadline(entry, now))
+            self._pending.change(
+                known, growth=growth, resubmitted=submission.resubmitted, expires_at=self._deadline(submission, now)
+            )
         return Accepted.ATTACHED
 
-    def _is_held_for(self, entry: Entry) -> bool:
+    def _is_held_for(self, submission: Submission) -> bool:
         """Whether a batch already under way will answer this very caller: a retry of its submission.
 
         Any other caller with an id that is in flight becomes a request of its own; the ledger sorts them out.
         """
-        other = self._batches.by_id.get(entry.id)
+        other = self._batches.by_id.get(submission.id)
         return (
             other is not None
-            and all(reply in other.replies for reply in entry.replies)
-            and same_content(other.body, entry.body)
+            and all(reply in other.replies for reply in submission.replies)
+            and same_content(other.body, submission.body)
         )
 
-    def refuse(self, entry: Entry, code: RejectCode, reason: str) -> None:
+    def refuse(self, submission: Submission, code: RejectCode, reason: str) -> None:
         """Answers a request that was not accepted, for a door that cannot turn its caller back."""
         if code is RejectCode.OVERLOADED:
-            self.refused += entry.requests
-        self._answer(entry, OutcomeKind.REJECTED, code, reason, accepted=False)
+            self.refused += submission.requests
+        self._answer(submission, OutcomeKind.REJECTED, code, reason, accepted=False)
 
     def withdraw(
         self, request_id: str, workflow_id: str | None = None, run_id: str | None = None, *, now: float
@@ -185,8 +189,8 @@ class Buffer:
             run_id: The caller's run; None for any run of it that waits.
             now: Seconds since the epoch.
         """
-        entry = self._pending.get(request_id)
-        if entry is None:
+        submission = self._pending.get(request_id)
+        if submission is None:
             if request_id in self._batches.by_id:
                 return False
             if workflow_id is not None:
@@ -197,12 +201,12 @@ class Buffer:
             another_run = run_id is not None and run_of(reply) not in (run_id, None)
             return reply.get("workflow_id") != workflow_id or another_run
 
-        others = [reply for reply in entry.replies if stays(reply)]
+        others = [reply for reply in submission.replies if stays(reply)]
         if workflow_id is not None and others:
-            entry.replies[:] = others
+            submission.replies[:] = others
             return False
-        self._pending.remove(entry)
-        self._answer(entry, OutcomeKind.REJECTED, RejectCode.WITHDRAWN, WITHDRAWN)
+        self._pending.remove(submission)
+        self._answer(submission, OutcomeKind.REJECTED, RejectCode.WITHDRAWN, WITHDRAWN)
         return True
 
     # What goes out
@@ -213,8 +217,8 @@ class Buffer:
 
     def expire(self, now: float) -> None:
         """Answers every request whose deadline has passed and that no attempt can have written."""
-        for entry in [*self._pending.expired(now), *self._batches.expired(now)]:
-            self._answer(entry, OutcomeKind.EXPIRED)
+        for submission in [*self._pending.expired(now), *self._batches.expired(now)]:
+            self._answer(submission, OutcomeKind.EXPIRED)
 
     def give_up(self, now: float) -> list[str]:
         """Drops what is past its deadline, may be committed, and met a sink that was down since then.
@@ -227,8 +231,8 @@ class Buffer:
         """
         since = now if self.paused else self._down_since_attempt
         gone = [*self._pending.late(since), *self._batches.late(since)]
-        self.unknown += sum(entry.requests for entry in gone)
-        return [entry.id for entry in gone]
+        self.unknown += sum(submission.requests for submission in gone)
+        return [submission.id for submission in gone]
 
     def next_batch(self, now: float, *, force: bool = False) -> PendingBatch | None:
         """The batch to flush now, or None. It is in flight until `settle` or `fail`.
@@ -277,10 +281,10 @@ class Buffer:
             yield 0.0, Trigger.MANUAL
 
     def _form(self, trigger: Trigger) -> PendingBatch:
-        entries = self._pending.take(self.policy)
-        self._batches.hold(entries)
+        submissions = self._pending.take(self.policy)
+        self._batches.hold(submissions)
         self._batch_number += 1
-        return PendingBatch(f"{self._name}/{self._batch_number}", self._batch_number, trigger, entries)
+        return PendingBatch(f"{self._name}/{self._batch_number}", self._batch_number, trigger, submissions)
 
     def settle(self, batch_id: str, result: FlushResult, now: float, *, patience: float = 1.0) -> None:
         """The sink has answered for the batch, and whoever has an outcome was told; what is to be retried stays.
@@ -292,7 +296,7 @@ class Buffer:
             patience: How many times longer than usual retries pause.
         """
         batch = self._batches.in_flight.pop(batch_id)
-        fresh, together = not batch.tried, len(batch.entries) > 1
+        fresh, together = not batch.tried, len(batch.submissions) > 1
         self._end_retry(batch, now, patience)
         self._count(batch, result)
         if not result.stalled:
@@ -311,7 +315,7 @@ class Buffer:
 
     def _count(self, batch: PendingBatch, result: FlushResult) -> None:
         self.outcomes.update(result.outcomes)
-        self.unknown += sum(batch.entries[position].requests for position in result.unknown)
+        self.unknown += sum(batch.submissions[position].requests for position in result.unknown)
         self.sink_errors += result.sink_errors
         self.largest_batch = max(self.largest_batch, batch.records)
         self.batches_by_trigger[batch.trigger] += not batch.counted
@@ -321,16 +325,18 @@ class Buffer:
         """Keeps of the batch what is to be retried, with its own pauses and under its id."""
         kept = {one.position: one for one in result.requeued}
         unknown = set(result.unknown)
-        settled = [entry for position, entry in enumerate(batch.entries) if position not in kept]
-        for entry in settled:
-            self._batches.let_go(entry)
-        told = [entry for position, entry in enumerate(batch.entries) if position not in {*kept, *unknown}]
-        self._outbox.note_told((reply for entry in told for reply in entry.replies), but=result.unreached)
+        settled = [submission for position, submission in enumerate(batch.submissions) if position not in kept]
+        for submission in settled:
+            self._batches.let_go(submission)
+        told = [
+            submission for position, submission in enumerate(batch.submissions) if position not in {*kept, *unknown}
+        ]
+        self._outbox.note_told((reply for submission in told for reply in submission.replies), but=result.unreached)
         for position, one in kept.items():
-            batch.entries[position].in_doubt |= one.in_doubt
-        batch.entries = [batch.entries[position] for position in sorted(kept)]
+            batch.submissions[position].in_doubt |= one.in_doubt
+        batch.submissions = [batch.submissions[position] for position in sorted(kept)]
         batch.attempt += 1
-        if batch.entries:
+        if batch.submissions:
             self.retries += batch.requests
             self._wait(batch, now, patience)
 
@@ -392,23 +398,23 @@ class Buffer:
 
     def _answer(
         self,
-        entry: Entry,
+        submission: Submission,
         outcome: OutcomeKind,
         code: RejectCode | None = None,
         reason: str | None = None,
         *,
         accepted: bool = True,
     ) -> None:
-        self.outcomes[outcome] += entry.requests
-        if entry.replies:
-            confirmation = {"request_id": entry.id, "outcome": outcome, "code": code, "reason": reason}
-            answer = {"reply_to": entry.replies, "confirmation": confirmation}
+        self.outcomes[outcome] += submission.requests
+        if submission.replies:
+            confirmation = {"request_id": submission.id, "outcome": outcome, "code": code, "reason": reason}
+            answer = {"reply_to": submission.replies, "confirmation": confirmation}
             if accepted:
                 self._outbox.add(answer)
             elif not self._outbox.add_refusal(answer):
-                self.unheard.append(f"{entry.id!r} ({code or outcome}; too many answers wait)")
+                self.unheard.append(f"{submission.id!r} ({code or outcome}; too many answers wait)")
         elif code is not RejectCode.WITHDRAWN:
-            self.unheard.append(f"{entry.id!r} ({code or outcome})")
+            self.unheard.append(f"{submission.id!r} ({code or outcome})")
 
     # What the workflow and the monitor want to know
 
@@ -422,8 +428,13 @@ class Buffer:
         return min(times, default=None)
 
     def _doubtful_deadlines(self) -> Iterator[float]:
-        waiting = [*self._pending.values(), *(entry for batch in self._batches.requeued for entry in batch.entries)]
-        return (entry.expires_at for entry in waiting if entry.doubtful and entry.expires_at is not None)
+        waiting = [
+            *self._pending.values(),
+            *(submission for batch in self._batches.requeued for submission in batch.submissions),
+        ]
+        return (
+            submission.expires_at for submission in waiting if submission.doubtful and submission.expires_at is not None
+        )
 
     @property
     def sink_error(self) -> str | None:
@@ -462,7 +473,7 @@ class Buffer:
 
     @property
     def dedup_ids(self) -> int:
-        return len(self._pending) + sum(len(batch.entries) for batch in self._batches)
+        return len(self._pending) + sum(len(batch.submissions) for batch in self._batches)
 
     @property
     def batches(self) -> int:
@@ -494,7 +505,7 @@ class Buffer:
 
     def oldest_age(self, now: float) -> float:
         """Seconds that the request which waits longest has waited."""
-        arrivals = [entry.arrived_at for batch in self._batches for entry in batch.entries]
+        arrivals = [submission.arrived_at for batch in self._batches for submission in batch.submissions]
         if self._pending:
             arrivals.append(self._pending.first_arrival)
         return max(0.0, now - min(arrivals)) if arrivals else 0.0
@@ -519,7 +530,7 @@ class Buffer:
             "policy": self.policy.to_wire(),
             "paused": self.paused,
             "draining": self.draining,
-            "pending": [entry.carry() for entry in self._pending.values()],
+            "pending": [submission.carry() for submission in self._pending.values()],
             "requeued": [batch.carry() for batch in self._batches.requeued],
             "outbox": self._outbox.carry(),
             "withdrawals": self._withdrawals.carry(),
@@ -545,10 +556,10 @@ class Buffer:
         buffer.paused = state["paused"]
         buffer.draining = state["draining"]
         for wire in state["pending"]:
-            buffer._pending.add(Entry.restore(wire))
+            buffer._pending.add(Submission.restore(wire))
         for wire in state["requeued"]:
             batch = PendingBatch.restore(wire)
-            buffer._batches.hold(batch.entries)
+            buffer._batches.hold(batch.submissions)
             buffer._batches.requeue(batch)
         for answer in state["outbox"]:
             buffer._outbox.add(answer)

@@ -11,7 +11,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporal_batching.contract import Control, RejectCode
 from temporal_batching.errors import ErrorType, InvalidPolicy, InvalidRequest
 from temporal_batching.policy import MAX_REQUEST_BYTES, BatchPolicy
-from temporal_batching.wire.submission import ENVELOPE_BYTES, Entry, measure, read_entry
+from temporal_batching.wire.submission import ENVELOPE_BYTES, Submission, measure, read_submission
 
 MAX_DEPTH = 100
 """Levels of nesting in a request. What a handler can read must also pass through the flush's and the next run's
@@ -21,27 +21,28 @@ LATEST_DEADLINE = 253_402_300_799.0
 """The end of the year 9999."""
 
 
-def read_request(wire: Any) -> Entry:
-    """`read_entry`, and what only a shard has to ask: whether the request can go on from here.
+def read_request(wire: Any) -> Submission:
+    """`read_submission`, and what only a shard has to ask: whether the request can go on from here.
 
     Raises:
         InvalidRequest: With what is wrong and what is allowed.
     """
     if _is_deeper_than(MAX_DEPTH, wire):
         raise InvalidRequest(f"a value is nested too deeply: at most {MAX_DEPTH} levels")
-    entry = read_entry(wire)
+    submission = read_submission(wire)
     # Comparing works for integers of any length.
-    if entry.expires_at is not None and not 0 <= entry.expires_at <= LATEST_DEADLINE:
+    if submission.expires_at is not None and not 0 <= submission.expires_at <= LATEST_DEADLINE:
         raise InvalidRequest("expires_at is a number of seconds since the epoch, until the year 9999")
     # Reply addresses travel with the batch. Their allowance suits usual workflow ids; these may have 1,000 characters.
-    if entry.replies:
-        entry.size += max(0, measure(entry.replies) - ENVELOPE_BYTES * len(entry.replies))
-    if entry.size > MAX_REQUEST_BYTES:
+    if submission.replies:
+        submission.size += max(0, measure(submission.replies) - ENVELOPE_BYTES * len(submission.replies))
+    if submission.size > MAX_REQUEST_BYTES:
         raise InvalidRequest(
-            f"the request and its reply addresses have {entry.size:,} bytes: at most {MAX_REQUEST_BYTES:,} fit a batch",
+            f"the request and its reply addresses have {submission.size:,} bytes: "
+            f"at most {MAX_REQUEST_BYTES:,} fit a batch",
             RejectCode.TOO_LARGE,
         )
-    return entry
+    return submission
 
 
 def _is_deeper_than(levels: int, value: Any) -> bool:
@@ -57,7 +58,7 @@ def _is_deeper_than(levels: int, value: Any) -> bool:
     return True
 
 
-def read_submission(requests: RawValue, decode: Callable[[RawValue], Any]) -> list[Any]:
+def decode_submission(requests: RawValue, decode: Callable[[RawValue], Any]) -> list[Any]:
     """The requests of a submission, not read yet.
 
     Raises:

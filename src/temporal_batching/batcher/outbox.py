@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 from temporal_batching.contract import JsonObject
-from temporal_batching.wire.submission import Entry, measure
+from temporal_batching.wire.submission import Submission, measure
 
 MAX_DELIVERIES = 5
 """Attempts to deliver one answer, each with the client's own retries inside."""
@@ -67,12 +67,12 @@ class Outbox:
         self.add({**answer, "refusal": True})
         return True
 
-    def has_answered(self, entry: Entry) -> bool:
+    def has_answered(self, submission: Submission) -> bool:
         """Whether this very activity was told, or its answer waits here: a second one could contradict it.
 
         Only for activities, each of which asks once: a workflow may have had its answer, and have asked again.
         """
-        addresses = [_activity(reply) for reply in entry.replies]
+        addresses = [_activity(reply) for reply in submission.replies]
         return bool(addresses) and all(address in self._waiting or address in self._told for address in addresses)
 
     def note_told(self, replies: Iterable[JsonObject], *, but: Iterable[JsonObject] = ()) -> None:
@@ -109,9 +109,9 @@ class Outbox:
         for answer, size in zip(part, sizes, strict=True):
             self._refusals_bytes -= size if answer.get("refusal") else 0
             self._waiting.difference_update(map(_activity, answer["reply_to"]))
-        again = [{**part[i], "attempts": part[i].get("attempts", 0) + 1} for i in failed]
-        kept = [answer for answer in again if answer["attempts"] < MAX_DELIVERIES]
-        self.undelivered += len(again) - len(kept)
+        retried = [{**part[i], "attempts": part[i].get("attempts", 0) + 1} for i in failed]
+        kept = [answer for answer in retried if answer["attempts"] < MAX_DELIVERIES]
+        self.undelivered += len(retried) - len(kept)
         for answer in kept:
             self.add(answer)
         not_told = set(failed)

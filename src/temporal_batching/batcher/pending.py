@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from temporal_batching.batcher.batches import Batches
 from temporal_batching.contract import Trigger
 from temporal_batching.policy import BatchPolicy
-from temporal_batching.wire.submission import Entry
+from temporal_batching.wire.submission import Submission
 
 
 @dataclass(slots=True)
@@ -20,7 +20,7 @@ class _Ready:
     as_of: int
     records: int = 0
     size: int = 0
-    again: int = 0
+    resubmitted: int = 0
     count: int = 0
     first_arrival: float = math.inf
     deadline: float = math.inf
@@ -29,14 +29,14 @@ class _Ready:
     keys: set[str] = field(default_factory=set)
     """Keys of what has to wait: no later request overtakes it."""
 
-    def count_in(self, entry: Entry) -> None:
+    def count_in(self, submission: Submission) -> None:
         self.count += 1
-        self.records += entry.records
-        self.size += entry.size
-        self.again += entry.again
-        self.first_arrival = min(self.first_arrival, entry.arrived_at)
-        if entry.expires_at is not None and not entry.again:
-            self.deadline = min(self.deadline, entry.expires_at)
+        self.records += submission.records
+        self.size += submission.size
+        self.resubmitted += submission.resubmitted
+        self.first_arrival = min(self.first_arrival, submission.arrived_at)
+        if submission.expires_at is not None and not submission.resubmitted:
+            self.deadline = min(self.deadline, submission.expires_at)
 
 
 class Pending:
@@ -56,103 +56,107 @@ class Pending:
         self.records = 0
         self.bytes = 0
         self._batches = batches
-        self._entries: dict[str, Entry] = {}
-        self._again = 0
-        self._first_arrival = math.inf  # entries from different gateways come in no order
+        self._submissions: dict[str, Submission] = {}
+        self._resubmitted = 0
+        self._first_arrival = math.inf  # submissions from different gateways come in no order
         self._deadlines: list[tuple[float, str]] = []  # a heap; whoever left is skipped when it surfaces
         self._ready: _Ready | None = None
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._submissions)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
+        return iter(self._submissions)
 
-    def get(self, request_id: str) -> Entry | None:
-        return self._entries.get(request_id)
+    def get(self, request_id: str) -> Submission | None:
+        return self._submissions.get(request_id)
 
-    def values(self) -> ValuesView[Entry]:
-        return self._entries.values()
+    def values(self) -> ValuesView[Submission]:
+        return self._submissions.values()
 
     @property
     def first_arrival(self) -> float:
-        if self._first_arrival == math.inf and self._entries:
-            self._first_arrival = min(entry.arrived_at for entry in self._entries.values())
+        if self._first_arrival == math.inf and self._submissions:
+            self._first_arrival = min(submission.arrived_at for submission in self._submissions.values())
         return self._first_arrival
 
-    def add(self, entry: Entry) -> None:
-        self._entries[entry.id] = entry
-        self.requests += entry.requests
-        self.records += entry.records
-        self.bytes += entry.size
-        self._again += entry.again
-        self._first_arrival = min(self.first_arrival, entry.arrived_at)
-        self._watch(entry)
+    def add(self, submission: Submission) -> None:
+        self._submissions[submission.id] = submission
+        self.requests += submission.requests
+        self.records += submission.records
+        self.bytes += submission.size
+        self._resubmitted += submission.resubmitted
+        self._first_arrival = min(self.first_arrival, submission.arrived_at)
+        self._watch(submission)
         if self._ready is not None:
-            self._judge(self._ready, entry)
+            self._judge(self._ready, submission)
 
-    def remove(self, entry: Entry) -> None:
-        del self._entries[entry.id]
-        self.requests -= entry.requests
-        self.records -= entry.records
-        self.bytes -= entry.size
-        self._again -= entry.again
-        if entry.arrived_at <= self._first_arrival:
+    def remove(self, submission: Submission) -> None:
+        del self._submissions[submission.id]
+        self.requests -= submission.requests
+        self.records -= submission.records
+        self.bytes -= submission.size
+        self._resubmitted -= submission.resubmitted
+        if submission.arrived_at <= self._first_arrival:
             self._first_arrival = math.inf  # looked for when it is asked for
         self._forget_deadlines()
         self._ready = None
 
-    def change(self, entry: Entry, *, growth: int, again: bool, expires_at: float | None) -> None:
+    def change(self, submission: Submission, *, growth: int, resubmitted: bool, expires_at: float | None) -> None:
         """Another caller waits for it: what that changes."""
-        if again and not entry.again:
+        if resubmitted and not submission.resubmitted:
             # From now on only the sink may say that it expired; its deadline in the heap is skipped.
-            entry.again = True
-            self._again += 1
-        if expires_at is not None and entry.expires_at is not None and entry.expires_at < expires_at:
-            entry.expires_at = expires_at
-            self._watch(entry)
-        entry.size += growth
+            submission.resubmitted = True
+            self._resubmitted += 1
+        if expires_at is not None and submission.expires_at is not None and submission.expires_at < expires_at:
+            submission.expires_at = expires_at
+            self._watch(submission)
+        submission.size += growth
         self.bytes += growth
         self._ready = None
 
     # Deadlines
 
-    def expired(self, now: float) -> list[Entry]:
+    def expired(self, now: float) -> list[Submission]:
         """Takes out what is past its deadline and that only a batch may have written."""
-        late: list[Entry] = []
+        late: list[Submission] = []
         while self._deadlines and self._deadlines[0][0] <= now:
             expires_at, request_id = heapq.heappop(self._deadlines)
-            entry = self._entries.get(request_id)
-            if entry is not None and entry.expires_at == expires_at and not entry.again:
-                self.remove(entry)
-                late.append(entry)
+            submission = self._submissions.get(request_id)
+            if submission is not None and submission.expires_at == expires_at and not submission.resubmitted:
+                self.remove(submission)
+                late.append(submission)
         return late
 
-    def late(self, since: float) -> list[Entry]:
+    def late(self, since: float) -> list[Submission]:
         """Takes out what only the sink could answer for and whose deadline had passed by then."""
-        late = [e for e in self._entries.values() if e.again and e.expires_at is not None and e.expires_at <= since]
-        for entry in late:
-            self.remove(entry)
+        late = [
+            e
+            for e in self._submissions.values()
+            if e.resubmitted and e.expires_at is not None and e.expires_at <= since
+        ]
+        for submission in late:
+            self.remove(submission)
         return late
 
     def next_deadline(self) -> float | None:
         while self._deadlines:
             expires_at, request_id = self._deadlines[0]
-            entry = self._entries.get(request_id)
-            if entry is not None and entry.expires_at == expires_at and not entry.again:
+            submission = self._submissions.get(request_id)
+            if submission is not None and submission.expires_at == expires_at and not submission.resubmitted:
                 return expires_at
             heapq.heappop(self._deadlines)
         return None
 
-    def _watch(self, entry: Entry) -> None:
-        if entry.expires_at is not None and not entry.again:
-            heapq.heappush(self._deadlines, (entry.expires_at, entry.id))
+    def _watch(self, submission: Submission) -> None:
+        if submission.expires_at is not None and not submission.resubmitted:
+            heapq.heappush(self._deadlines, (submission.expires_at, submission.id))
             self._forget_deadlines()
 
     def _forget_deadlines(self) -> None:
-        if len(self._deadlines) > 2 * len(self._entries) + 64:
+        if len(self._deadlines) > 2 * len(self._submissions) + 64:
             # Most of the heap has left the buffer: rebuild it, or a shard whose requests never expire keeps them all.
-            waiting = [e for e in self._entries.values() if not e.again]
+            waiting = [e for e in self._submissions.values() if not e.resubmitted]
             self._deadlines = [(e.expires_at, e.id) for e in waiting if e.expires_at is not None]
             heapq.heapify(self._deadlines)
 
@@ -177,7 +181,7 @@ class Pending:
             yield 0.0, Trigger.COUNT
         if ready.size >= policy.max_batch_bytes:
             yield 0.0, Trigger.BYTES
-        if ready.again:  # has waited before, and may be past its deadline
+        if ready.resubmitted:  # has waited before, and may be past its deadline
             yield 0.0, Trigger.DEADLINE
         if ready.first_arrival <= flush_before:
             yield 0.0, Trigger.MANUAL
@@ -185,25 +189,28 @@ class Pending:
         if ready.deadline < math.inf:
             yield ready.deadline - policy.deadline_margin.total_seconds(), Trigger.DEADLINE
 
-    def take(self, policy: BatchPolicy) -> list[Entry]:
+    def take(self, policy: BatchPolicy) -> list[Submission]:
         """Takes the oldest that are not blocked and fit one batch, in order.
 
         The first always goes, or it would wait for ever.
         """
         blocked = self._count_ready().blocked
-        taken: list[Entry] = []
+        taken: list[Submission] = []
         records = size = 0
-        for entry in self._entries.values():
-            if entry.id in blocked:
+        for submission in self._submissions.values():
+            if submission.id in blocked:
                 continue
-            fits = records + entry.records <= policy.max_batch_size and size + entry.size <= policy.max_batch_bytes
+            fits = (
+                records + submission.records <= policy.max_batch_size
+                and size + submission.size <= policy.max_batch_bytes
+            )
             if taken and not fits:
                 break
-            taken.append(entry)
-            records += entry.records
-            size += entry.size
-        for entry in taken:
-            self.remove(entry)
+            taken.append(submission)
+            records += submission.records
+            size += submission.size
+        for submission in taken:
+            self.remove(submission)
         return taken
 
     def _count_ready(self) -> _Ready:
@@ -213,19 +220,19 @@ class Pending:
 
     def _look_for_ready(self) -> _Ready:
         ready = _Ready(self._batches.changes)
-        if self._batches.has_keys() or not self._batches.by_id.keys().isdisjoint(self._entries):
-            for entry in self._entries.values():
-                self._judge(ready, entry)
-        elif self._entries:  # nothing is blocked: the sums are known
-            ready.count, ready.records, ready.size = len(self._entries), self.records, self.bytes
-            ready.again, ready.first_arrival = self._again, self.first_arrival
+        if self._batches.has_keys() or not self._batches.by_id.keys().isdisjoint(self._submissions):
+            for submission in self._submissions.values():
+                self._judge(ready, submission)
+        elif self._submissions:  # nothing is blocked: the sums are known
+            ready.count, ready.records, ready.size = len(self._submissions), self.records, self.bytes
+            ready.resubmitted, ready.first_arrival = self._resubmitted, self.first_arrival
             deadline = self.next_deadline()
             ready.deadline = math.inf if deadline is None else deadline
         return ready
 
-    def _judge(self, ready: _Ready, entry: Entry) -> None:
-        if self._batches.holds(entry) or not ready.keys.isdisjoint(entry.keys):
-            ready.blocked.add(entry.id)
-            ready.keys.update(entry.keys)
+    def _judge(self, ready: _Ready, submission: Submission) -> None:
+        if self._batches.holds(submission) or not ready.keys.isdisjoint(submission.keys):
+            ready.blocked.add(submission.id)
+            ready.keys.update(submission.keys)
         else:
-            ready.count_in(entry)
+            ready.count_in(submission)

@@ -16,7 +16,7 @@ from temporal_batching.batcher.buffer import Buffer, BufferFull
 from temporal_batching.batcher.messages import read_request
 from temporal_batching.contract import SIGNAL_ADD, SIGNAL_WITHDRAW, JsonObject, RejectCode
 from temporal_batching.errors import InvalidRequest
-from temporal_batching.wire.submission import MAX_NAME, Entry, read_replies, read_withdrawal
+from temporal_batching.wire.submission import MAX_NAME, Submission, read_replies, read_withdrawal
 
 SIGNALS_AT_ONCE = 2_000
 SIGNAL_BYTES_AT_ONCE = 1_048_576
@@ -113,22 +113,22 @@ class SignalQueue:
     def _add(self, wire: Any, now: float, *, waited: float, closed: str | None) -> None:
         """Accepts one request; what is wrong with it is confirmed to its sender as `rejected`."""
         try:
-            entry = read_request(wire)
-            if any("activity_id" in reply for reply in entry.replies):
+            submission = read_request(wire)
+            if any("activity_id" in reply for reply in submission.replies):
                 raise InvalidRequest("reply_to.activity_id is for gateways alone: a signal is answered by signal")
         except InvalidRequest as err:
             self._reject(str(err))
             self._tell_sender(wire, err)
             return
-        entry.waited = waited
+        submission.waited = waited
         try:
             if closed is not None:
                 raise BufferFull(closed)
-            self._buffer.accept(entry, now)
+            self._buffer.accept(submission, now)
         except InvalidRequest as err:
-            self._buffer.refuse(entry, err.code, str(err))
+            self._buffer.refuse(submission, err.code, str(err))
         except BufferFull as err:
-            self._buffer.refuse(entry, RejectCode.OVERLOADED, str(err))
+            self._buffer.refuse(submission, RejectCode.OVERLOADED, str(err))
 
     def _tell_sender(self, wire: Any, err: InvalidRequest) -> None:
         """Answers a request that cannot be read but says who sent it: by signal, never an activity."""
@@ -138,7 +138,7 @@ class SignalQueue:
         except (InvalidRequest, AttributeError):
             return
         if replies and isinstance(request_id, str) and len(request_id) <= MAX_NAME:
-            self._buffer.refuse(Entry(request_id, {}, 1, 0, 0, replies=replies), err.code, str(err))
+            self._buffer.refuse(Submission(request_id, {}, 1, 0, 0, replies=replies), err.code, str(err))
 
     def _reject(self, problem: str) -> None:
         self.malformed += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from temporal_batching.wire.submission import Entry, measure
+from temporal_batching.wire.submission import Submission, measure
 
 MAX_REMEMBERED = 1_000
 """Withdrawals that are remembered at the most; the oldest are forgotten first."""
@@ -47,12 +47,15 @@ class Withdrawals:
             self._at[withdrawal] = now
             self._bytes += size
 
-    def cover(self, entry: Entry, now: float) -> bool:
+    def cover(self, submission: Submission, now: float) -> bool:
         """Whether all callers of a request took it back before it came."""
         self._forget_old(now)
-        if not self._at or not entry.replies:
+        if not self._at or not submission.replies:
             return False
-        return all(Withdrawal(entry.id, reply.get("workflow_id"), run_of(reply)) in self._at for reply in entry.replies)
+        return all(
+            Withdrawal(submission.id, reply.get("workflow_id"), run_of(reply)) in self._at
+            for reply in submission.replies
+        )
 
     def carry(self) -> list[list[Any]]:
         return [[*withdrawal, at] for withdrawal, at in self._at.items()]

@@ -19,7 +19,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 from temporal_batching.batcher.batches import PendingBatch
 from temporal_batching.batcher.buffer import Buffer, BufferFull
-from temporal_batching.batcher.messages import busy, read_control, read_request, read_submission
+from temporal_batching.batcher.messages import busy, decode_submission, read_control, read_request
 from temporal_batching.batcher.signals import SignalQueue
 from temporal_batching.contract import (
     ACTIVITY_CANCEL,
@@ -152,17 +152,17 @@ class BatcherWorkflow:
         self._read_signals()  # what came first is served first
         now = workflow.time()
         refused: list[list[Any]] = []
-        for position, wire in enumerate(read_submission(requests, _decode)):
+        for position, wire in enumerate(decode_submission(requests, _decode)):
             try:
-                entry = read_request(wire)
-                self._buffer.accept(entry, now)
+                submission = read_request(wire)
+                self._buffer.accept(submission, now)
             except InvalidRequest as err:
                 # Which of two contents an id belongs to is the ledger's to say, once the other one is settled: it may
                 # hold this one already, or refuse the other.
                 code = RejectCode.OVERLOADED if err.code == RejectCode.ID_REUSED else err.code
                 refused.append([position, code, str(err)])
             except BufferFull as err:
-                self._buffer.refused += entry.requests
+                self._buffer.refused += submission.requests
                 refused.append([position, RejectCode.OVERLOADED, str(err)])
         self._look(now)
         policy = self._buffer.policy
@@ -259,7 +259,7 @@ class BatcherWorkflow:
     def batch(self, batch_id: str) -> list[JsonObject]:
         """What is in a batch under way: its flush asks, if it is not the first. Empty if it is not under way."""
         batch = self._buffer.batch_in_flight(batch_id)
-        return [entry.to_wire() for entry in batch.entries] if batch is not None else []
+        return [submission.to_wire() for submission in batch.submissions] if batch is not None else []
 
     # Signals
 
@@ -341,7 +341,7 @@ class BatcherWorkflow:
             trigger=batch.trigger,
             # The content enters history once. A batch that is tried for hours would otherwise fill it, until the server
             # ends the run. A worker that does not know the query fails on None, and the batch is set back once more.
-            entries=None if batch.tried else [entry.to_wire() for entry in batch.entries],
+            submissions=None if batch.tried else [submission.to_wire() for submission in batch.submissions],
             in_doubt=batch.in_doubt,
             attempt=batch.attempt,
             halved=bool(batch.part),
@@ -373,7 +373,9 @@ class BatcherWorkflow:
             self._ledger_asked = True
             self._buffer.settle(batch.id, result, workflow.time(), patience=_patience())
             if result.requeued:
-                workflow.logger.info("Batch %s: %d entries are to be retried by themselves", batch.id, batch.requests)
+                workflow.logger.info(
+                    "Batch %s: %d submissions are to be retried by themselves", batch.id, batch.requests
+                )
         self._awake = True
 
     def _start_delivery(self) -> None:

@@ -52,8 +52,8 @@ class Flusher:
         self._check_ledger(flush)
         started = time.monotonic()
         async with _heartbeats():
-            if flush.entries is None:
-                flush = dataclasses.replace(flush, entries=await _ask_for_entries(flush.batch_id))
+            if flush.submissions is None:
+                flush = dataclasses.replace(flush, submissions=await _ask_for_submissions(flush.batch_id))
             settled = await settle(self._sink, flush)
             delivery = await deliver(activity.client(), settled.answers)
         _measure(flush, settled, time.monotonic() - started)
@@ -82,17 +82,17 @@ class Flusher:
         raise unavailable(problem, in_doubt=False)
 
 
-async def _ask_for_entries(batch_id: str) -> list[Any]:
+async def _ask_for_submissions(batch_id: str) -> list[Any]:
     """What is in a batch that is tried again: its shard knows, and a query leaves no trace in history."""
     info = activity.info()
     shard = activity.client().get_workflow_handle(info.workflow_id or "", run_id=info.workflow_run_id)
     try:
-        entries: list[Any] = await shard.query(QUERY_BATCH, batch_id, rpc_timeout=QUERY_TIMEOUT)
+        submissions: list[Any] = await shard.query(QUERY_BATCH, batch_id, rpc_timeout=QUERY_TIMEOUT)
     except (RPCError, WorkflowQueryFailedError, WorkflowQueryRejectedError) as err:
         raise unavailable(f"the batch could not be fetched from its shard: {err}", in_doubt=False) from None
-    if not entries:
+    if not submissions:
         raise unavailable("the shard no longer knows this batch as under way", in_doubt=False)
-    return entries
+    return submissions
 
 
 @asynccontextmanager
@@ -124,8 +124,8 @@ def _measure(flush: FlushInput, settled: Settled, seconds: float) -> None:
     for outcome, count in settled.counts.items():
         requests.add(count, {"outcome": outcome})
     for name, description, count in (
-        ("batching_requeued", "Entries to be retried by themselves", len(settled.requeued)),
-        ("batching_unknown", "Entries of which nobody can know whether they are written", len(settled.unknown)),
+        ("batching_requeued", "Submissions to be retried by themselves", len(settled.requeued)),
+        ("batching_unknown", "Submissions of which nobody can know whether they are written", len(settled.unknown)),
         ("batching_sink_errors", "Requests that the sink failed on without declaring it", settled.sink_errors),
     ):
         if count:

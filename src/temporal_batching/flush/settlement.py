@@ -51,8 +51,8 @@ class Settled:
         counts: Requests by outcome.
         records: Records in it.
         answers: Who is to be told what.
-        requeued: Entries that are to be retried; nobody is told of them yet.
-        unknown: Entries past their deadline of which nobody can know whether they are written. Nobody is told.
+        requeued: Submissions that are to be retried; nobody is told of them yet.
+        unknown: Submissions past their deadline of which nobody can know whether they are written. Nobody is told.
         sink_errors: Requests that the sink failed on without declaring it.
         stalled: No request got an outcome from the sink.
     """
@@ -68,11 +68,11 @@ class Settled:
 
 @dataclass(slots=True)
 class _Unit:
-    """An entry of the batch: what settles, waits and is told together.
+    """A submission of the batch: what settles, waits and is told together.
 
     Attributes:
-        position: Of the entry in the batch.
-        entry: As it travels.
+        position: Of the submission in the batch.
+        submission: As it travels.
         requests: One, or the parcel's; none of a parcel that cannot be read.
         outcomes: One for each request; None where nobody can know.
         waits: Why it has to be retried as a whole; None if it is settled.
@@ -80,7 +80,7 @@ class _Unit:
     """
 
     position: int
-    entry: JsonObject
+    submission: JsonObject
     requests: list[WriteRequest]
     outcomes: list[Outcome | None] = field(default_factory=list)
     waits: str | None = None
@@ -93,10 +93,10 @@ class _Unit:
 
     @property
     def is_parcel(self) -> bool:
-        return "requests" in self.entry or "packed" in self.entry
+        return "requests" in self.submission or "packed" in self.submission
 
     def is_late(self, now: float) -> bool:
-        expires_at = self.entry.get("expires_at")
+        expires_at = self.submission.get("expires_at")
         return expires_at is not None and expires_at <= now
 
     def take(self, outcomes: Iterator[Outcome | None]) -> None:
@@ -124,11 +124,13 @@ async def settle(sink: Sink, flush: FlushInput, *, clock: Callable[[], float] = 
 
     Raises:
         ApplicationError: Of type ``SinkUnavailable``, with ``in_doubt`` as its detail.
-        ValueError: The flush comes without its entries.
+        ValueError: The flush comes without its submissions.
     """
-    if flush.entries is None:
-        raise ValueError("a flush is settled with its entries")
-    units = [_Unit(position, entry, _requests_of(entry)) for position, entry in enumerate(flush.entries)]
+    if flush.submissions is None:
+        raise ValueError("a flush is settled with its submissions")
+    units = [
+        _Unit(position, submission, _requests_of(submission)) for position, submission in enumerate(flush.submissions)
+    ]
     calls = SinkCalls(sink, flush)
     try:
         await _decide(calls, units, flush, clock)
@@ -136,12 +138,12 @@ async def settle(sink: Sink, flush: FlushInput, *, clock: Callable[[], float] = 
     except SinkUnavailable as err:
         raise unavailable(str(err), in_doubt=calls.in_doubt) from None
     counts = Counter(o.kind.value for unit in units if unit.settled for o in unit.outcomes if o is not None)
-    unreadable = sum(unit.entry["holds"][0] for unit in units if not unit.requests)
+    unreadable = sum(unit.submission["holds"][0] for unit in units if not unit.requests)
     if unreadable:
         counts[OutcomeKind.REJECTED.value] += unreadable
     unknown = [unit for unit in units if unit.waits is None and not unit.settled]
     if unknown:
-        names = named([unit.entry["request_id"] for unit in unknown])
+        names = named([unit.submission["request_id"] for unit in unknown])
         activity.logger.error("Nobody can know whether this is written, in batch %s: %s", flush.batch_id, names)
     return Settled(
         counts=counts,
@@ -159,16 +161,16 @@ def _without_reply(flush: FlushInput, units: Sequence[_Unit]) -> list[DeadLetter
     return [
         DeadLetter(request, outcome, flush.batch_id)
         for unit in units
-        if unit.waits is None and not unit.entry["reply_to"]
+        if unit.waits is None and not unit.submission["reply_to"]
         for request, outcome in zip(unit.requests, unit.outcomes, strict=True)
         if outcome is not None and outcome.kind is OutcomeKind.REJECTED
     ]
 
 
-def _requests_of(entry: JsonObject) -> list[WriteRequest]:
-    """The requests of an entry; none of a packed parcel that does not hold what it says, whoever sent it."""
+def _requests_of(submission: JsonObject) -> list[WriteRequest]:
+    """The requests of a submission; none of a packed parcel that does not hold what it says, whoever sent it."""
     try:
-        return read_requests(entry, entry.get("expires_at"))
+        return read_requests(submission, submission.get("expires_at"))
     except InvalidRequest as err:
         activity.logger.warning("A parcel is rejected: %s", err)
         return []
@@ -201,11 +203,11 @@ async def _decide(calls: SinkCalls, units: Sequence[_Unit], flush: FlushInput, c
 
 def _was_in_doubt(unit: _Unit) -> bool:
     """Whether an earlier attempt, at this batch or at an earlier submission of its id, may have committed it."""
-    return bool(unit.entry.get("in_doubt") or unit.entry.get("again"))
+    return bool(unit.submission.get("in_doubt") or unit.submission.get("resubmitted"))
 
 
 def _is_withdrawn(unit: _Unit) -> bool:
-    return unit.entry.get("withdrawn") is True
+    return unit.submission.get("withdrawn") is True
 
 
 def _as_withdrawn(unit: _Unit) -> None:
@@ -248,8 +250,8 @@ async def _fence_rejected(
             if outcome.kind is OutcomeKind.REJECTED and outcome.code not in _FINAL:
                 rejected.append((unit, index))
             elif outcome.kind is OutcomeKind.EXPIRED and not unit.is_late(clock()):
-                again = Outcome.rejected(RejectCode.DATABASE, "refused in an earlier attempt at its batch")
-                unit.replace(index, again)
+                earlier = Outcome.rejected(RejectCode.DATABASE, "refused in an earlier attempt at its batch")
+                unit.replace(index, earlier)
     requests = [unit.requests[index] for unit, index in rejected]
     known = await calls.fence(requests, [False] * len(rejected), told=OutcomeKind.REJECTED)
     for (unit, index), outcome in zip(rejected, known, strict=True):
@@ -279,7 +281,7 @@ def _written_once(units: Sequence[_Unit], *, halved: bool) -> None:
 
 
 def _answers(flush: FlushInput, units: Sequence[_Unit], settled_at: datetime) -> list[Answer]:
-    """Who is to be told what. The first caller of an entry has its outcome, whoever joined later a `duplicate`."""
+    """Who is to be told what. The first caller of a submission has its outcome, whoever joined later a `duplicate`."""
     frame = {
         "batch_id": flush.batch_id,
         "batch_size": sum(len(unit.requests) for unit in units),
@@ -290,15 +292,15 @@ def _answers(flush: FlushInput, units: Sequence[_Unit], settled_at: datetime) ->
     for unit in units:
         if not unit.settled:
             continue
-        entry, own = unit.entry, [outcome for outcome in unit.outcomes if outcome is not None]
-        for rank, reply in enumerate(entry["reply_to"]):
+        submission, own = unit.submission, [outcome for outcome in unit.outcomes if outcome is not None]
+        for rank, reply in enumerate(submission["reply_to"]):
             told = own if rank == 0 else [_as_duplicate(outcome) for outcome in own]
             if not told:
-                body = _confirmation(frame, entry["request_id"], _UNREADABLE)
+                body = _confirmation(frame, submission["request_id"], _UNREADABLE)
             elif unit.is_parcel:
                 body = _receipt(frame, told)
             else:
-                body = _confirmation(frame, entry["request_id"], told[0])
+                body = _confirmation(frame, submission["request_id"], told[0])
             answers.append(Answer(reply, body))
     return answers
 

@@ -37,7 +37,7 @@ from temporal_batching.policy import BatchPolicy
 from temporal_batching.routing import batcher_workflow_id, check_name, check_shards, default_task_queue, shard_of
 from temporal_batching.wire.addressee import check_batcher
 from temporal_batching.wire.decoding import decode_payload
-from temporal_batching.wire.submission import Entry, deadline_after, read_entry, read_withdrawal
+from temporal_batching.wire.submission import Submission, deadline_after, read_submission, read_withdrawal
 
 _BUSY_DELAY = timedelta(milliseconds=500)
 
@@ -82,8 +82,8 @@ class Gateway:
         if isinstance(wire, dict):
             self._check_batcher(wire)
             wire.setdefault("request_id", "/".join(filter(None, [info.workflow_id, _run_id(info), info.activity_id])))
-        entry = self._read(wire)
-        await self._submit(entry, entry.body.get("key") or entry.id)
+        submission = self._read(wire)
+        await self._submit(submission, submission.body.get("key") or submission.id)
 
     @activity.defn(name=ACTIVITY_WRITE_MANY)
     async def batch_write_many(self, call: RawValue) -> ParcelReceipt:
@@ -95,8 +95,8 @@ class Gateway:
             self._check_batcher(wire)
             shard_key = wire.get("shard_key")
             wire.setdefault("request_id", activity.info().activity_id)
-        entry = self._read(wire)
-        await self._submit(entry, shard_key if isinstance(shard_key, str) and shard_key else entry.id)
+        submission = self._read(wire)
+        await self._submit(submission, shard_key if isinstance(shard_key, str) and shard_key else submission.id)
 
     @activity.defn(name=ACTIVITY_WITHDRAW)
     async def batch_withdraw(self, call: Any) -> None:
@@ -120,7 +120,7 @@ class Gateway:
     def _check_batcher(self, call: Mapping[str, Any]) -> None:
         check_batcher(call.get("batcher", self._name), self._name)
 
-    def _read(self, wire: Any) -> Entry:
+    def _read(self, wire: Any) -> Submission:
         info = activity.info()
         request_id = wire.get("request_id") if isinstance(wire, dict) else None
         reply_to = {"workflow_id": info.workflow_id, "run_id": _run_id(info), "activity_id": info.activity_id}
@@ -134,13 +134,13 @@ class Gateway:
                 if info.schedule_to_close_timeout is not None and wire.get("expires_at") is None:
                     wire["expires_at"] = deadline_after(info.scheduled_time.timestamp(), info.schedule_to_close_timeout)
                 if not _was_always_refused(info):
-                    wire["again"] = True  # an earlier attempt may have been accepted, and settled
-            return read_entry(wire)
+                    wire["resubmitted"] = True  # an earlier attempt may have been accepted, and settled
+            return read_submission(wire)
         except InvalidRequest as err:
             raise _rejected(request_id, err.code, str(err)) from None
 
-    async def _submit(self, entry: Entry, key: str) -> NoReturn:
-        refusal = await self._submitters[shard_of(key, self._shards)].submit(entry)
+    async def _submit(self, submission: Submission, key: str) -> NoReturn:
+        refusal = await self._submitters[shard_of(key, self._shards)].submit(submission)
         if refusal is None:
             activity.raise_complete_async()
         code, reason = refusal
@@ -148,9 +148,11 @@ class Gateway:
             never_accepted = _note_refusal()
             # The next attempt would come too late to be written. Turned back for good, the caller hears in time that
             # its request is nowhere; of an attempt that is open when its time is up, nobody could say so.
-            too_late = entry.expires_at is not None and time.time() + _BUSY_DELAY.total_seconds() >= entry.expires_at
+            too_late = (
+                submission.expires_at is not None and time.time() + _BUSY_DELAY.total_seconds() >= submission.expires_at
+            )
             raise _turned_back(reason, never_accepted=never_accepted, for_good=never_accepted and too_late)
-        raise _rejected(entry.id, RejectCode(code), reason)
+        raise _rejected(submission.id, RejectCode(code), reason)
 
 
 def _decode(call: RawValue) -> Any:

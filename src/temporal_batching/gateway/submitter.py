@@ -20,7 +20,7 @@ from temporal_batching.contract import UPDATE_SUBMIT, BatcherStart, JsonObject, 
 from temporal_batching.errors import ErrorType
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.routing import batcher_workflow_id
-from temporal_batching.wire.submission import Entry
+from temporal_batching.wire.submission import Submission
 
 MAX_SUBMISSION_REQUESTS = 500
 """Requests in one update: more gain little and make the batcher's workflow task long."""
@@ -46,7 +46,7 @@ _UNREACHABLE_DELAY = timedelta(seconds=1)
 
 @dataclass(slots=True)
 class PendingSubmission:
-    entry: Entry
+    submission: Submission
     answer: asyncio.Future[tuple[str, str] | None]
     arrived: float
     patience: float
@@ -68,11 +68,15 @@ class ShardSubmitter:
         self._known_to_run = False
         self._runner: asyncio.Task[None] | None = None
 
-    async def submit(self, entry: Entry) -> tuple[str, str] | None:
+    async def submit(self, submission: Submission) -> tuple[str, str] | None:
         """Returns None if the shard accepted the request, else the code and the reason of its refusal."""
         loop = asyncio.get_running_loop()
-        patience = math.inf if entry.expires_at is None else LATEST_GATHERED * max(0.0, entry.expires_at - time.time())
-        waiting = PendingSubmission(entry, loop.create_future(), loop.time(), patience)
+        patience = (
+            math.inf
+            if submission.expires_at is None
+            else LATEST_GATHERED * max(0.0, submission.expires_at - time.time())
+        )
+        waiting = PendingSubmission(submission, loop.create_future(), loop.time(), patience)
         self._waiting.append(waiting)
         self._arrived.set()
         if self._runner is None:
@@ -91,7 +95,7 @@ class ShardSubmitter:
                 activity.logger.warning("%d requests go back to Temporal: %s", len(part), failure.message)
                 for waiting in part:
                     if not waiting.answer.done():
-                        waiting.answer.set_exception(_again(failure))
+                        waiting.answer.set_exception(_copy_error(failure))
                 continue
             self._gather, self._enough = result.gather_seconds, result.batch_records
             refused = {position: (code, reason) for position, code, reason in result.refused}
@@ -107,8 +111,8 @@ class ShardSubmitter:
         while True:
             for waiting in self._waiting[looked_at:]:
                 until = min(until, waiting.arrived + min(self._gather, waiting.patience))
-                records += waiting.entry.records
-                size += waiting.entry.size
+                records += waiting.submission.records
+                size += waiting.submission.size
             looked_at = len(self._waiting)
             left = until - asyncio.get_running_loop().time()
             if left <= 0 or records >= self._enough or size >= MAX_SUBMISSION_BYTES:
@@ -123,7 +127,7 @@ class ShardSubmitter:
         part: list[PendingSubmission] = []
         size = 0
         for waiting in self._waiting:
-            size += waiting.entry.size
+            size += waiting.submission.size
             if part and (len(part) >= MAX_SUBMISSION_REQUESTS or size > MAX_SUBMISSION_BYTES):
                 break
             part.append(waiting)
@@ -156,7 +160,7 @@ class ShardSubmitter:
 
     def _wires(self, part: Sequence[PendingSubmission]) -> list[JsonObject]:
         now = asyncio.get_running_loop().time()
-        return [{**w.entry.packed().to_wire(), "waited": round(now - w.arrived, 3)} for w in part]
+        return [{**w.submission.packed().to_wire(), "waited": round(now - w.arrived, 3)} for w in part]
 
     async def _update(self, wires: list[JsonObject]) -> SubmitResult:
         result: SubmitResult
@@ -197,7 +201,7 @@ def _unreachable(reason: str) -> ApplicationError:
     )
 
 
-def _again(err: ApplicationError) -> ApplicationError:
+def _copy_error(err: ApplicationError) -> ApplicationError:
     """A copy for each activity that fails with it: one exception raised in many tasks grows its traceback in all."""
     return ApplicationError(
         err.message,

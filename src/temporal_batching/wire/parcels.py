@@ -27,7 +27,7 @@ def pack(parcel_id: str, requests: Sequence[JsonObject], *, records: int, size: 
 
     Args:
         parcel_id: Its request id.
-        requests: As `read_entry` has let them in.
+        requests: As `read_submission` has let them in.
         records: Over all its requests.
         size: Its bytes unpacked: what limits count, whichever way it travels.
         keys: Of its requests, each once, without empty ones: what its shard has to know to keep their order.

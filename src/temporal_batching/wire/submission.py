@@ -1,4 +1,4 @@
-"""The door: turns what a caller sent into an `Entry`, or says what is wrong with it.
+"""The door: turns what a caller sent into an `Submission`, or says what is wrong with it.
 
 One set of checks serves every way in: the writer in a workflow, the gateway, the batcher's own handlers. Nothing here
 looks into a database; whether a table exists or a value fits its column is the sink's to say.
@@ -45,7 +45,7 @@ _REPLY_FIELDS = ("workflow_id", "run_id", "activity_id", "from_run_id")
 
 
 @dataclass(slots=True)
-class Entry:
+class Submission:
     """One unit of the buffer: a request, or a parcel of requests that share one reply and one batch.
 
     Attributes:
@@ -58,8 +58,8 @@ class Entry:
         replies: Where the outcome goes; the first is the caller whose records these are.
         arrived_at: Seconds since the epoch; set when the buffer accepts it.
         waited: Seconds that it waited in a gateway before.
-        again: An earlier submission may have been accepted, and settled, without its caller hearing of it. So only the
-            sink can say that it is not written.
+        resubmitted: An earlier submission of it may have been accepted, and settled, without its caller being notified.
+            So only the sink can say that it is not written.
         withdrawn: Its callers took it back before it came: it is not written any more.
         in_doubt: An attempt at its batch may have committed it.
         keys: What decides the order: its own key, or those of the parcel's requests; without empty ones.
@@ -73,7 +73,7 @@ class Entry:
     expires_at: float | None = None
     replies: list[JsonObject] = field(default_factory=list)
     arrived_at: float = 0.0
-    again: bool = False
+    resubmitted: bool = False
     waited: float = 0.0
     withdrawn: bool = False
     in_doubt: bool = False
@@ -85,20 +85,20 @@ class Entry:
     @property
     def doubtful(self) -> bool:
         """Only the sink can say that it is not written."""
-        return self.again or self.in_doubt
+        return self.resubmitted or self.in_doubt
 
     def to_wire(self) -> JsonObject:
         wire = {**self.body, "expires_at": self.expires_at, "reply_to": self.replies}
-        if self.again:
-            wire["again"] = True
+        if self.resubmitted:
+            wire["resubmitted"] = True
         if self.withdrawn:
             wire["withdrawn"] = True
         if self.in_doubt:
             wire["in_doubt"] = True
         return wire
 
-    def packed(self) -> Entry:
-        """A parcel as it costs its shard least; any other entry as it is."""
+    def packed(self) -> Submission:
+        """A parcel as it costs its shard least; any other submission as it is."""
         if "requests" not in self.body:
             return self
         size = self.size - ENVELOPE_BYTES * max(1, len(self.replies))  # whoever reads it adds them again
@@ -111,13 +111,13 @@ class Entry:
         return {**self.to_wire(), "size": self.size, "arrived_at": self.arrived_at, "counts": counts}
 
     @classmethod
-    def restore(cls, carried: JsonObject) -> Entry:
-        """The entry that `carry` described."""
+    def restore(cls, carried: JsonObject) -> Submission:
+        """The submission that `carry` described."""
         body = dict(carried)
         requests, records = body.pop("counts")
         size, arrived_at = body.pop("size"), body.pop("arrived_at")
         expires_at, replies = body.pop("expires_at"), body.pop("reply_to")
-        again, in_doubt = body.pop("again", False), body.pop("in_doubt", False)
+        resubmitted, in_doubt = body.pop("resubmitted", False), body.pop("in_doubt", False)
         withdrawn = body.pop("withdrawn", False)
         return cls(
             body["request_id"],
@@ -128,7 +128,7 @@ class Entry:
             expires_at,
             replies,
             arrived_at,
-            again,
+            resubmitted,
             withdrawn=withdrawn,
             in_doubt=in_doubt,
         )
@@ -193,7 +193,7 @@ def _encode_record(record: Record) -> JsonObject:
 
 
 def read_request(body: Mapping[str, Any], expires_at: float | None) -> WriteRequest:
-    """The request in a body that `read_entry` has let in."""
+    """The request in a body that `read_submission` has let in."""
     return WriteRequest(
         request_id=body["request_id"],
         records=[Record(r["table"], r["values"]) for r in body["records"]],
@@ -223,7 +223,7 @@ def _bodies(body: JsonObject) -> Sequence[JsonObject]:
     return requests
 
 
-def read_entry(wire: Any) -> Entry:
+def read_submission(wire: Any) -> Submission:
     """Reads one request, or one parcel, as it travels: ``docs/wire-contract.md`` has the shape.
 
     Raises:
@@ -258,8 +258,10 @@ def read_entry(wire: Any) -> Entry:
         raise InvalidRequest(
             f"the request has {size:,} bytes: at most {MAX_REQUEST_BYTES:,} fit a batch", RejectCode.TOO_LARGE
         )
-    again, waited = wire.get("again") is True, _read_waited(wire.get("waited"))
-    return Entry(request_id, body, count, records, size, expires_at, replies, again=again, waited=waited)
+    resubmitted, waited = wire.get("resubmitted") is True, _read_waited(wire.get("waited"))
+    return Submission(
+        request_id, body, count, records, size, expires_at, replies, resubmitted=resubmitted, waited=waited
+    )
 
 
 def _read_waited(value: Any) -> float:

@@ -34,7 +34,7 @@ from temporal_batching.errors import (
 )
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.routing import check_name, check_shards, default_task_queue, shard_of
-from temporal_batching.wire.submission import ENVELOPE_BYTES, Entry, encode_request, read_entry
+from temporal_batching.wire.submission import ENVELOPE_BYTES, Submission, encode_request, read_submission
 from temporal_batching.writers.failures import rejected_at_the_door, write_error
 
 WriteResult: TypeAlias = Confirmation | WriteError
@@ -104,7 +104,7 @@ class BatchClient:
         request = WriteRequest(request_id if request_id is not None else str(uuid4()), records, key)
         try:
             wire = encode_request(request)
-            read_entry(wire)
+            read_submission(wire)
         except InvalidRequest as err:
             raise rejected_at_the_door(request.request_id, err) from None
         timeout = timeout or self._timeout
@@ -132,16 +132,16 @@ class BatchClient:
         """
         timeout = timeout or self._timeout
         results: list[WriteResult | None] = [None] * len(requests)
-        entries: list[tuple[int, Entry]] = []
+        submissions: list[tuple[int, Submission]] = []
         for position, given in enumerate(requests):
             request = WriteRequest(str(uuid4()), [given]) if isinstance(given, Record) else given
             try:
-                entries.append((position, read_entry(encode_request(request))))
+                submissions.append((position, read_submission(encode_request(request))))
             except InvalidRequest as err:
                 results[position] = rejected_at_the_door(request.request_id, err)
         slots = asyncio.Semaphore(PARCELS_UNDER_WAY)
 
-        async def one(parcel: list[tuple[int, Entry]], before: set[asyncio.Task[None]]) -> None:
+        async def one(parcel: list[tuple[int, Submission]], before: set[asyncio.Task[None]]) -> None:
             if before:
                 await asyncio.wait(before)
             async with slots:
@@ -150,36 +150,38 @@ class BatchClient:
 
         latest: dict[str, asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
-            for parcel in self._parcels(entries, await self._batch_limit()):
+            for parcel in self._parcels(submissions, await self._batch_limit()):
                 # Parcels under way at the same time may overtake each other: those that share a key go one by one.
-                keys = {entry.body["key"] for _, entry in parcel} - {""}
+                keys = {submission.body["key"] for _, submission in parcel} - {""}
                 task = group.create_task(one(parcel, {latest[key] for key in keys if key in latest}))
                 latest.update(dict.fromkeys(keys, task))
         return [result for result in results if result is not None]
 
-    def _parcels(self, entries: list[tuple[int, Entry]], limit: BatchPolicy) -> list[list[tuple[int, Entry]]]:
+    def _parcels(
+        self, submissions: list[tuple[int, Submission]], limit: BatchPolicy
+    ) -> list[list[tuple[int, Submission]]]:
         """Requests of one shard, in order, as many as fit one batch."""
         most_bytes = min(PARCEL_BYTES, limit.max_batch_bytes)
-        parcels: list[list[tuple[int, Entry]]] = []
-        current: dict[int, tuple[list[tuple[int, Entry]], int, int]] = {}
-        for position, entry in entries:
-            shard = shard_of(entry.body["key"] or entry.id, self._shards)
+        parcels: list[list[tuple[int, Submission]]] = []
+        current: dict[int, tuple[list[tuple[int, Submission]], int, int]] = {}
+        for position, submission in submissions:
+            shard = shard_of(submission.body["key"] or submission.id, self._shards)
             parcel, records, size = current.get(shard, ([], 0, PARCEL_ENVELOPE_BYTES))
-            own = entry.size - ENVELOPE_BYTES + 1  # a parcel has one envelope for all, and commas
-            if not parcel or records + entry.records > limit.max_batch_size or size + own > most_bytes:
+            own = submission.size - ENVELOPE_BYTES + 1  # a parcel has one envelope for all, and commas
+            if not parcel or records + submission.records > limit.max_batch_size or size + own > most_bytes:
                 parcel, records, size = [], 0, PARCEL_ENVELOPE_BYTES
                 parcels.append(parcel)
-            parcel.append((position, entry))
-            current[shard] = (parcel, records + entry.records, size + own)
+            parcel.append((position, submission))
+            current[shard] = (parcel, records + submission.records, size + own)
         return parcels
 
-    async def _write_parcel(self, parcel: list[tuple[int, Entry]], timeout: timedelta) -> list[WriteResult]:
-        entries = [entry for _, entry in parcel]
-        first = entries[0]
+    async def _write_parcel(self, parcel: list[tuple[int, Submission]], timeout: timedelta) -> list[WriteResult]:
+        submissions = [submission for _, submission in parcel]
+        first = submissions[0]
         wire: JsonObject = {
             "request_id": f"parcel-{uuid4()}",
             "shard_key": first.body["key"] or first.id,
-            "requests": [entry.body for entry in entries],
+            "requests": [submission.body for submission in submissions],
         }
         try:
             receipt = await self._run(ACTIVITY_WRITE_MANY, wire, ParcelReceipt, timeout)
@@ -189,8 +191,8 @@ class BatchClient:
                 half = len(parcel) // 2
                 first_half = await self._write_parcel(parcel[:half], timeout)
                 return [*first_half, *await self._write_parcel(parcel[half:], timeout)]
-            return [_for_each(write_error(entry.id, err.cause, timeout)) for entry in entries]
-        return [_confirmation(receipt, position, entry.id) for position, entry in enumerate(entries)]
+            return [_for_each(write_error(submission.id, err.cause, timeout)) for submission in submissions]
+        return [_confirmation(receipt, position, submission.id) for position, submission in enumerate(submissions)]
 
     async def _batch_limit(self) -> BatchPolicy:
         """The limits in force, so that a parcel is a batch; the defaults while no shard runs."""

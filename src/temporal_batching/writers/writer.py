@@ -26,7 +26,7 @@ from temporal_batching.contract import (
 )
 from temporal_batching.errors import InvalidRequest, WriteExpired, WriteNotConfirmed, WriteNotSubmitted, WriteRejected
 from temporal_batching.routing import batcher_workflow_id, check_name, check_shards, default_task_queue, shard_of
-from temporal_batching.wire.submission import deadline_after, encode_request, read_entry
+from temporal_batching.wire.submission import deadline_after, encode_request, read_submission
 from temporal_batching.writers.failures import EXPIRED, refusal, rejected_at_the_door, write_error
 from temporal_batching.writers.inbox import Inbox
 
@@ -124,7 +124,7 @@ class BatchWriter:
             if not timedelta(0) < timeout:
                 raise InvalidRequest(f"timeout {timeout}: more than zero")
             wire = encode_request(WriteRequest(request_id, records, key))
-            read_entry(wire)  # a write that no batch can take fails here, and costs the batcher nothing
+            read_submission(wire)  # a write that no batch can take fails here, and costs the batcher nothing
         except InvalidRequest as err:
             raise rejected_at_the_door(request_id, err) from None
         except RecursionError:

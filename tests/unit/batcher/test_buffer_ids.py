@@ -14,61 +14,61 @@ from temporal_batching.batcher.withdrawals import MAX_AGE, MAX_REMEMBERED, MAX_R
 from temporal_batching.contract import FlushResult, RejectCode, Trigger
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.wire.submission import MAX_REPLIES
-from tests.support.buffers import NOW, buffer, caller, entry, ids, policy, take, told
+from tests.support.buffers import NOW, buffer, caller, ids, policy, submission, take, told
 
 # One id, many submissions
 
 
 def test_the_same_request_again_waits_for_the_same_outcome() -> None:
     buf = buffer()
-    assert buf.accept(entry("a", "v"), NOW) is Accepted.NEW
-    assert buf.accept(entry("a", "v"), NOW) is Accepted.ATTACHED
-    assert buf.accept(entry("a", "w"), NOW) is Accepted.ATTACHED
-    (only,) = take(buf, NOW, force=True).entries
+    assert buf.accept(submission("a", "v"), NOW) is Accepted.NEW
+    assert buf.accept(submission("a", "v"), NOW) is Accepted.ATTACHED
+    assert buf.accept(submission("a", "w"), NOW) is Accepted.ATTACHED
+    (only,) = take(buf, NOW, force=True).submissions
     assert only.replies == [caller("v"), caller("w")]
 
 
 def test_another_request_with_an_id_that_waits_is_refused() -> None:
     buf = buffer()
-    buf.accept(entry("a", n=1), NOW)
+    buf.accept(submission("a", n=1), NOW)
     for other in (2, True, 1.0):
         with pytest.raises(InvalidRequest, match="request id 'a' is already pending with other records") as refusal:
-            buf.accept(entry("a", "w", n=other), NOW)
+            buf.accept(submission("a", "w", n=other), NOW)
         assert refusal.value.code is RejectCode.ID_REUSED
 
 
 def test_a_caller_that_repeats_itself_while_its_request_is_in_flight_is_attached() -> None:
     buf = buffer()
-    buf.accept(entry("a"), NOW)
+    buf.accept(submission("a"), NOW)
     take(buf, NOW, force=True)
-    assert buf.accept(entry("a"), NOW) is Accepted.ATTACHED
+    assert buf.accept(submission("a"), NOW) is Accepted.ATTACHED
     assert buf.pending == 0
 
 
 def test_another_caller_with_an_id_in_flight_becomes_a_request_of_its_own() -> None:
     buf = buffer()
-    buf.accept(entry("a", "v"), NOW)
+    buf.accept(submission("a", "v"), NOW)
     take(buf, NOW, force=True)
-    assert buf.accept(entry("a", "w"), NOW) is Accepted.NEW
+    assert buf.accept(submission("a", "w"), NOW) is Accepted.NEW
     assert buf.dedup_ids == 2
 
 
 def test_a_repetition_is_not_refused_for_what_another_caller_brought_under_its_id() -> None:
     # It used to be told `id_reused` while its records were in a flush, and were written.
     buf = buffer()
-    buf.accept(entry("a", "v", n=1), NOW)
+    buf.accept(submission("a", "v", n=1), NOW)
     take(buf, NOW, force=True)
-    assert buf.accept(entry("a", "w", n=2), NOW) is Accepted.NEW
-    assert buf.accept(entry("a", "v", n=1), NOW) is Accepted.ATTACHED
+    assert buf.accept(submission("a", "w", n=2), NOW) is Accepted.NEW
+    assert buf.accept(submission("a", "v", n=1), NOW) is Accepted.ATTACHED
 
 
 def test_a_repetition_does_not_join_a_later_request_while_its_own_is_in_flight() -> None:
     # The later one could expire first, and its first caller be told so, though it was being written.
     buf = buffer()
-    buf.accept(entry("a", "v"), NOW)
+    buf.accept(submission("a", "v"), NOW)
     take(buf, NOW, force=True)
-    buf.accept(entry("a", "w", expires_at=NOW + 1), NOW)
-    buf.accept(entry("a", "v"), NOW)
+    buf.accept(submission("a", "w", expires_at=NOW + 1), NOW)
+    buf.accept(submission("a", "v"), NOW)
     buf.expire(NOW + 1)
     assert told(buf) == [("a", "expired", None, ["w"])]
 
@@ -76,98 +76,98 @@ def test_a_repetition_does_not_join_a_later_request_while_its_own_is_in_flight()
 def test_a_repetition_is_not_refused_for_a_limit_that_was_lowered_since() -> None:
     # It used to be told `too_large` while its records waited to be written.
     buf = buffer()
-    buf.accept(entry("a", records=5), NOW)
+    buf.accept(submission("a", records=5), NOW)
     buf.policy = policy(max_batch_size=2)
-    assert buf.accept(entry("a", records=5), NOW) is Accepted.ATTACHED
+    assert buf.accept(submission("a", records=5), NOW) is Accepted.ATTACHED
     take(buf, NOW)
-    assert buf.accept(entry("a", records=5), NOW) is Accepted.ATTACHED
+    assert buf.accept(submission("a", records=5), NOW) is Accepted.ATTACHED
 
 
 def test_an_id_in_a_batch_keeps_another_caller_with_it_waiting() -> None:
     buf = buffer(max_in_flight=2, max_batch_size=1)
-    buf.accept(entry("a", "v"), NOW)
+    buf.accept(submission("a", "v"), NOW)
     first = take(buf, NOW)
     assert buf.withdraw("a", now=NOW) is False
-    buf.accept(entry("a", "w"), NOW)
+    buf.accept(submission("a", "w"), NOW)
     assert buf.next_batch(NOW) is None
     for name in "vw":
-        assert buf.accept(entry("a", name), NOW) is Accepted.ATTACHED
+        assert buf.accept(submission("a", name), NOW) is Accepted.ATTACHED
     buf.settle(first.id, FlushResult({"written": 1}), NOW)
     second = take(buf, NOW)
     buf.settle(second.id, FlushResult({"duplicate": 1}), NOW)
-    assert buf.accept(entry("a", "x"), NOW) is Accepted.NEW
+    assert buf.accept(submission("a", "x"), NOW) is Accepted.NEW
 
 
 def test_an_activity_whose_answer_is_on_its_way_gets_no_second_one() -> None:
     buf = buffer()
-    buf.accept(entry("a", "v"), NOW)
+    buf.accept(submission("a", "v"), NOW)
     batch = take(buf, NOW, force=True)
     answer = {"reply_to": [caller("v")], "confirmation": {"request_id": "a", "outcome": "written"}}
     buf.settle(batch.id, FlushResult({"written": 1}, [answer]), NOW)
-    assert buf.accept(entry("a", "v"), NOW) is Accepted.ANSWERED
-    assert buf.accept(entry("a", "w"), NOW) is Accepted.NEW
+    assert buf.accept(submission("a", "v"), NOW) is Accepted.ANSWERED
+    assert buf.accept(submission("a", "w"), NOW) is Accepted.NEW
     restored = Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
-    assert restored.accept(entry("a", "v"), NOW) is Accepted.ANSWERED
+    assert restored.accept(submission("a", "v"), NOW) is Accepted.ANSWERED
     assert buf.next_deliveries()
     buf.delivered([])
-    assert buf.accept(entry("a", "v"), NOW) is Accepted.ANSWERED
+    assert buf.accept(submission("a", "v"), NOW) is Accepted.ANSWERED
 
 
 def test_an_attempt_that_arrives_after_its_activity_was_told_is_not_taken_in() -> None:
     # It was taken for a new request: one that was told `rejected` could be written then.
     buf = buffer(max_batch_size=1)
-    buf.accept(entry("a", "v"), NOW)
+    buf.accept(submission("a", "v"), NOW)
     buf.settle(take(buf, NOW).id, FlushResult({"rejected": 1}), NOW)
-    assert buf.accept(entry("a", "v", again=True), NOW) is Accepted.ANSWERED
+    assert buf.accept(submission("a", "v", resubmitted=True), NOW) is Accepted.ANSWERED
     assert (buf.pending, buf.outbox) == (0, 0)
-    assert buf.accept(entry("a", "w"), NOW) is Accepted.NEW, "another caller may send it anew"
+    assert buf.accept(submission("a", "w"), NOW) is Accepted.NEW, "another caller may send it anew"
 
 
 def test_an_activity_that_could_not_be_told_may_ask_again() -> None:
     buf = buffer(max_batch_size=1)
-    buf.accept(entry("a", "v"), NOW)
+    buf.accept(submission("a", "v"), NOW)
     answer = {"reply_to": [caller("v")], "confirmation": {"request_id": "a", "outcome": "written"}}
     buf.settle(take(buf, NOW).id, FlushResult({"written": 1}, [answer]), NOW)
     for _ in range(MAX_DELIVERIES - 1):
         buf.next_deliveries()
         buf.delivered([0])
     assert buf.undelivered == 1
-    assert buf.accept(entry("a", "v", again=True), NOW) is Accepted.NEW
+    assert buf.accept(submission("a", "v", resubmitted=True), NOW) is Accepted.NEW
 
 
 def test_an_activity_that_was_between_two_attempts_may_ask_again() -> None:
     buf = buffer(max_batch_size=1)
-    buf.accept(entry("a", "v", "w"), NOW)
+    buf.accept(submission("a", "v", "w"), NOW)
     buf.settle(take(buf, NOW).id, FlushResult({"rejected": 1}, unreached=[caller("v")]), NOW)
-    assert buf.accept(entry("a", "w", again=True), NOW) is Accepted.ANSWERED
-    assert buf.accept(entry("a", "v", again=True), NOW) is Accepted.NEW
+    assert buf.accept(submission("a", "w", resubmitted=True), NOW) is Accepted.ANSWERED
+    assert buf.accept(submission("a", "v", resubmitted=True), NOW) is Accepted.NEW
 
 
 def test_so_may_one_whose_answer_was_in_the_outbox() -> None:
     buf = buffer(max_batch_size=1)
     for name in ("a", "b"):
-        buf.accept(entry(name, name, expires_at=NOW - 1), NOW)
+        buf.accept(submission(name, name, expires_at=NOW - 1), NOW)
     assert len(buf.next_deliveries()) == 2
     buf.delivered([], [caller("a")])
-    assert buf.accept(entry("a", "a", again=True), NOW) is Accepted.NEW
-    assert buf.accept(entry("b", "b", again=True), NOW) is Accepted.ANSWERED
+    assert buf.accept(submission("a", "a", resubmitted=True), NOW) is Accepted.NEW
+    assert buf.accept(submission("b", "b", resubmitted=True), NOW) is Accepted.ANSWERED
 
 
 def test_activities_that_were_told_are_not_remembered_without_end() -> None:
     buf = buffer(max_batch_size=1)
     for n in range(MAX_REMEMBERED_ANSWERS + 5):
-        buf.accept(entry(f"a-{n}"), NOW)
+        buf.accept(submission(f"a-{n}"), NOW)
         buf.settle(take(buf, NOW).id, FlushResult({"written": 1}), NOW)
     assert len(buf._outbox._told) == MAX_REMEMBERED_ANSWERS
-    assert buf.accept(entry("a-4", again=True), NOW) is Accepted.NEW
+    assert buf.accept(submission("a-4", resubmitted=True), NOW) is Accepted.NEW
 
 
 def test_callers_that_wait_for_one_id_are_bounded() -> None:
     buf = buffer()
     for n in range(MAX_REPLIES):
-        buf.accept(entry("a", f"w-{n}"), NOW)
+        buf.accept(submission("a", f"w-{n}"), NOW)
     with pytest.raises(BufferFull, match="32 callers wait for this request id already"):
-        buf.accept(entry("a", "one more"), NOW)
+        buf.accept(submission("a", "one more"), NOW)
 
 
 # Submissions that may have been written before
@@ -176,8 +176,8 @@ def test_callers_that_wait_for_one_id_are_bounded() -> None:
 def test_of_what_comes_again_only_the_sink_may_say_that_it_expired() -> None:
     # It may have been written and its confirmation lost; the buffer used to answer `expired` at the deadline.
     buf = buffer(linger=60)
-    assert buf.accept(entry("late", expires_at=NOW, again=True), NOW) is Accepted.NEW
-    buf.accept(entry("b", expires_at=NOW + 1, again=True), NOW)
+    assert buf.accept(submission("late", expires_at=NOW, resubmitted=True), NOW) is Accepted.NEW
+    buf.accept(submission("b", expires_at=NOW + 1, resubmitted=True), NOW)
     buf.expire(NOW + 5)
     assert (buf.outbox, buf.pending) == (0, 2)
     assert buf.wake_at() == 0.0, "who waited before waits for no company"
@@ -191,7 +191,7 @@ def test_of_what_comes_again_only_the_sink_may_say_that_it_expired() -> None:
 
 def test_what_comes_again_is_still_so_in_the_next_run() -> None:
     buf = buffer(linger=60)
-    buf.accept(entry("a", expires_at=NOW + 1, again=True), NOW)
+    buf.accept(submission("a", expires_at=NOW + 1, resubmitted=True), NOW)
     restored = Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
     restored.expire(NOW + 5)
     assert take(restored, NOW + 5).in_doubt
@@ -199,15 +199,17 @@ def test_what_comes_again_is_still_so_in_the_next_run() -> None:
 
 def test_what_comes_again_is_not_refused_for_a_limit_that_was_lowered_since() -> None:
     buf = buffer(max_batch_size=2)
-    assert buf.accept(entry("a", records=5, again=True), NOW) is Accepted.NEW
+    assert buf.accept(submission("a", records=5, resubmitted=True), NOW) is Accepted.NEW
 
 
 def test_another_caller_that_comes_again_makes_the_request_it_joins_one_for_the_sink_to_judge() -> None:
     buf = buffer(linger=60)
-    buf.accept(entry("a", "v", expires_at=NOW + 1), NOW)
-    buf.accept(entry("a", "v", expires_at=NOW + 1, again=True), NOW)  # its own, which waits: nothing to doubt
+    buf.accept(submission("a", "v", expires_at=NOW + 1), NOW)
+    buf.accept(
+        submission("a", "v", expires_at=NOW + 1, resubmitted=True), NOW
+    )  # its own, which waits: nothing to doubt
     assert buf.wake_at() != 0.0
-    buf.accept(entry("a", "w", again=True), NOW)
+    buf.accept(submission("a", "w", resubmitted=True), NOW)
     buf.expire(NOW + 5)
     assert (buf.outbox, take(buf, NOW + 5).in_doubt) == (0, True)
     assert buf.wake_at() is None
@@ -218,7 +220,7 @@ def test_another_caller_that_comes_again_makes_the_request_it_joins_one_for_the_
 
 def test_what_is_pending_can_be_withdrawn() -> None:
     buf = buffer()
-    buf.accept(entry("a"), NOW)
+    buf.accept(submission("a"), NOW)
     assert buf.withdraw("a", "w-a", "run", now=NOW) is True
     assert (buf.pending, buf.pending_bytes, buf.wake_at()) == (0, 0, None)
     assert told(buf) == [("a", "rejected", "withdrawn", ["w-a"])]
@@ -226,7 +228,7 @@ def test_what_is_pending_can_be_withdrawn() -> None:
 
 def test_what_is_in_flight_or_was_tried_stays() -> None:
     buf = buffer()
-    buf.accept(entry("a"), NOW)
+    buf.accept(submission("a"), NOW)
     batch = take(buf, NOW, force=True)
     assert buf.withdraw("a", "w-a", "run", now=NOW) is False
     buf.fail(batch.id, NOW, "down", in_doubt=False)
@@ -236,15 +238,15 @@ def test_what_is_in_flight_or_was_tried_stays() -> None:
 
 def test_only_the_caller_that_withdraws_stops_waiting() -> None:
     buf = buffer()
-    buf.accept(entry("a", "v"), NOW)
-    buf.accept(entry("a", "w"), NOW)
+    buf.accept(submission("a", "v"), NOW)
+    buf.accept(submission("a", "w"), NOW)
     assert buf.withdraw("a", "v", "run", now=NOW) is False
-    assert take(buf, NOW, force=True).entries[0].replies == [caller("w")]
+    assert take(buf, NOW, force=True).submissions[0].replies == [caller("w")]
 
 
 def test_a_caller_that_is_another_run_of_the_same_workflow_keeps_waiting() -> None:
     buf = buffer()
-    buf.accept(entry("a", "v"), NOW)
+    buf.accept(submission("a", "v"), NOW)
     assert buf.withdraw("a", "v", "an earlier run", now=NOW) is False
     assert buf.pending == 1
     assert buf.withdraw("a", "v", now=NOW) is True, "without a run it is whichever waits"
@@ -259,9 +261,9 @@ def test_a_withdrawal_that_overtakes_its_request_counts_and_the_ledger_is_asked(
     buf = buffer(linger=60)
     assert buf.withdraw("a", "w-a", "run", now=NOW) is True
     buf = over_continue_as_new(buf)
-    assert buf.accept(entry("a", expires_at=NOW + 50), NOW + 1) is Accepted.NEW
+    assert buf.accept(submission("a", expires_at=NOW + 50), NOW + 1) is Accepted.NEW
     batch = take(buf, NOW + 1)
-    (only,) = batch.entries
+    (only,) = batch.submissions
     assert (batch.in_doubt, only.expires_at, only.withdrawn) == (True, NOW + 1, True), "asked about, not written"
     assert only.to_wire()["withdrawn"] is True
 
@@ -272,7 +274,7 @@ def test_a_withdrawal_meets_its_own_run_of_its_own_caller_alone() -> None:
     buf.withdraw("a", "w-a", now=NOW)
     buf.withdraw("a", "v", "run", now=NOW)
     buf.withdraw("a", now=NOW)
-    accepted = entry("a")
+    accepted = submission("a")
     assert buf.accept(accepted, NOW) is Accepted.NEW
     assert not accepted.withdrawn
 
@@ -280,7 +282,7 @@ def test_a_withdrawal_meets_its_own_run_of_its_own_caller_alone() -> None:
 def test_a_withdrawal_is_forgotten_when_its_request_can_no_longer_come() -> None:
     buf = buffer()
     buf.withdraw("a", "w-a", "run", now=NOW)
-    accepted = entry("a")
+    accepted = submission("a")
     assert buf.accept(accepted, NOW + MAX_AGE) is Accepted.NEW
     assert not accepted.withdrawn
 
@@ -299,7 +301,7 @@ def test_of_too_many_withdrawals_the_oldest_are_forgotten() -> None:
     buf = buffer()
     for n in range(MAX_REMEMBERED + 10):
         buf.withdraw(f"a-{n}", "w", "run", now=NOW)
-    early, late = entry("a-9", "w"), entry("a-10", "w")
+    early, late = submission("a-9", "w"), submission("a-10", "w")
     for one in (early, late):
         buf.accept(one, NOW)
     assert (early.withdrawn, late.withdrawn) == (False, True)

@@ -1,7 +1,7 @@
 """The buffer keeps its promises under any order of events: a state machine against a model that is plain to read.
 
-The model holds tickets, one for every entry the buffer took in, and moves them between the same places. What may happen
-to a ticket, and what its callers are told, is checked at every step; at the end everything is settled and told.
+The model holds tickets, one for every submission the buffer took in, and moves them between the same places. What may
+happen to a ticket, and what its callers are told, is checked at every step; at the end everything is settled and told.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from temporal_batching.batcher.withdrawals import MAX_AGE
 from temporal_batching.contract import FlushResult, JsonObject, RejectCode, Requeued, Trigger
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.policy import BatchPolicy
-from temporal_batching.wire.submission import MAX_REPLIES, Entry, read_entry
+from temporal_batching.wire.submission import MAX_REPLIES, Submission, read_submission
 
 START = 1_000_000.0
 NAMES = ["a", "b", "c", "d", "e", "f"]
@@ -44,17 +44,19 @@ def address(caller: str, name: str) -> JsonObject:
 
 
 def make_entry(
-    name: str, caller: str, *, n: int, records: int, size: int, key: str, expires_at: float | None, again: bool
-) -> Entry:
+    name: str, caller: str, *, n: int, records: int, size: int, key: str, expires_at: float | None, resubmitted: bool
+) -> Submission:
     values = {"n": n, "text": "x" * size}
     wire = {"request_id": name, "key": key, "records": [{"table": "t", "values": values}] * records}
-    return read_entry({**wire, "expires_at": expires_at, "reply_to": address(caller, name), "again": again})
+    return read_submission(
+        {**wire, "expires_at": expires_at, "reply_to": address(caller, name), "resubmitted": resubmitted}
+    )
 
 
-def make_parcel(name: str, caller: str, *, requests: int, n: int, expires_at: float | None) -> Entry:
+def make_parcel(name: str, caller: str, *, requests: int, n: int, expires_at: float | None) -> Submission:
     records = [{"table": "t", "values": {"n": n}}]
     body = [{"request_id": f"{name}/{i}", "key": PARCEL_KEYS[i], "records": records} for i in range(requests)]
-    return read_entry(
+    return read_submission(
         {"request_id": name, "requests": body, "expires_at": expires_at, "reply_to": address(caller, name)}
     )
 
@@ -64,7 +66,7 @@ FATES = ["written", "duplicate", "rejected", "expired", "unknown", "retry", "ret
 
 @dataclass(eq=False)
 class Ticket:
-    """An entry that the buffer took in."""
+    """A submission that the buffer took in."""
 
     number: int
     name: str
@@ -75,7 +77,7 @@ class Ticket:
     arrived: float
     deadline: float
     callers: list[str]
-    again: bool = False
+    resubmitted: bool = False
     in_doubt: bool = False
     told: list[str] = field(default_factory=list)
 
@@ -87,7 +89,7 @@ class Flight:
 
     @property
     def in_doubt(self) -> bool:
-        return any(ticket.again or ticket.in_doubt for ticket in self.tickets)
+        return any(ticket.resubmitted or ticket.in_doubt for ticket in self.tickets)
 
 
 class BufferMachine(RuleBasedStateMachine):
@@ -132,10 +134,18 @@ class BufferMachine(RuleBasedStateMachine):
         size=st.sampled_from([1, 1, 500, 2_000, 5_000]),
         lifetime=st.sampled_from([None, None, 0.0, 1.0, 10.0, 300.0]),
         known=st.booleans(),
-        again=st.sampled_from([False, False, False, True]),
+        resubmitted=st.sampled_from([False, False, False, True]),
     )
     def arrives(
-        self, name: str, caller: str, n: int, records: int, size: int, lifetime: float | None, known: bool, again: bool
+        self,
+        name: str,
+        caller: str,
+        n: int,
+        records: int,
+        size: int,
+        lifetime: float | None,
+        known: bool,
+        resubmitted: bool,
     ) -> None:
         held = [t for f in self.held() for t in f.tickets if t.name == name] + (
             [self.pending[name]] if name in self.pending else []
@@ -144,66 +154,79 @@ class BufferMachine(RuleBasedStateMachine):
             n, records, size = held[0].content
         key = name if name < "d" else "shared" if name < "f" else ""
         expires_at = None if lifetime is None else self.now + lifetime
-        entry = make_entry(name, caller, n=n, records=records, size=size, key=key, expires_at=expires_at, again=again)
-        self.accepts(entry, caller, (key,) if key else (), (n, records, size))
+        submission = make_entry(
+            name, caller, n=n, records=records, size=size, key=key, expires_at=expires_at, resubmitted=resubmitted
+        )
+        self.accepts(submission, caller, (key,) if key else (), (n, records, size))
 
     @rule(name=st.sampled_from(["p", "q"]), caller=st.sampled_from(CALLERS[:6]), requests=st.integers(1, 4))
     def parcel_arrives(self, name: str, caller: str, requests: int) -> None:
-        entry = make_parcel(name, caller, requests=requests, n=1, expires_at=self.now + 30)
-        self.accepts(entry, caller, tuple(k for k in PARCEL_KEYS[:requests] if k), requests)
+        submission = make_parcel(name, caller, requests=requests, n=1, expires_at=self.now + 30)
+        self.accepts(submission, caller, tuple(k for k in PARCEL_KEYS[:requests] if k), requests)
 
-    def accepts(self, entry: Entry, caller: str, keys: tuple[str, ...], content: Any) -> None:
-        name, now, policy, expires_at = entry.id, self.now, self.policy, entry.expires_at
+    def accepts(self, submission: Submission, caller: str, keys: tuple[str, ...], content: Any) -> None:
+        name, now, policy, expires_at = submission.id, self.now, self.policy, submission.expires_at
         waiting = self.pending.get(name)
         mine = [
             t for f in self.held() for t in f.tickets if t.name == name and t.content == content and caller in t.callers
         ]
         told_already = not caller.startswith("s") and (name, caller) in {*self.outbox, *self.told}
-        too_large = not entry.again and (entry.records > policy.max_batch_size or entry.size > policy.max_batch_bytes)
+        too_large = not submission.resubmitted and (
+            submission.records > policy.max_batch_size or submission.size > policy.max_batch_bytes
+        )
         gone = now - self.withdrawn.get((name, caller), -math.inf) < MAX_AGE
-        late = expires_at is not None and expires_at <= now and not (entry.again or gone)
+        late = expires_at is not None and expires_at <= now and not (submission.resubmitted or gone)
         full = (
             self.buffer.draining
-            or self.buffer.pending + entry.requests > policy.max_pending
-            or self.buffer.pending_bytes + entry.size > policy.max_pending_bytes
+            or self.buffer.pending + submission.requests > policy.max_pending
+            or self.buffer.pending_bytes + submission.size > policy.max_pending_bytes
         )
         if mine:
-            assert self.buffer.accept(entry, now) is Accepted.ATTACHED
+            assert self.buffer.accept(submission, now) is Accepted.ATTACHED
         elif told_already:
-            assert self.buffer.accept(entry, now) is Accepted.ANSWERED
+            assert self.buffer.accept(submission, now) is Accepted.ANSWERED
         elif waiting and waiting.content != content:
             with pytest.raises(InvalidRequest, match="already pending") as refusal:
-                self.buffer.accept(entry, now)
+                self.buffer.accept(submission, now)
             assert refusal.value.code is RejectCode.ID_REUSED
         elif waiting:
             assert len(waiting.callers) < MAX_REPLIES
-            assert self.buffer.accept(entry, now) is Accepted.ATTACHED
+            assert self.buffer.accept(submission, now) is Accepted.ATTACHED
             if caller not in waiting.callers:
                 waiting.callers.append(caller)
-                waiting.again |= entry.again
+                waiting.resubmitted |= submission.resubmitted
                 timeout = policy.confirmation_timeout.total_seconds()
                 waiting.deadline = max(waiting.deadline, now + timeout if expires_at is None else expires_at)
         elif too_large:
             with pytest.raises(InvalidRequest, match="fit a batch") as refusal:
-                self.buffer.accept(entry, now)
+                self.buffer.accept(submission, now)
             assert refusal.value.code is RejectCode.TOO_LARGE
         elif late:
-            assert self.buffer.accept(entry, now) is Accepted.ANSWERED
-            self.outcomes["expired"] += entry.requests
+            assert self.buffer.accept(submission, now) is Accepted.ANSWERED
+            self.outcomes["expired"] += submission.requests
             self.expect_told([(name, [caller], "expired", None)])
         elif full:
             with pytest.raises(BufferFull):
-                self.buffer.accept(entry, now)
+                self.buffer.accept(submission, now)
         else:
-            assert self.buffer.accept(entry, now) is Accepted.NEW
+            assert self.buffer.accept(submission, now) is Accepted.NEW
             self.numbers += 1
-            deadline = entry.expires_at
+            deadline = submission.expires_at
             assert deadline is not None
-            assert entry.withdrawn is gone
+            assert submission.withdrawn is gone
             assert deadline <= now if gone else expires_at is None or deadline == expires_at
-            assert entry.again or not gone
+            assert submission.resubmitted or not gone
             ticket = Ticket(
-                self.numbers, name, keys, content, entry.requests, entry.records, now, deadline, [caller], entry.again
+                self.numbers,
+                name,
+                keys,
+                content,
+                submission.requests,
+                submission.records,
+                now,
+                deadline,
+                [caller],
+                submission.resubmitted,
             )
             self.pending[name] = ticket
             self.tickets.append(ticket)
@@ -267,8 +290,8 @@ class BufferMachine(RuleBasedStateMachine):
     @rule()
     def deadlines_are_looked_at(self) -> None:
         waiting = [
-            *(t for t in self.pending.values() if not t.again),
-            *(t for f in self.back for t in f.tickets if not (t.again or t.in_doubt)),
+            *(t for t in self.pending.values() if not t.resubmitted),
+            *(t for f in self.back for t in f.tickets if not (t.resubmitted or t.in_doubt)),
         ]
         late = [t for t in waiting if t.deadline <= self.now]
         self.buffer.expire(self.now)
@@ -323,33 +346,33 @@ class BufferMachine(RuleBasedStateMachine):
             assert batch.trigger in (due or {Trigger.MANUAL})
             self.batches += 1
             assert batch.id == f"main-0/{self.batches}"
-            flight = Flight(batch, ready[: len(batch.entries)])
+            flight = Flight(batch, ready[: len(batch.submissions)])
             assert (batch.attempt, batch.in_doubt) == (0, flight.in_doubt)
             for ticket in flight.tickets:
                 del self.pending[ticket.name]
-            if len(batch.entries) > 1:
+            if len(batch.submissions) > 1:
                 assert batch.records <= self.policy.max_batch_size
                 assert batch.size <= self.policy.max_batch_bytes
-        assert [e.id for e in batch.entries] == [t.name for t in flight.tickets], "not in the order of arrival"
-        assert [[r["workflow_id"] for r in e.replies] for e in batch.entries] == [t.callers for t in flight.tickets]
+        assert [e.id for e in batch.submissions] == [t.name for t in flight.tickets], "not in the order of arrival"
+        assert [[r["workflow_id"] for r in e.replies] for e in batch.submissions] == [t.callers for t in flight.tickets]
         self.flights[batch.id] = flight
 
     def due_triggers(self) -> set[Trigger]:
         tickets = self.ready()
         if not tickets:
             return set()
-        entries = [self.buffer._pending._entries[t.name] for t in tickets]
+        submissions = [self.buffer._pending._submissions[t.name] for t in tickets]
         due = set()
         if sum(t.records for t in tickets) >= self.policy.max_batch_size:
             due.add(Trigger.COUNT)
-        if sum(e.size for e in entries) >= self.policy.max_batch_bytes:
+        if sum(e.size for e in submissions) >= self.policy.max_batch_bytes:
             due.add(Trigger.BYTES)
         if tickets[0].arrived <= self.flushed_at:
             due.add(Trigger.MANUAL)
         if tickets[0].arrived + self.policy.linger.total_seconds() <= self.now:
             due.add(Trigger.LINGER)
-        deadline = min((t.deadline for t in tickets if not t.again), default=None)
-        if any(t.again for t in tickets):
+        deadline = min((t.deadline for t in tickets if not t.resubmitted), default=None)
+        if any(t.resubmitted for t in tickets):
             due.add(Trigger.DEADLINE)
         if deadline is not None and deadline - self.policy.deadline_margin.total_seconds() <= self.now:
             due.add(Trigger.DEADLINE)
@@ -412,7 +435,7 @@ class BufferMachine(RuleBasedStateMachine):
         tickets = {t.name: t for t in flight.tickets if not t.told}
         parts = [b for b in self.buffer._batches.requeued if b.number == flight.batch.number]
         parts = [b for b in parts if all(f.batch is not b for f in self.back)]
-        self.back += [Flight(part, [tickets.pop(entry.id) for entry in part.entries]) for part in parts]
+        self.back += [Flight(part, [tickets.pop(submission.id) for submission in part.submissions]) for part in parts]
         assert not tickets, "lost on its way back"
         assert all(part.id == flight.batch.id for part in parts)
 
@@ -516,7 +539,7 @@ class BufferMachine(RuleBasedStateMachine):
     @invariant()
     def sizes_add_up(self) -> None:
         buf = self.buffer
-        held = [e for f in self.held() for e in f.batch.entries]
+        held = [e for f in self.held() for e in f.batch.submissions]
         assert buf.pending_bytes == sum(e.size for e in [*buf._pending.values(), *held])
         assert buf._pending.records == sum(e.records for e in buf._pending.values())
         assert buf._pending.requests == sum(e.requests for e in buf._pending.values())

@@ -9,19 +9,19 @@ import pytest
 from temporal_batching.batcher.batches import PendingBatch
 from temporal_batching.batcher.buffer import PROBES_EACH, Buffer
 from temporal_batching.contract import FlushResult, Requeued
-from tests.support.buffers import NOW, buffer, entry, ids, parcel, take, told
+from tests.support.buffers import NOW, buffer, ids, parcel, submission, take, told
 
 
 def requeue(buf: Buffer, batch: PendingBatch, *positions: int, now: float = NOW, in_doubt: bool = False) -> None:
-    """Ends a flush: these entries are to be retried, the others are written."""
-    written = len(batch.entries) - len(positions)
+    """Ends a flush: these submissions are to be retried, the others are written."""
+    written = len(batch.submissions) - len(positions)
     requeued = [Requeued(position, "locked", in_doubt) for position in positions]
     buf.settle(batch.id, FlushResult({"written": written}, requeued=requeued, stalled=not written), now)
 
 
 def fill(buf: Buffer, *names: str, key: str = "", now: float = NOW, expires_at: float = NOW + 10_000) -> None:
     for name in names:
-        buf.accept(entry(name, key=key, expires_at=expires_at), now)
+        buf.accept(submission(name, key=key, expires_at=expires_at), now)
 
 
 def test_a_retry_keeps_its_batch_id_and_has_pauses_of_its_own() -> None:
@@ -160,7 +160,7 @@ def test_one_request_that_takes_the_sink_down_is_isolated_and_its_neighbours_get
             buf.fail(batch.id, now, "crashed", in_doubt=True)
         else:
             written |= set(ids(batch))
-            buf.settle(batch.id, FlushResult({"written": len(batch.entries)}), now)
+            buf.settle(batch.id, FlushResult({"written": len(batch.submissions)}), now)
     assert written == {"a", "b", "c", *(f"r{n}" for n in range(8))}
     assert (buf.pending, now < NOW + 500) == (1, True)
     fill(buf, "later", now=now)
@@ -251,7 +251,7 @@ def test_in_doubt_the_sink_is_asked_at_the_deadline_and_nobody_is_told_before() 
     assert told(buf) == []
     assert buf.wake_at() == NOW + 5
     batch = take(buf, NOW + 5)
-    assert (ids(batch), batch.in_doubt, batch.entries[0].to_wire()["in_doubt"]) == (["a"], True, True)
+    assert (ids(batch), batch.in_doubt, batch.submissions[0].to_wire()["in_doubt"]) == (["a"], True, True)
     buf.settle(batch.id, FlushResult(unknown=[0], stalled=True), NOW + 5)
     assert (buf.idle, buf.unknown, buf.settled) == (True, 1, 2)
 
@@ -295,16 +295,16 @@ def test_only_those_who_were_told_count_as_told() -> None:
     buf = buffer(linger=0)
     fill(buf, "a", "b")
     requeue(buf, take(buf, NOW), 0)
-    assert str(buf.accept(entry("a"), NOW)) == "attached"
-    assert str(buf.accept(entry("b"), NOW)) == "answered"
+    assert str(buf.accept(submission("a"), NOW)) == "attached"
+    assert str(buf.accept(submission("b"), NOW)) == "answered"
     buf.settle(take(buf, NOW + 1).id, FlushResult(unknown=[0], stalled=True), NOW + 1)
-    assert str(buf.accept(entry("a"), NOW)) == "new"
+    assert str(buf.accept(submission("a"), NOW)) == "new"
 
 
 def test_that_others_got_through_meanwhile_is_known_to_the_next_run() -> None:
     buf = buffer(linger=0, max_batch_size=1, max_in_flight=2)
-    buf.accept(entry("a"), NOW)
-    buf.accept(entry("b"), NOW)
+    buf.accept(submission("a"), NOW)
+    buf.accept(submission("b"), NOW)
     first, second = take(buf, NOW), take(buf, NOW)
     buf.fail(first.id, NOW, "down", in_doubt=False)
     buf.settle(second.id, FlushResult(outcomes={"written": 1}), NOW)

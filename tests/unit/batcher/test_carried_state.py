@@ -22,8 +22,8 @@ import pytest
 from temporal_batching.batcher.buffer import BufferFull
 from temporal_batching.contract import FlushResult, JsonObject, RejectCode
 from temporal_batching.policy import CARRY_LIMIT_BYTES, MAX_REQUEST_BYTES
-from temporal_batching.wire.submission import Entry, read_entry
-from tests.support.buffers import NOW, buffer, entry, take
+from temporal_batching.wire.submission import Submission, read_submission
+from tests.support.buffers import NOW, buffer, submission, take
 
 SNOWMAN = "\N{SNOWMAN}"
 FAR = "\U0001f600"  # four bytes in UTF-8, twelve characters in Temporal's JSON
@@ -33,14 +33,14 @@ def weight(value: Any) -> int:
     return len(json.dumps(value, separators=(",", ":")))
 
 
-def addressed(request_id: str, *workflows: str, text: str = "x", expires_at: float | None = None) -> Entry:
+def addressed(request_id: str, *workflows: str, text: str = "x", expires_at: float | None = None) -> Submission:
     wire: JsonObject = {
         "request_id": request_id,
         "records": [{"table": "t", "values": {"v": text}}],
         "expires_at": expires_at,
         "reply_to": [{"workflow_id": name} for name in workflows],
     }
-    return read_entry(wire)
+    return read_submission(wire)
 
 
 def test_answers_for_what_was_not_accepted_are_bounded_and_counted() -> None:
@@ -57,7 +57,7 @@ def test_accepted_requests_are_told_whatever_was_refused_before() -> None:
     for n in range(5_000):
         buf.refuse(addressed(f"r-{n}", "w" * 900), RejectCode.OVERLOADED, "full")
     for n in range(3_000):
-        buf.accept(entry(f"a-{n}", expires_at=NOW + 5), NOW)
+        buf.accept(submission(f"a-{n}", expires_at=NOW + 5), NOW)
     dropped, waiting = buf.undelivered, buf.outbox
     buf.expire(NOW + 10)
     assert (buf.undelivered, buf.outbox) == (dropped, waiting + 3_000)
@@ -87,7 +87,7 @@ def test_callers_that_join_a_request_do_not_make_it_too_large_to_flush() -> None
         except BufferFull:
             refused += 1
     assert refused > 10
-    assert weight([e.to_wire() for e in take(buf, NOW, force=True).entries]) < 1_600_000
+    assert weight([e.to_wire() for e in take(buf, NOW, force=True).submissions]) < 1_600_000
 
 
 def test_callers_that_join_a_request_count_towards_the_buffer() -> None:
@@ -101,17 +101,17 @@ def test_callers_that_join_a_request_count_towards_the_buffer() -> None:
 def test_a_caller_that_joins_a_withdrawn_request_has_it_written() -> None:
     buf = buffer(linger=60)
     buf.withdraw("a", "v", "run", now=NOW)
-    buf.accept(entry("a", "v", expires_at=NOW + 50), NOW)
-    buf.accept(entry("a", "w", expires_at=NOW + 50), NOW)
-    (only,) = take(buf, NOW, force=True).entries
+    buf.accept(submission("a", "v", expires_at=NOW + 50), NOW)
+    buf.accept(submission("a", "w", expires_at=NOW + 50), NOW)
+    (only,) = take(buf, NOW, force=True).submissions
     assert (only.withdrawn, only.expires_at, len(only.replies)) == (False, NOW + 50, 2)
 
 
 def test_of_a_cancelled_shard_nothing_waits_for_ever() -> None:
     buf = buffer(linger=60, retry_initial=1, retry_max=1)
     for n in range(5):
-        buf.accept(entry(f"a-{n}", expires_at=NOW + 10), NOW)
-    buf.accept(entry("b", expires_at=NOW + 100), NOW)
+        buf.accept(submission(f"a-{n}", expires_at=NOW + 10), NOW)
+    buf.accept(submission("b", expires_at=NOW + 100), NOW)
     batch = take(buf, NOW, force=True)
     buf.fail(batch.id, NOW + 1, "down", in_doubt=True)
     assert buf.give_up(NOW + 11) == [], "the sink may be back"

@@ -47,7 +47,7 @@ requests = st.fixed_dictionaries(
         "key": texts | junk,
         "reply_to": addresses | st.lists(addresses, max_size=40) | junk,
         "expires_at": st.sampled_from([NOW - 1, NOW + 5, 1e300, None]) | junk,
-        "again": st.booleans(),
+        "resubmitted": st.booleans(),
     },
 )
 # Most junk is dropped. These are read, or refused with an answer to send.
@@ -62,7 +62,7 @@ nearly = st.fixed_dictionaries(
             max_size=4,
         ),
     },
-    optional={"expires_at": st.just(NOW - 1), "again": st.booleans()},
+    optional={"expires_at": st.just(NOW - 1), "resubmitted": st.booleans()},
 )
 arguments = st.lists(nearly, min_size=1, max_size=6).map(lambda many: [many]) | st.lists(
     st.lists(requests | junk, max_size=6) | requests | junk, max_size=4

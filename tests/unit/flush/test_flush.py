@@ -70,8 +70,8 @@ def wire(request_id: str, *callers: JsonObject, expires_at: float | None = None,
     }
 
 
-def flush_of(*entries: JsonObject, in_doubt: bool = False) -> FlushInput:
-    return FlushInput("main", 3, "main-3/7", "count", list(entries), in_doubt)
+def flush_of(*submissions: JsonObject, in_doubt: bool = False) -> FlushInput:
+    return FlushInput("main", 3, "main-3/7", "count", list(submissions), in_doubt)
 
 
 class Calls:
@@ -304,9 +304,9 @@ async def test_a_sink_that_cannot_tell_what_became_of_the_late_fails_the_flush(a
         async def settle(self, batch: Batch) -> Sequence[Outcome]:
             raise SinkUnavailable("gone", in_doubt=not alive)
 
-    entries = [wire("late", expires_at=1.0), *([wire("a")] if alive else [])]
+    submissions = [wire("late", expires_at=1.0), *([wire("a")] if alive else [])]
     with pytest.raises(ApplicationError, match="gone") as failure:
-        await settle(Silent(all_written), flush_of(*entries))
+        await settle(Silent(all_written), flush_of(*submissions))
     assert failure.value.details == (alive,), "in doubt is what was written before, and nothing else was"
 
 
@@ -341,8 +341,8 @@ async def test_the_order_of_a_key_holds_when_the_sink_fails_on_its_first_request
         return all_written(batch)
 
     sink = FakeSink(write)
-    entries = [{**wire(name), "key": key} for name, key in (("bad", "k"), ("x", "other"), ("b", "k"), ("c", ""))]
-    result = await settle(sink, flush_of(*entries))
+    submissions = [{**wire(name), "key": key} for name, key in (("bad", "k"), ("x", "other"), ("b", "k"), ("c", ""))]
+    result = await settle(sink, flush_of(*submissions))
     assert [answer.body["request_id"] for answer in result.answers] == ["x", "c"]
     assert [(one.position, one.in_doubt) for one in result.requeued] == [(0, True), (2, True)]
     assert ["b"] not in sink.written
@@ -360,7 +360,7 @@ class NoFence(Sink):
 
 
 async def test_in_doubt_and_without_a_fence_nobody_is_told_anything() -> None:
-    late = [{**wire(name, expires_at=1.0), flag: True} for name, flag in (("a", "in_doubt"), ("b", "again"))]
+    late = [{**wire(name, expires_at=1.0), flag: True} for name, flag in (("a", "in_doubt"), ("b", "resubmitted"))]
     result = await settle(NoFence(), flush_of(*late, wire("c", expires_at=1.0), wire("d")))
     assert [(a.body["request_id"], str(a.body["outcome"])) for a in result.answers] == [
         ("c", "expired"),
@@ -376,8 +376,8 @@ async def test_a_fence_that_fails_on_one_request_costs_nobody_else_its_outcome()
                 raise ZeroDivisionError
             return await super().settle(batch)
 
-    entries = [wire(name, expires_at=1.0) for name in ("committed", "bad", "b")]
-    result = await settle(Fragile(all_written), flush_of(*entries))
+    submissions = [wire(name, expires_at=1.0) for name in ("committed", "bad", "b")]
+    result = await settle(Fragile(all_written), flush_of(*submissions))
     assert [str(answer.body["outcome"]) for answer in result.answers] == ["written", "expired"]
     assert (result.unknown, result.sink_errors) == ([1], 1)
 

@@ -19,13 +19,13 @@ from temporal_batching.contract import JsonObject, RejectCode, SubmitResult
 from temporal_batching.errors import ErrorType
 from temporal_batching.gateway.activities import Gateway
 from temporal_batching.gateway.submitter import ShardSubmitter
-from temporal_batching.wire.submission import Entry, read_entry
+from temporal_batching.wire.submission import Submission, read_submission
 
 CALL = {"request_id": "r", "records": [{"table": "entries", "values": {"n": 1}}]}
 
 
 @pytest.mark.parametrize(
-    ("attempt", "heartbeat_details", "again"),
+    ("attempt", "heartbeat_details", "resubmitted"),
     [
         (1, [], False),
         (2, [1], False),  # the attempt before was refused outright, and said so
@@ -34,16 +34,16 @@ CALL = {"request_id": "r", "records": [{"table": "entries", "values": {"n": 1}}]
     ],
 )
 async def test_a_retry_says_so_unless_every_attempt_was_refused(
-    attempt: int, heartbeat_details: Sequence[Any], again: bool
+    attempt: int, heartbeat_details: Sequence[Any], resubmitted: bool
 ) -> None:
     environment = ActivityEnvironment()
     environment.info = dataclasses.replace(environment.info, attempt=attempt, heartbeat_details=heartbeat_details)
     gateway = Gateway(cast(Client, None))  # reading needs no server
 
-    async def read() -> Entry:
+    async def read() -> Submission:
         return gateway._read(dict(CALL))
 
-    assert (await environment.run(read)).again is again
+    assert (await environment.run(read)).resubmitted is resubmitted
 
 
 class Submitter(ShardSubmitter):
@@ -63,9 +63,9 @@ class Submitter(ShardSubmitter):
         return SubmitResult([], self._gather, self._enough)
 
 
-def request(number: int, *, records: int = 1, expires_in: float | None = None) -> Entry:
+def request(number: int, *, records: int = 1, expires_in: float | None = None) -> Submission:
     wire: JsonObject = {"request_id": f"r-{number}", "records": [{"table": "t", "values": {"n": 1}}] * records}
-    return read_entry({**wire, "expires_at": None if expires_in is None else time.time() + expires_in})
+    return read_submission({**wire, "expires_at": None if expires_in is None else time.time() + expires_in})
 
 
 async def test_a_full_batch_is_not_kept_to_gather_more() -> None:
@@ -146,9 +146,9 @@ def sent(call: Any) -> RawValue:
     return RawValue(DataConverter.default.payload_converter.to_payload(call))
 
 
-def parcel(number: int) -> Entry:
+def parcel(number: int) -> Submission:
     requests = [{"request_id": f"r-{number}-{n}", "records": [{"table": "t", "values": {"n": n}}]} for n in range(3)]
-    return read_entry({"request_id": f"p-{number}", "requests": requests})
+    return read_submission({"request_id": f"p-{number}", "requests": requests})
 
 
 async def test_parcels_go_packed_and_nothing_else_does() -> None:

@@ -20,7 +20,7 @@ from temporal_batching.contract import Record, WriteRequest
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.wire.decoding import InexactNumber, decode_json, decode_payload
 from temporal_batching.wire.parcels import unpack
-from temporal_batching.wire.submission import encode_request, measure, read_entry, read_requests, same_content
+from temporal_batching.wire.submission import encode_request, measure, read_requests, read_submission, same_content
 
 CONVERTER = DataConverter.default.payload_converter
 
@@ -61,9 +61,9 @@ def test_every_float_that_json_writes_is_read_again(number: float) -> None:
 @given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**40), 10**40))
 def test_what_was_read_once_is_written_and_read_as_the_same(number: float | int) -> None:
     """From the gateway on a request is written and read several times, and packed in a parcel."""
-    entry = read_entry({"request_id": "p", "requests": [request(repr(number))]})
-    again = read_entry(json.loads(json.dumps(entry.packed().to_wire())))
-    assert same_content(entry.body, again.body)
+    submission = read_submission({"request_id": "p", "requests": [request(repr(number))]})
+    again = read_submission(json.loads(json.dumps(submission.packed().to_wire())))
+    assert same_content(submission.body, again.body)
     (there,) = read_requests(again.body, None)
     assert repr(there.records[0].values["v"][0]["deep"]) == repr(number)
 
@@ -71,14 +71,14 @@ def test_what_was_read_once_is_written_and_read_as_the_same(number: float | int)
 @pytest.mark.parametrize("number", ["12345678901234567.89", "1e400", "-1e400", "1e-400", "9" * 5_000, "1e-" + "9" * 30])
 def test_a_request_with_a_number_that_would_be_rounded_is_refused(number: str) -> None:
     with pytest.raises(InvalidRequest, match="send it as a string") as refused:
-        read_entry(request(number))
+        read_submission(request(number))
     assert number not in str(refused.value)  # a signal's refusal is logged
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
 def test_what_is_no_json_number_is_refused(number: str) -> None:
     with pytest.raises(InvalidRequest, match="NaN or infinite"):
-        read_entry(request(number))
+        read_submission(request(number))
 
 
 def test_a_long_number_costs_its_neighbours_nothing() -> None:
@@ -88,21 +88,21 @@ def test_a_long_number_costs_its_neighbours_nothing() -> None:
 
 
 def test_times_may_have_more_digits_than_a_double() -> None:
-    entry = read_entry(
+    submission = read_submission(
         decode_json(
             '{"request_id": "r", "records": [{"table": "t", "values": {"v": 1}}],'
             ' "expires_at": 1769860800.123456789123, "waited": 0.12345678901234567891}'
         )
     )
-    assert entry.expires_at == 1769860800.1234568
-    assert entry.waited == pytest.approx(0.12345678901234568)
+    assert submission.expires_at == 1769860800.1234568
+    assert submission.waited == pytest.approx(0.12345678901234568)
     with pytest.raises(InvalidRequest, match="not NaN or infinite"):
-        read_entry({**request("1"), "expires_at": decode_json("1e400")})
+        read_submission({**request("1"), "expires_at": decode_json("1e400")})
 
 
 def test_an_id_that_is_a_number_is_called_one() -> None:
     with pytest.raises(InvalidRequest, match=re.escape("request_id is a string, not a number")):
-        read_entry({**request("1"), "request_id": decode_json("12345678901234567.89")})
+        read_submission({**request("1"), "request_id": decode_json("12345678901234567.89")})
 
 
 def test_a_packed_parcel_with_such_a_number_is_refused() -> None:

@@ -16,13 +16,13 @@ from temporal_batching.contract import FlushInput, JsonObject, RejectCode
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.flush.settlement import settle
 from temporal_batching.policy import MAX_REQUEST_BYTES
-from temporal_batching.wire.submission import Entry, read_entry, read_requests, same_content
+from temporal_batching.wire.submission import Submission, read_requests, read_submission, same_content
 from tests.support.buffers import NOW, buffer, caller, parcel, take
 
 
-def wire(entry: Entry) -> JsonObject:
-    """An entry after its way over Temporal."""
-    sent: JsonObject = json.loads(json.dumps(entry.to_wire()))
+def wire(submission: Submission) -> JsonObject:
+    """A submission after its way over Temporal."""
+    sent: JsonObject = json.loads(json.dumps(submission.to_wire()))
     return sent
 
 
@@ -38,7 +38,7 @@ def requests(*ids: str, **values: Any) -> list[JsonObject]:
 
 def test_a_packed_parcel_holds_what_was_packed_and_counts_the_same() -> None:
     plain = parcel("p", "a", "b", "c")
-    packed = read_entry(wire(plain.packed()))
+    packed = read_submission(wire(plain.packed()))
     assert "requests" not in packed.body
     assert (packed.id, packed.requests, packed.records) == ("p", 3, 3)
     assert packed.size == plain.size, "a parcel that fits a batch must fit it packed"
@@ -53,7 +53,7 @@ def test_alike_rows_take_a_fraction_of_the_room() -> None:
 
 
 def test_a_single_request_is_not_packed() -> None:
-    single = read_entry({**requests("a")[0], "reply_to": caller("w")})
+    single = read_submission({**requests("a")[0], "reply_to": caller("w")})
     assert single.packed() is single
 
 
@@ -78,12 +78,12 @@ def test_a_single_request_is_not_packed() -> None:
 )
 def test_a_packed_parcel_of_the_wrong_shape_is_refused_at_the_door(wrong: JsonObject) -> None:
     with pytest.raises(InvalidRequest, match="packed parcel"):
-        read_entry({**squeezed(requests("a")), **wrong})
+        read_submission({**squeezed(requests("a")), **wrong})
 
 
 def test_a_packed_parcel_larger_than_any_request_is_refused_at_the_door() -> None:
     with pytest.raises(InvalidRequest) as refusal:
-        read_entry(squeezed(requests("a"), size=MAX_REQUEST_BYTES + 1))
+        read_submission(squeezed(requests("a"), size=MAX_REQUEST_BYTES + 1))
     assert refusal.value.code is RejectCode.TOO_LARGE
 
 
@@ -106,11 +106,11 @@ def test_a_packed_parcel_larger_than_any_request_is_refused_at_the_door() -> Non
 async def test_a_parcel_that_does_not_hold_what_it_says_is_rejected_and_its_neighbours_written(bad: JsonObject) -> None:
     sink, now = MemorySink(), time.time()
     buf = buffer(linger=0)
-    for entry in (parcel("before", "x"), read_entry(bad), parcel("after", "y").packed()):
-        buf.accept(entry, now)
+    for submission in (parcel("before", "x"), read_submission(bad), parcel("after", "y").packed()):
+        buf.accept(submission, now)
     batch = take(buf, now)
-    entries = [wire(entry) for entry in batch.entries]
-    settled = await settle(sink, FlushInput("main", 0, batch.id, batch.trigger, entries))
+    submissions = [wire(submission) for submission in batch.submissions]
+    settled = await settle(sink, FlushInput("main", 0, batch.id, batch.trigger, submissions))
     declared = bad["holds"][0]
     assert settled.counts == {"written": 2, "rejected": declared}
     before, told, after = settled.answers
@@ -123,6 +123,6 @@ def test_a_packed_parcel_is_carried_over_whole() -> None:
     buf = buffer(linger=0)
     buf.accept(parcel("p", "a", "b").packed(), NOW)
     later = Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
-    (entry,) = take(later, NOW).entries
-    assert (entry.requests, entry.records) == (2, 2)
-    assert [one.request_id for one in read_requests(entry.body, None)] == ["a", "b"]
+    (submission,) = take(later, NOW).submissions
+    assert (submission.requests, submission.records) == (2, 2)
+    assert [one.request_id for one in read_requests(submission.body, None)] == ["a", "b"]

@@ -24,14 +24,14 @@ from temporal_batching.wire.submission import (
     ENVELOPE_BYTES,
     MAX_REPLIES,
     MAX_WAITED,
-    Entry,
+    Submission,
     deadline_after,
     encode_request,
     jsonable,
     measure,
-    read_entry,
     read_replies,
     read_requests,
+    read_submission,
     same_content,
 )
 
@@ -52,38 +52,40 @@ def nested(levels: int) -> Any:
 
 
 def test_a_request_is_read() -> None:
-    entry = read_entry(request(expires_at=12.5, reply_to={"workflow_id": "w", "run_id": None, "activity_id": "3"}))
-    assert entry.id == "r-1"
-    assert (entry.requests, entry.records, entry.expires_at) == (1, 1, 12.5)
-    assert entry.replies == [{"workflow_id": "w", "activity_id": "3"}]
-    assert entry.body == {"request_id": "r-1", "key": "a", "records": [record()]}
-    assert entry.size == measure(entry.body) + ENVELOPE_BYTES
+    submission = read_submission(
+        request(expires_at=12.5, reply_to={"workflow_id": "w", "run_id": None, "activity_id": "3"})
+    )
+    assert submission.id == "r-1"
+    assert (submission.requests, submission.records, submission.expires_at) == (1, 1, 12.5)
+    assert submission.replies == [{"workflow_id": "w", "activity_id": "3"}]
+    assert submission.body == {"request_id": "r-1", "key": "a", "records": [record()]}
+    assert submission.size == measure(submission.body) + ENVELOPE_BYTES
 
 
 def test_the_key_may_be_missing_null_or_empty() -> None:
     bare = request()
     del bare["key"]
-    assert [read_entry(r).body["key"] for r in (bare, request(key=None), request(key=""))] == ["", "", ""]
+    assert [read_submission(r).body["key"] for r in (bare, request(key=None), request(key=""))] == ["", "", ""]
 
 
 def test_what_a_batcher_does_not_know_is_left_behind() -> None:
-    entry = read_entry(request(colour="red", batcher="main", records=[{**record(), "note": 1}]))
-    assert entry.body == {"request_id": "r-1", "key": "a", "records": [record()]}
+    submission = read_submission(request(colour="red", batcher="main", records=[{**record(), "note": 1}]))
+    assert submission.body == {"request_id": "r-1", "key": "a", "records": [record()]}
 
 
 def test_a_parcel_is_read_as_one_entry() -> None:
     parcel = [request(request_id=f"r-{n}", records=[record(n=n), record(n=n)]) for n in range(3)]
-    entry = read_entry({"request_id": "p-1", "requests": parcel, "reply_to": {"activity_id": "a"}})
-    assert (entry.id, entry.requests, entry.records) == ("p-1", 3, 6)
-    read = read_requests(entry.body, 7.0)
+    submission = read_submission({"request_id": "p-1", "requests": parcel, "reply_to": {"activity_id": "a"}})
+    assert (submission.id, submission.requests, submission.records) == ("p-1", 3, 6)
+    read = read_requests(submission.body, 7.0)
     assert [r.request_id for r in read] == ["r-0", "r-1", "r-2"]
     assert {r.expires_at for r in read} == {7.0}
 
 
 def test_what_is_read_is_what_was_encoded() -> None:
     sent = WriteRequest("r-1", [Record("t", {"a": Decimal("1.10"), "b": None})], key="k")
-    entry = read_entry({**encode_request(sent), "expires_at": 5})
-    assert read_requests(entry.body, entry.expires_at) == [
+    submission = read_submission({**encode_request(sent), "expires_at": 5})
+    assert read_requests(submission.body, submission.expires_at) == [
         WriteRequest("r-1", [Record("t", {"a": "1.10", "b": None})], "k", 5)
     ]
 
@@ -144,22 +146,22 @@ BAD: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("wire", "message"), BAD, ids=[message[:60] for _, message in BAD])
 def test_bad_input_is_refused_with_what_is_wrong_and_what_is_allowed(wire: Any, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message) as refusal:
-        read_entry(wire)
+        read_submission(wire)
     assert refusal.value.code is RejectCode.INVALID
 
 
 def test_a_request_too_large_is_refused_with_its_size_and_the_limit() -> None:
-    fits = read_entry(request(records=[record(n="x" * (MAX_REQUEST_BYTES - 400))]))
+    fits = read_submission(request(records=[record(n="x" * (MAX_REQUEST_BYTES - 400))]))
     assert fits.size <= MAX_REQUEST_BYTES
     with pytest.raises(InvalidRequest, match=r"the request has 1,500,\d{3} bytes: at most 1,500,000 fit") as refusal:
-        read_entry(request(records=[record(n="x" * MAX_REQUEST_BYTES)]))
+        read_submission(request(records=[record(n="x" * MAX_REQUEST_BYTES)]))
     assert refusal.value.code is RejectCode.TOO_LARGE
 
 
 def test_an_error_never_repeats_a_value() -> None:
     for wire in (request(records=[record(n={"secret"})]), request(records="secret"), request(request_id=["secret"])):
         with pytest.raises(InvalidRequest) as refusal:
-            read_entry(wire)
+            read_submission(wire)
         assert "secret" not in str(refusal.value)
 
 
@@ -186,13 +188,13 @@ near_requests = st.fixed_dictionaries(
 @given(json_values | near_requests)
 def test_whatever_json_comes_it_is_read_or_refused(wire: Any) -> None:
     try:
-        entry = read_entry(wire)
+        submission = read_submission(wire)
     except InvalidRequest:
         return
-    assert entry.id
-    assert entry.records >= entry.requests >= 1
-    again = read_entry(json.loads(json.dumps(entry.to_wire())))
-    assert (again.body, again.replies, again.expires_at) == (entry.body, entry.replies, entry.expires_at)
+    assert submission.id
+    assert submission.records >= submission.requests >= 1
+    again = read_submission(json.loads(json.dumps(submission.to_wire())))
+    assert (again.body, again.replies, again.expires_at) == (submission.body, submission.replies, submission.expires_at)
 
 
 class Colour(Enum):
@@ -276,7 +278,7 @@ def test_a_mapping_of_any_kind_is_a_request() -> None:
         def __len__(self) -> int:
             return len(request())
 
-    assert read_entry(Frozen()).id == "r-1"
+    assert read_submission(Frozen()).id == "r-1"
 
 
 def test_replies_may_be_missing_one_or_many_and_one_address_counts_once() -> None:
@@ -289,12 +291,12 @@ def test_replies_may_be_missing_one_or_many_and_one_address_counts_once() -> Non
 
 def test_the_size_grows_with_those_who_wait() -> None:
     replies = [{"workflow_id": "w"}, {"workflow_id": "v"}]
-    assert read_entry(request(reply_to=replies)).size == read_entry(request()).size + ENVELOPE_BYTES
+    assert read_submission(request(reply_to=replies)).size == read_submission(request()).size + ENVELOPE_BYTES
 
 
 def test_what_travels_is_the_body_its_deadline_and_its_replies() -> None:
-    entry = Entry("r", {"request_id": "r", "records": []}, 1, 0, 9, 4.0, [{"workflow_id": "w"}])
-    assert entry.to_wire() == {
+    submission = Submission("r", {"request_id": "r", "records": []}, 1, 0, 9, 4.0, [{"workflow_id": "w"}])
+    assert submission.to_wire() == {
         "request_id": "r",
         "records": [],
         "expires_at": 4.0,
@@ -303,12 +305,12 @@ def test_what_travels_is_the_body_its_deadline_and_its_replies() -> None:
 
 
 def test_what_comes_again_says_so_as_it_travels() -> None:
-    entry = read_entry(request(again=True))
-    assert entry.again
-    assert read_entry(entry.to_wire()).again
-    assert entry.body == read_entry(request()).body
+    submission = read_submission(request(resubmitted=True))
+    assert submission.resubmitted
+    assert read_submission(submission.to_wire()).resubmitted
+    assert submission.body == read_submission(request()).body
     for other in (None, False, 1, "true"):
-        assert not read_entry(request(again=other)).again
+        assert not read_submission(request(resubmitted=other)).resubmitted
 
 
 @pytest.mark.parametrize(
@@ -324,14 +326,14 @@ def test_what_comes_again_says_so_as_it_travels() -> None:
     ],
 )
 def test_records_are_the_same_as_the_ledgers_digest_sees_them(one: Any, other: Any, same: bool) -> None:
-    bodies = [read_entry(request(records=[record(**values)])).body for values in (one, other)]
-    parcels = [read_entry({"request_id": "p", "requests": [body]}).body for body in bodies]
+    bodies = [read_submission(request(records=[record(**values)])).body for values in (one, other)]
+    parcels = [read_submission({"request_id": "p", "requests": [body]}).body for body in bodies]
     assert same_content(*bodies) is same
     assert same_content(*parcels) is same
 
 
 def test_the_key_does_not_make_a_request_another() -> None:
-    assert same_content(read_entry(request(key="a")).body, read_entry(request(key="b")).body)
+    assert same_content(read_submission(request(key="a")).body, read_submission(request(key="b")).body)
 
 
 @pytest.mark.parametrize(
@@ -343,10 +345,15 @@ def test_a_deadline_lies_a_little_before_the_caller_gives_up(timeout: float, bef
 
 def test_what_a_gateway_says_of_the_wait_is_believed_within_reason() -> None:
     wire = {"request_id": "r", "records": [{"table": "t", "values": {"n": 1}}]}
-    assert [read_entry({**wire, "waited": w}).waited for w in (None, 0, 1.5, 10**400)] == [0.0, 0.0, 1.5, MAX_WAITED]
+    assert [read_submission({**wire, "waited": w}).waited for w in (None, 0, 1.5, 10**400)] == [
+        0.0,
+        0.0,
+        1.5,
+        MAX_WAITED,
+    ]
     for wrong in (-1, "1", True, float("nan"), float("inf")):
         with pytest.raises(InvalidRequest, match="waited"):
-            read_entry({**wire, "waited": wrong})
+            read_submission({**wire, "waited": wrong})
 
 
 @pytest.mark.parametrize(
@@ -363,10 +370,10 @@ def test_what_a_gateway_says_of_the_wait_is_believed_within_reason() -> None:
 def test_what_no_text_can_be_made_of_names_nothing(wire: JsonObject) -> None:
     """Half of a surrogate pair, legal in JSON, has no UTF-8: neither a failure nor a database can hold it."""
     with pytest.raises(InvalidRequest, match="half of a surrogate pair") as refused:
-        read_entry(wire)
+        read_submission(wire)
     assert refused.value.code is RejectCode.INVALID
     str(refused.value).encode()
 
 
 def test_a_value_may_hold_whatever_json_holds() -> None:
-    assert read_entry(request(records=[record(n="\ud800", document={"\ud800": 1})])).records == 1
+    assert read_submission(request(records=[record(n="\ud800", document={"\ud800": 1})])).records == 1
