@@ -163,3 +163,35 @@ async def test_a_caller_cannot_pack_a_parcel_itself() -> None:
     packed = parcel(0).packed().to_wire()
     with pytest.raises(ApplicationError, match="packing them is the gateway's part"):
         await environment.run(Gateway(cast(Client, None)).batch_write_many, sent(packed))
+
+
+@pytest.mark.xfail(
+    strict=True, reason="an attempt at another batcher's worker counts as one that may have been accepted"
+)
+@pytest.mark.parametrize(
+    ("expires_in", "attempt", "heartbeat_details", "for_good"),
+    [
+        pytest.param(60.0, 1, [], False, id="time for another attempt"),
+        pytest.param(0.3, 1, [], True, id="no time for another attempt"),
+        pytest.param(0.3, 3, [2], True, id="nor was any accepted before"),
+        pytest.param(0.3, 3, [1], False, id="an earlier one may have been accepted"),
+    ],
+)
+async def test_a_write_that_reaches_another_batchers_worker_is_nowhere_and_says_so(
+    expires_in: float, attempt: int, heartbeat_details: Sequence[Any], for_good: bool
+) -> None:
+    beats: list[Any] = []
+    environment = ActivityEnvironment()
+    environment.on_heartbeat = lambda *details: beats.append(details)
+    environment.info = dataclasses.replace(
+        environment.info, attempt=attempt, heartbeat_details=heartbeat_details, schedule_to_close_timeout=None
+    )
+    gateway = Gateway(cast(Client, None), name="orders")
+    call = {**CALL, "batcher": "main", "expires_at": time.time() + expires_in}
+    with pytest.raises(ApplicationError, match=r"'orders'.*'main'") as failure:
+        await environment.run(gateway.batch_write, sent(call))
+    assert failure.value.type == ErrorType.WRONG_BATCHER
+    assert failure.value.non_retryable is for_good
+    never_accepted = heartbeat_details != [1]
+    assert failure.value.details == (never_accepted,)
+    assert beats == ([(attempt,)] if never_accepted else []), "the next attempt knows that this one was not accepted"
