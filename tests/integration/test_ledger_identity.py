@@ -74,7 +74,7 @@ async def test_no_request_writes_to_the_ledger_or_the_letters_of_any_batcher(
     values = {"request_id": "x", "digest": "d", "batch_id": "b", "status": "written", "committed_at": "2026-01-01"}
     (outcome,) = await database.sink().write(Batch([WriteRequest("r", [Record(table, values)])], id="main-0/1"))
     assert (outcome.kind.value, outcome.code) == ("rejected", "unknown_table")
-    with pytest.raises(SinkConfigurationError, match="no table"):
+    with pytest.raises(SinkConfigurationError, match="batcher's own table"):
         await database.sink(tables={table: TableRule()}).open()
 
 

@@ -66,7 +66,7 @@ class AuditedTables:
         self._connection = connection
         self._database = database
         self._rules = rules
-        self._names = database.list_names(connection)
+        self._names = database.list_names(connection).writable
         self._tables: dict[str, AuditedTable] = {}
 
     def get(self, name: str) -> AuditedTable:

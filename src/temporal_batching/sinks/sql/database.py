@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from temporal_batching.contract import Record
 from temporal_batching.sinks.ledger import IDENTITY_ID, LedgerEntry, LedgerStatus, digest
 from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass
-from temporal_batching.sinks.sql.schema import BoundTable, Row, TableName, TableRule
+from temporal_batching.sinks.sql.schema import BoundTable, Row, TableName, TableNames, TableRule
 
 
 @dataclass
@@ -132,7 +132,7 @@ class DatabaseAdapter(ABC):
         self.ledger = ledger
         self.own = [ledger]
         self.reserved = [ledger]
-        """Tables by whose columns a ledger, or a table of dead letters, of any batcher is recognised."""
+        """Tables by whose columns and key a ledger, or a table of dead letters, of any batcher is recognised."""
         self.counters = counters
         self.identity: str | None = None
         """The ledger's, once it is open. Every transaction sees to it that the ledger still is this one."""
@@ -165,8 +165,8 @@ class DatabaseAdapter(ABC):
         """Judges an error of SQLAlchemy or of the driver."""
 
     @abstractmethod
-    def list_names(self, connection: sa.Connection) -> dict[str, TableName]:
-        """Every table a request could mean, by the name it would use. Never the sink's own, never the system's own."""
+    def list_names(self, connection: sa.Connection) -> TableNames:
+        """Every table a request could mean, and which of them are a batcher's own. Never the system's own."""
 
     @abstractmethod
     def reflect(self, connection: sa.Connection, name: str, where: TableName, rule: TableRule) -> BoundTable:

@@ -31,8 +31,8 @@ from temporal_batching.sinks.sql.database import (
 from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass, classify_sqlstate
 from temporal_batching.sinks.sql.ledger import read_entry
 from temporal_batching.sinks.sql.reasons import short_reason
-from temporal_batching.sinks.sql.schema import BoundColumn, BoundTable, TableName, TableRule, check_rule
-from temporal_batching.sinks.sql.tables import is_a_batchers
+from temporal_batching.sinks.sql.schema import BoundColumn, BoundTable, TableName, TableNames, TableRule, check_rule
+from temporal_batching.sinks.sql.tables import is_a_batchers, leading_to
 from temporal_batching.sinks.sql.types import PG_NULL, array_literal, postgresql_binder, quoted_element
 
 _USED = "temporal_batching.prepared"
@@ -108,16 +108,33 @@ class PostgresqlDatabase(DatabaseAdapter):
     def classify(self, error: BaseException) -> DatabaseFailure:
         return classify_postgresql_error(error)
 
-    def list_names(self, connection: sa.Connection) -> dict[str, TableName]:
-        own = {connection.scalar(_OID, {"name": _quoted(connection, table)}) for table in self.own}
-        names: dict[str, TableName] = {}
-        for oid, schema, table, visible, columns in connection.execute(_NAMES):
-            if oid in own or is_a_batchers(columns or (), self.reserved):
+    def list_names(self, connection: sa.Connection) -> TableNames:
+        relations = connection.execute(_RELATIONS).all()
+        reserved = self._reserved(connection, relations)
+        writable: dict[str, TableName] = {}
+        refused: set[str] = set()
+        for one in relations:
+            if not one.usable:
                 continue
-            names[f"{schema}.{table}"] = TableName(schema, table)
-            if visible:
-                names[table] = TableName(schema, table)
-        return names
+            names = [f"{one.schema}.{one.name}", *([one.name] if one.visible else [])]
+            if one.oid in reserved:
+                refused.update(names)
+            else:
+                writable.update(dict.fromkeys(names, TableName(one.schema, one.name)))
+        return TableNames(writable, frozenset(refused))
+
+    def _reserved(self, connection: sa.Connection, relations: Iterable[sa.Row[Any]]) -> set[int]:
+        """Ledgers and dead letters, and all that a write may reach them through, whatever it calls its columns."""
+        own = {connection.scalar(_OID, {"name": _quoted(connection, table)}) for table in self.own} - {None}
+        for one in relations:
+            # A foreign table has no key here, wherever it leads.
+            key = None if one.kind == "f" else one.key or ()
+            if is_a_batchers(one.columns or (), key, self.reserved):
+                own.add(one.oid)
+        leads_to: dict[int, set[int]] = {}
+        for relation, other in connection.execute(_LEADS_TO):
+            leads_to.setdefault(relation, set()).add(other)
+        return leading_to(own, leads_to)
 
     def reflect(self, connection: sa.Connection, name: str, where: TableName, rule: TableRule) -> BoundTable:
         schema, table_name = where
@@ -219,11 +236,27 @@ _VERSION = sa.text(
 )
 _OID = sa.text("SELECT to_regclass(:name)::oid")
 _PRIVILEGE = sa.text("SELECT has_table_privilege(:name, :privilege)")
-_NAMES = sa.text(
-    "SELECT c.oid, n.nspname, c.relname, pg_table_is_visible(c.oid), (SELECT array_agg(a.attname::text)"
-    " FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) FROM pg_class c"
-    " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'f')"
-    " AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' AND has_schema_privilege(n.oid, 'USAGE')"
+# Those in schemas that this role may not use as well: a view elsewhere writes to them with its owner's rights.
+_RELATIONS = sa.text(
+    "SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS kind,"
+    " pg_table_is_visible(c.oid) AS visible, has_schema_privilege(n.oid, 'USAGE') AS usable,"
+    " (SELECT array_agg(a.attname::text) FROM pg_attribute a"
+    "  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,"
+    " (SELECT array_agg(a.attname::text) FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid"
+    "  AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])"
+    "  WHERE i.indrelid = c.oid AND i.indisprimary) AS key"
+    " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'f')"
+    " AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'"
+)
+# A view or a rule refers to a table; who reads a table reads its children; a partitioned table writes to its
+# partitions. Below 16384 are the server's own.
+_LEADS_TO = sa.text(
+    "SELECT r.ev_class, d.refobjid FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass"
+    " AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass"
+    " WHERE r.ev_class >= 16384 AND d.refobjid >= 16384 AND d.refobjid <> r.ev_class"
+    " UNION SELECT inhrelid, inhparent FROM pg_inherits"
+    " UNION SELECT i.inhparent, i.inhrelid FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent"
+    " WHERE p.relkind = 'p'"
 )
 # The type without its length: a cast to varchar(3) would cut silently, where the assignment to the column refuses.
 _COLUMNS = sa.text(

@@ -65,6 +65,18 @@ class TableName(NamedTuple):
     name: str
 
 
+class TableNames(NamedTuple):
+    """What a request could name.
+
+    Attributes:
+        writable: The tables that it may write to, by the name it would use.
+        reserved: Names of tables that are a batcher's own: a ledger, dead letters, or whatever leads to one.
+    """
+
+    writable: dict[str, TableName]
+    reserved: frozenset[str]
+
+
 @dataclass(frozen=True)
 class BoundColumn:
     """One column: how a JSON value becomes what the driver is given.
@@ -168,7 +180,7 @@ class Catalogue:
         self,
         *,
         rules: Mapping[str, TableRule] | None,
-        list_names: Callable[[], dict[str, TableName]],
+        list_names: Callable[[], TableNames],
         reflect: Callable[[str, TableName, TableRule], BoundTable],
         version: Callable[[], object],
     ) -> None:
@@ -176,7 +188,7 @@ class Catalogue:
 
         Args:
             rules: The tables that may be written to; None for every one.
-            list_names: Asks the database for all tables that could be meant, by the name a request uses.
+            list_names: Asks the database for all tables that could be meant.
             reflect: Asks the database for one table's columns.
             version: Asks the database for something that differs once its schema has changed.
         """
@@ -186,6 +198,7 @@ class Catalogue:
         self._version = version
         self._lock = threading.Lock()
         self._names: dict[str, TableName] = {}
+        self._reserved: frozenset[str] = frozenset()
         self._tables: dict[str, BoundTable] = {}
         self._seen: object = None
         self._looked = False
@@ -205,6 +218,8 @@ class Catalogue:
     def _find(self, name: str) -> BoundTable:
         if not self._looked:
             self._look()
+        if isinstance(name, str) and name in self._reserved:
+            raise Misfit(RejectCode.UNKNOWN_TABLE, f"{name} is a batcher's own table")
         if (
             not isinstance(name, str)
             or name not in self._names
@@ -228,7 +243,7 @@ class Catalogue:
 
     def _look(self) -> None:
         self._seen = self._version()  # first: a change from here on is one more change
-        self._names = self._list_names()
+        self._names, self._reserved = self._list_names()
         self._looked = True
 
     def refresh(self) -> None:
@@ -258,6 +273,9 @@ class Catalogue:
         with self._lock:
             self._tables = {}
             self._look()
+            own = sorted(self._reserved.intersection(self._rules or ()))
+            if own:
+                raise SinkConfigurationError(f"{own[0]} is a batcher's own table: no request may write to it")
             missing = sorted(set(self._rules or ()) - set(self._names))
             if missing:
                 there = _listed(self._once(self._names)) if self._names else "none"

@@ -23,7 +23,7 @@ from temporal_batching.sinks.sql.database import (
 from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass, classify_sqlite
 from temporal_batching.sinks.sql.ledger import read_entry
 from temporal_batching.sinks.sql.reasons import short_reason
-from temporal_batching.sinks.sql.schema import BoundColumn, BoundTable, TableName, TableRule, check_rule
+from temporal_batching.sinks.sql.schema import BoundColumn, BoundTable, TableName, TableNames, TableRule, check_rule
 from temporal_batching.sinks.sql.tables import is_a_batchers
 from temporal_batching.sinks.sql.types import sqlite_binder
 
@@ -89,10 +89,22 @@ class SqliteDatabase(DatabaseAdapter):
     def classify(self, error: BaseException) -> DatabaseFailure:
         return classify_sqlite_error(error)
 
-    def list_names(self, connection: sa.Connection) -> dict[str, TableName]:
+    def list_names(self, connection: sa.Connection) -> TableNames:
+        names = _user_tables(connection)
+        reserved = self._reserved(connection, names)
+        writable = {name: TableName(None, name) for name in names if name.casefold() not in reserved}
+        return TableNames(writable, frozenset(name for name in names if name.casefold() in reserved))
+
+    def _reserved(self, connection: sa.Connection, names: Sequence[str]) -> set[str]:
+        """Ledgers and dead letters, views over them, and what has a trigger that writes to one; in lower case."""
         own = {table.name.casefold() for table in self.own}
-        names = [name for name in _user_tables(connection) if name.casefold() not in own]
-        return {n: TableName(None, n) for n in names if not is_a_batchers(_columns_of(connection, n), self.reserved)}
+        for name in names:
+            columns = _columns_of(connection, name)
+            if is_a_batchers([column for column, _ in columns], [c for c, key in columns if key], self.reserved):
+                own.add(name.casefold())
+        return own.union(
+            name.casefold() for name in connection.scalars(_INDIRECT) if not own.isdisjoint(touched(connection, name))
+        )
 
     def reflect(self, connection: sa.Connection, name: str, where: TableName, rule: TableRule) -> BoundTable:
         table = sa.Table(where.name, sa.MetaData())
@@ -128,10 +140,44 @@ class SqliteDatabase(DatabaseAdapter):
         return []
 
 
-def _columns_of(connection: sa.Connection, name: str) -> list[str]:
+def _columns_of(connection: sa.Connection, name: str) -> list[tuple[str, bool]]:
+    """Columns, and whether each is of the primary key."""
     with suppress(sa.exc.DBAPIError):  # a view over a table that is gone has none
-        return [row.name for row in connection.execute(_COLUMNS, {"name": name})]
+        return [(row.name, bool(row.pk)) for row in connection.execute(_COLUMNS, {"name": name})]
     return []
+
+
+def touched(connection: sa.Connection, name: str) -> set[str]:
+    """The tables that a view reads, and those that writing to a view or a table writes to, triggers included.
+
+    SQLite tells its authorizer of every table when it compiles a statement, however deep in triggers. The statements
+    are explained, not run.
+    """
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    tables: set[str] = set()
+    actions = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE}
+
+    def note(action: int, table: str | None, *_: object) -> int:
+        if table is not None and action in actions:
+            tables.add(table.casefold())
+        return sqlite3.SQLITE_OK
+
+    statements = [f"INSERT INTO {quote(name)} DEFAULT VALUES"]
+    statements += [f"UPDATE {quote(name)} SET {quote(column)} = NULL" for column, _ in _columns_of(connection, name)]
+    is_view = connection.scalar(_IS_VIEW, {"name": name})
+    if is_view:
+        statements.append(f"SELECT * FROM {quote(name)}")
+        actions.add(sqlite3.SQLITE_READ)
+    driver.set_authorizer(note)
+    try:
+        for statement in statements:
+            with suppress(sqlite3.Error):  # a view that takes no such statement, or over a table that is gone
+                driver.execute(f"EXPLAIN {statement}").close()
+    finally:
+        driver.set_authorizer(None)
+    return tables - {name.casefold()}
 
 
 _COLUMNS = sa.text('SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(:name) ORDER BY cid')
@@ -162,6 +208,10 @@ def _is_strict(connection: sa.Connection, name: str) -> bool:
 _TABLES = sa.text(
     "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type <> 'shadow' AND substr(name, 1, 7) <> 'sqlite_'"
 )
+_INDIRECT = sa.text(
+    "SELECT name FROM sqlite_master WHERE type = 'view' UNION SELECT tbl_name FROM sqlite_master WHERE type = 'trigger'"
+)
+_IS_VIEW = sa.text("SELECT 1 FROM sqlite_master WHERE type = 'view' AND name = :name COLLATE NOCASE")
 _STRICT = sa.text("SELECT strict FROM pragma_table_list(:name) WHERE schema = 'main'")
 _VIRTUAL = sa.text("SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUAL TABLE%'")
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateTable
 
 from temporal_batching.sinks.sql.schema import TableName
+
+T = TypeVar("T")
 
 
 def own_name(name: str, *, schemas: bool) -> TableName:
@@ -16,10 +19,29 @@ def own_name(name: str, *, schemas: bool) -> TableName:
     return TableName(schema, table) if schemas and dot else TableName(None, name)
 
 
-def is_a_batchers(columns: Iterable[str], own: Iterable[sa.Table]) -> bool:
-    """Whether a table, or a view, with these columns is a ledger or holds dead letters, of whichever batcher."""
+def is_a_batchers(columns: Iterable[str], key: Collection[str] | None, own: Iterable[sa.Table]) -> bool:
+    """Whether a table is a ledger or holds dead letters, of whichever batcher.
+
+    Args:
+        columns: It has at least these.
+        key: Its primary key; None if it has none that could be seen, as a foreign table: then its columns decide.
+        own: A ledger and a table of dead letters.
+    """
     names = {column.casefold() for column in columns}
-    return any(names >= {column.name for column in table.columns} for table in own)
+    keys = None if key is None else {column.casefold() for column in key}
+    return any(
+        names >= {column.name for column in table.columns}
+        and (keys is None or keys == {column.name for column in table.primary_key.columns})
+        for table in own
+    )
+
+
+def leading_to(targets: Iterable[T], leads_to: Mapping[T, Collection[T]]) -> set[T]:
+    """The targets, and whatever leads to one of them over any number of steps."""
+    found = set(targets)
+    while more := {one for one, others in leads_to.items() if one not in found and not found.isdisjoint(others)}:
+        found |= more
+    return found
 
 
 def table_ddl(table: sa.Table, dialect: sa.Dialect) -> str:
