@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 JsonObject: TypeAlias = dict[str, Any]
 
 DEFAULT_BATCHER = "main"
+NO_LEDGER = ""
+"""In place of a ledger's identity: a sink without one, on purpose."""
 DEFAULT_TASK_QUEUE = "batcher-queue"
 """Of the batcher ``main``; another one's carries its name: `routing.default_task_queue`."""
 
@@ -246,7 +248,8 @@ class BatcherStats:
         draining: No request is accepted while true.
         breaker: ``closed``, or ``open`` while the sink is unavailable.
         sink_error: The sink's last complaint while the breaker is open.
-        ledger: The identity of the ledger that it has been written to; None before the first flush, or without one.
+        ledger: The identity of the ledger that it may have been written to; None before the first flush, or without
+            one; empty after an operator adopted a sink without one.
         policy: The limits in force, as in `BatchPolicy.to_wire`.
     """
 
@@ -312,8 +315,8 @@ class Control:
     flush: bool | None = None
     pause: bool | None = None
     drain: bool | None = None
-    adopt_ledger: bool | None = None
-    """The next flush may go into another ledger than those before it."""
+    adopt_ledger: str | None = None
+    """The identity of the ledger in which the shard goes on, and no other one; `NO_LEDGER` for a sink without."""
 
 
 @dataclass(frozen=True)
@@ -335,7 +338,10 @@ class FlushInput:
     halved: bool = False
     """These are not all requests that had this batch id: the batch failed alone, and goes on in parts."""
     ledger: str | None = None
-    """The ledger that this shard has been written to: no other one takes the batch."""
+    """The ledger that this shard may have been written to: no other one takes the batch. `NO_LEDGER` if an operator
+    said that it goes on in a sink without one; None if it has been written to none."""
+    may_choose_ledger: bool = False
+    """With no ledger yet: it goes alone, and its sink's ledger becomes the shard's."""
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ class BatcherPlugin(_PassthroughPlugin):
         config["activities"] = [
             *config.get("activities", []),
             *_doors(gateway),
-            Flusher(self._sink, batcher=self._batcher).flush_batch,
+            Flusher(self._sink, batcher=self._batcher, shards=self._shards).flush_batch,
             deliver_confirmations,
             cancel_shard,
             self._batcher_policy,

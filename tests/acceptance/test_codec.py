@@ -22,7 +22,7 @@ COMMANDS = (
     ("resume",),
     ("flush",),
     ("configure", "--linger", "50ms"),
-    ("adopt-ledger",),
+    ("adopt-ledger", "--identity", "none"),
     ("replay", "--all"),
     ("start",),
     ("drain",),

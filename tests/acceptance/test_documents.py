@@ -84,7 +84,7 @@ HELD_BY = {
     "python -m benchmarks.operations": "module",
     "temporal workflow describe": "temporal",
     "temporal workflow cancel": "temporal",
-    "temporal-batching adopt-ledger --name NAME": OPERATORS,
+    "temporal-batching adopt-ledger --name NAME --identity ID": OPERATORS,
 }
 """Every command of the documents: the test that runs it, or what else is seen to hold it."""
 

@@ -132,9 +132,9 @@ async def test_operators_commands_reach_the_batcher(start: Start, temporal: str)
     worker = await start("batcher worker", "--shards", "2", **where)
     await worker.says("2 shards")
     said = {"pause": "is paused", "stats": "operated-1 state=paused", "drain": "is drained", "resume": "runs"}
-    said["adopt-ledger"] = "takes the ledger of its next flush"
+    said["adopt-ledger --identity none"] = "goes on in the ledger none"
     for command, answer in said.items():
-        process = await start("temporal-batching", command, "--shards", "2", **where)
+        process = await start("temporal-batching", *command.split(), "--shards", "2", **where)
         await process.says(answer)
         assert await process.ends() == 0
     process = await start("temporal-batching", "configure", "--linger", "3s", "--shards", "2", **where)

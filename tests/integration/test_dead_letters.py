@@ -137,7 +137,7 @@ async def test_letters_that_cannot_be_kept_stop_nobody_and_are_in_the_log(
     database.execute(ENTRIES)
     options: dict[str, Any] = {}
     if trouble == "no table":
-        database.execute(SqlSink(database.url).ledger_ddl())
+        database.run_ddl(SqlSink(database.url).ledger_ddl())
         options = {"create_ledger": False}
     elif trouble == "another table":
         database.execute(f"CREATE TABLE {DEFAULT_DEAD_LETTERS} (n integer)")

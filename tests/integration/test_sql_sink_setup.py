@@ -53,8 +53,7 @@ async def test_a_missing_ledger_that_must_not_be_created_says_how_to(database: T
     sink = database.sink(create_ledger=False)
     with pytest.raises(SinkConfigurationError, match="CREATE TABLE"):
         await sink.open()
-    with database.engine.begin() as connection:
-        connection.exec_driver_sql(sink.ledger_ddl())
+    database.run_ddl(sink.ledger_ddl())
     await sink.open()
     assert await written(sink, entry(1)) == ["written"]
 
@@ -86,8 +85,7 @@ async def test_a_table_that_is_no_ledger_is_not_taken_for_one(
 async def test_a_ledger_that_vanishes_is_an_outage_not_a_rejection(database: TestDatabase) -> None:
     database.execute(ENTRIES)
     sink = database.sink(create_ledger=False)
-    with database.engine.begin() as connection:
-        connection.exec_driver_sql(sink.ledger_ddl())
+    database.run_ddl(sink.ledger_ddl())
     await sink.open()
     database.execute("ALTER TABLE batching_ledger RENAME TO moved")
     for _ in range(2):
@@ -267,8 +265,7 @@ async def test_few_privileges_are_enough(postgresql: TestDatabase) -> None:
         "CREATE TABLE readable (id integer PRIMARY KEY);;CREATE TABLE balances (id integer PRIMARY KEY, n integer)"
     )
     owner = postgresql.sink()
-    with postgresql.engine.begin() as connection:
-        connection.exec_driver_sql(owner.ledger_ddl())
+    postgresql.run_ddl(owner.ledger_ddl())
     role = f"writer_{postgresql.engine.url.database}"
     postgresql.execute(
         f"CREATE ROLE {role} LOGIN;;REVOKE CREATE ON SCHEMA public FROM PUBLIC;;"

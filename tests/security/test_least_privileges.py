@@ -33,7 +33,7 @@ def batcher_url(postgresql: TestDatabase) -> Iterator[sa.URL]:
         "CREATE TABLE entries (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n integer);;"
         "CREATE TABLE balances (account text PRIMARY KEY, n integer);;CREATE TABLE others (n integer)"
     )
-    postgresql.execute(SqlSink(postgresql.url).ledger_ddl())
+    postgresql.run_ddl(SqlSink(postgresql.url).ledger_ddl())
     postgresql.execute(SqlSink(postgresql.url).dead_letters_ddl())
     sql = "\n".join(re.findall(r"^```sql\n(.*?)^```$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
     # Roles belong to the whole server, which other tests use too.

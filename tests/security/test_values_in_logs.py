@@ -97,7 +97,7 @@ async def test_an_outage_is_logged_without_the_values_that_wait(
 ) -> None:
     database.execute(SCHEMA)
     sink = SqlSink(database.url, create_ledger=False)
-    database.execute(sink.ledger_ddl())
+    database.run_ddl(sink.ledger_ddl())
     async with running(client, sink) as service:
         database.execute("ALTER TABLE batching_ledger RENAME TO away")
         caplog.set_level(logging.DEBUG)

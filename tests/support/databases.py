@@ -36,6 +36,12 @@ class TestDatabase:
             for statement in sql.split(";;"):
                 connection.execute(sa.text(statement), parameters)
 
+    def run_ddl(self, ddl: str) -> None:
+        """Runs what a sink's ``..._ddl`` gives."""
+        with self.engine.begin() as connection:
+            for statement in filter(str.strip, ddl.split(";\n")):
+                connection.exec_driver_sql(statement.strip().removesuffix(";"))
+
     def rows(self, sql: str, **parameters: Any) -> list[tuple[Any, ...]]:
         with self.engine.connect() as connection:
             return [tuple(row) for row in connection.execute(sa.text(sql), parameters)]

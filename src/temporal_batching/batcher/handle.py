@@ -14,6 +14,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporal_batching.batcher.shards import once_ready, start_shard, update_with_start
 from temporal_batching.contract import (
     DEFAULT_BATCHER,
+    NO_LEDGER,
     QUERY_STATS,
     UPDATE_CONTROL,
     BatcherStart,
@@ -124,12 +125,16 @@ class BatcherHandle:
         await self._control(Control(drain=True, pause=False))
         await self._until(lambda now: all(s.dedup_ids == 0 and s.unread == 0 for s in now), timeout)
 
-    async def adopt_ledger(self) -> None:
-        """Lets every shard be written to another ledger than before: for a database that was replaced on purpose.
+    async def adopt_ledger(self, identity: str | None) -> None:
+        """Has every shard go on in this ledger and in no other: for a database that was replaced on purpose.
 
-        Ids that only the earlier ledger knows are applied again if they are submitted again.
+        Request ids that only the earlier ledger knows are applied again if they are submitted again; so is a batch that
+        is in doubt there. A worker that still has the earlier one writes nothing any more.
+
+        Args:
+            identity: Of the ledger to go on in, as `Sink.identity` and the flush's error say; None for a sink without.
         """
-        await self._control(Control(adopt_ledger=True))
+        await self._control(Control(adopt_ledger=NO_LEDGER if identity is None else identity))
 
     async def configure(self, policy: BatchPolicy) -> None:
         """Changes the limits of every shard, now and for ever: a worker that starts does not change them back."""

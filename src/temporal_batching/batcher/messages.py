@@ -11,7 +11,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporal_batching.contract import Control, RejectCode
 from temporal_batching.errors import ErrorType, InvalidPolicy, InvalidRequest
 from temporal_batching.policy import MAX_REQUEST_BYTES, BatchPolicy
-from temporal_batching.wire.submission import ENVELOPE_BYTES, Submission, measure, read_submission
+from temporal_batching.wire.submission import ENVELOPE_BYTES, MAX_NAME, Submission, measure, read_submission
 
 MAX_DEPTH = 100
 """Levels of nesting in a request. What a handler can read must also pass through the flush's and the next run's
@@ -87,7 +87,9 @@ def read_control(wire: Any) -> Control:
         raise invalid(
             f"control knows policy, announced, flush, pause, drain and adopt_ledger, not {sorted(wire)}"
         ) from None
-    for name in ("flush", "pause", "drain", "adopt_ledger"):
+    if not isinstance(control.adopt_ledger, str | None) or len(control.adopt_ledger or "") > MAX_NAME:
+        raise invalid(f"control.adopt_ledger is a ledger's identity, of {MAX_NAME} characters at most, or null")
+    for name in ("flush", "pause", "drain"):
         if not isinstance(getattr(control, name), bool | None):
             raise invalid(f"control.{name} is true, false or null")
     if control.policy is not None:

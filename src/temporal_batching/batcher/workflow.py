@@ -15,7 +15,7 @@ from typing import Any
 
 from temporalio import workflow
 from temporalio.common import RawValue, RetryPolicy
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError
 
 from temporal_batching.batcher.batches import PendingBatch
 from temporal_batching.batcher.buffer import Buffer, BufferFull
@@ -97,7 +97,7 @@ class BatcherWorkflow:
         self._operator_policy: bool = state.get("operator_policy", False)
         self._cancelled: bool = state.get("cancelled", False)  # this run, or one before it
         self._buffer.ending = self._cancelled
-        self._ledger: str | None = state.get("ledger")  # that it has been written to
+        self._ledger: str | None = state.get("ledger")  # that it may have been written to
         self._ledger_asked: bool = state.get("ledger_asked", False)
         self._cancel_requested = False  # this run: without it none can end as cancelled
         self._settled_before = self._buffer.settled
@@ -204,8 +204,8 @@ class BatcherWorkflow:
             buffer.paused = control.pause
         if control.drain is not None:
             buffer.draining = control.drain
-        if control.adopt_ledger:
-            self._ledger, self._ledger_asked = None, False
+        if control.adopt_ledger is not None:  # this one and no other: a worker with the earlier one is refused
+            self._ledger, self._ledger_asked = control.adopt_ledger, True
         if control.flush or control.drain:
             buffer.flush_now(workflow.time())
         self._awake = True
@@ -346,6 +346,7 @@ class BatcherWorkflow:
             attempt=batch.attempt,
             halved=bool(batch.part),
             ledger=self._ledger,
+            may_choose_ledger=not self._ledger_asked,
         )
         try:
             result = await workflow.execute_activity(
@@ -359,7 +360,12 @@ class BatcherWorkflow:
                 summary=f"{batch.id}: {batch.requests} requests, by {batch.trigger}",
             )
         except ActivityError as err:
-            problem, in_doubt = _sink_problem(err)
+            problem, in_doubt, ledger = _sink_problem(err)
+            if self._ledger is None and ledger is not None:
+                if in_doubt:
+                    self._ledger, self._ledger_asked = ledger, True
+                else:
+                    self._ledger_asked = False  # nothing went there yet: the next one goes alone, and decides
             self._buffer.fail(batch.id, workflow.time(), problem, in_doubt=in_doubt, patience=_patience())
             workflow.logger.warning("Batch %s goes back to the buffer: %s", batch.id, problem)
         except Exception as err:
@@ -369,7 +375,8 @@ class BatcherWorkflow:
             self._buffer.fail(batch.id, workflow.time(), problem, in_doubt=False, patience=_patience())
             workflow.logger.exception("Batch %s cannot be scheduled", batch.id)
         else:
-            self._ledger = self._ledger or result.ledger
+            if self._ledger is None:
+                self._ledger = result.ledger
             self._ledger_asked = True
             self._buffer.settle(batch.id, result, workflow.time(), patience=_patience())
             if result.requeued:
@@ -519,13 +526,14 @@ def _epoch(carried: str | None) -> str:
     return carried or info.first_execution_run_id[-8:]
 
 
-def _sink_problem(err: ActivityError) -> tuple[str, bool]:
-    """What went wrong with a flush, and whether it may have committed all the same."""
+def _sink_problem(err: ActivityError) -> tuple[str, bool, str | None]:
+    """What went wrong with a flush, whether it may have committed all the same, and in which ledger."""
     cause = err.cause
     if isinstance(cause, ApplicationError) and cause.type == ErrorType.SINK_UNAVAILABLE:
-        in_doubt = bool(cause.details[0]) if cause.details else True
-        return cause.message, in_doubt
-    return str(cause or err), True
+        in_doubt, ledger = cause.details if len(cause.details) == 2 else (True, None)
+        return cause.message, bool(in_doubt), ledger
+    declared = cause.last_heartbeat_details if isinstance(cause, TimeoutError) else ()
+    return str(cause or err), True, declared[0] if declared else None
 
 
 def _shallow(message: FlushInput | BatcherStart) -> JsonObject:

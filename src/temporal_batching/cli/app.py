@@ -120,9 +120,20 @@ def resume(settings: BatcherSettings, target: Target) -> None:
 
 @app.command("adopt-ledger")
 @with_settings(*BATCHER)
-def adopt_ledger(settings: BatcherSettings, target: Target) -> None:
-    """Let a batcher go on in another database, after it was replaced on purpose."""
-    run(_control(settings, target, BatcherHandle.adopt_ledger, "takes the ledger of its next flush"))
+def adopt_ledger(
+    settings: BatcherSettings,
+    target: Target,
+    identity: Annotated[
+        str,
+        typer.Option("--identity", metavar="ID", help="The ledger's, as the error says; none for a sink without one."),
+    ],
+) -> None:
+    """Have a batcher go on in another ledger, after its database was replaced on purpose.
+
+    Request ids that only the earlier ledger knows are applied again if they are submitted again.
+    """
+    ledger = None if identity == "none" else identity
+    run(_control(settings, target, lambda handle: handle.adopt_ledger(ledger), f"goes on in the ledger {identity}"))
 
 
 @app.command()

@@ -11,19 +11,21 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio import activity
-from temporalio.client import WorkflowQueryFailedError, WorkflowQueryRejectedError
+from temporalio.client import AsyncActivityCancelledError, WorkflowQueryFailedError, WorkflowQueryRejectedError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
 from temporal_batching.contract import (
     ACTIVITY_FLUSH,
     DEFAULT_BATCHER,
+    NO_LEDGER,
     QUERY_BATCH,
     FlushInput,
     FlushResult,
 )
 from temporal_batching.flush.delivery import deliver
 from temporal_batching.flush.settlement import Settled, settle, unavailable
+from temporal_batching.flush.sink_calls import without_values
 from temporal_batching.sinks.base import Sink
 from temporal_batching.wire.addressee import check_batcher
 
@@ -34,16 +36,18 @@ QUERY_TIMEOUT = timedelta(seconds=10)
 class Flusher:
     """Holds the sink for the activity; `BatcherPlugin` makes one per worker."""
 
-    def __init__(self, sink: Sink, *, batcher: str = DEFAULT_BATCHER) -> None:
+    def __init__(self, sink: Sink, *, batcher: str = DEFAULT_BATCHER, shards: int = 1) -> None:
         self._sink = sink
         self._batcher = batcher
+        self._shards = shards
 
     @activity.defn(name=ACTIVITY_FLUSH)
     async def flush_batch(self, flush: FlushInput) -> FlushResult:
         """Writes the batch, tells its callers, and reports to the batcher.
 
         Raises:
-            ApplicationError: Of type ``SinkUnavailable``, with ``in_doubt`` as its detail; the batcher tries again.
+            ApplicationError: Of type ``SinkUnavailable``, with ``in_doubt`` and the ledger's identity as its details;
+                the batcher tries again.
         """
         try:
             check_batcher(flush.batcher, self._batcher)
@@ -51,11 +55,19 @@ class Flusher:
             raise unavailable(err.message, in_doubt=False) from None
         self._check_ledger(flush)
         started = time.monotonic()
-        async with _heartbeats():
+        async with _heartbeats(self._sink.identity):
             if flush.submissions is None:
                 flush = dataclasses.replace(flush, submissions=await _ask_for_submissions(flush.batch_id))
-            settled = await settle(self._sink, flush)
-            delivery = await deliver(activity.client(), settled.answers)
+            if flush.ledger is None and self._sink.identity is not None:
+                await _declare(self._sink.identity)
+            try:
+                settled = await settle(self._sink, flush)
+                delivery = await deliver(activity.client(), settled.answers)
+            except ApplicationError:
+                raise
+            except (Exception, asyncio.CancelledError) as err:  # by a worker that stops, or by a mistake of ours
+                problem = f"the flush ended early: {without_values(err)}"
+                raise unavailable(problem, in_doubt=True, ledger=self._sink.identity) from None
         _measure(flush, settled, time.monotonic() - started)
         return FlushResult(
             outcomes=dict(settled.counts),
@@ -70,16 +82,38 @@ class Flusher:
 
     def _check_ledger(self, flush: FlushInput) -> None:
         """Writes nothing into another ledger than the one that knows the shard's earlier requests."""
-        if flush.ledger is None or flush.ledger == self._sink.identity:
+        own = self._sink.identity
+        if flush.ledger is None:
+            if own is None or flush.may_choose_ledger:
+                return
+            # Beside another flush it could be one of two ledgers that become the shard's at the same time.
+            problem = f"the ledger {own} is the first one of shard {flush.shard}: its first batch goes alone"
+            raise unavailable(problem, in_doubt=False, ledger=own)
+        if flush.ledger == (own or NO_LEDGER):
             return
-        here = f"the ledger {self._sink.identity}" if self._sink.identity else "a sink without a ledger"
+        before = f"has been written to the ledger {flush.ledger}" if flush.ledger else "was told to use no ledger"
+        here = f"the ledger {own}" if own else "a sink without a ledger"
+        shards = f" --shards {self._shards}" if self._shards > 1 else ""
         problem = (
-            f"shard {flush.shard} has been written to the ledger {flush.ledger}, and this worker has {here}: ids "
-            "that the former knows would be applied again. If that is meant: "
-            f"temporal-batching adopt-ledger --name {flush.batcher}"
+            f"shard {flush.shard} {before}, and this worker has {here}: ids that the former knows would be applied "
+            f"again. If that is meant: temporal-batching adopt-ledger --name {flush.batcher}{shards} "
+            f"--identity {own or 'none'}"
         )
         activity.logger.error("Nothing is written: %s", problem)
         raise unavailable(problem, in_doubt=False)
+
+
+async def _declare(ledger: str) -> None:
+    """Has the server know into which ledger a shard's first batch goes before anything is written to it.
+
+    The shard learns it even from an attempt that is lost: a heartbeat's details come with its timeout. The SDK's own
+    heartbeats are sent some time later; this one is waited for.
+    """
+    handle = activity.client().get_async_activity_handle(task_token=activity.info().task_token)
+    try:
+        await handle.heartbeat(ledger)
+    except (RPCError, AsyncActivityCancelledError) as err:
+        raise unavailable(f"the ledger could not be declared: {type(err).__name__}", in_doubt=False) from None
 
 
 async def _ask_for_submissions(batch_id: str) -> list[Any]:
@@ -96,14 +130,14 @@ async def _ask_for_submissions(batch_id: str) -> list[Any]:
 
 
 @asynccontextmanager
-async def _heartbeats() -> AsyncIterator[None]:
+async def _heartbeats(ledger: str | None) -> AsyncIterator[None]:
     """Heartbeats while a flush takes long: a worker that dies is noticed soon. A quick flush sends none."""
     timeout = activity.info().heartbeat_timeout
 
     async def beat(interval: float) -> None:
         while True:
             await asyncio.sleep(interval)
-            activity.heartbeat()
+            activity.heartbeat(ledger)
 
     if timeout is None:
         yield

@@ -32,11 +32,18 @@ from temporal_batching.sinks.dead_letters import DeadLetter
 from temporal_batching.wire.submission import WITHDRAWN, read_requests
 
 
-def unavailable(problem: str, *, in_doubt: bool) -> ApplicationError:
-    """The failure of a flush that is to be tried again. The shard logs it, in one line; the SDK need not as well."""
+def unavailable(problem: str, *, in_doubt: bool, ledger: str | None = None) -> ApplicationError:
+    """The failure of a flush that is to be tried again. The shard logs it, in one line; the SDK need not as well.
+
+    Args:
+        problem: Why, for people.
+        in_doubt: Whether the batch may be committed all the same.
+        ledger: The identity of the ledger that it went into, or would have gone into.
+    """
     return ApplicationError(
         " ".join(problem.split()),
         in_doubt,
+        ledger,
         type=ErrorType.SINK_UNAVAILABLE,
         non_retryable=True,
         category=ApplicationErrorCategory.BENIGN,
@@ -136,7 +143,7 @@ async def settle(sink: Sink, flush: FlushInput, *, clock: Callable[[], float] = 
         await _decide(calls, units, flush, clock)
         await keep_dead_letters(sink, flush.batch_id, _without_reply(flush, units))
     except SinkUnavailable as err:
-        raise unavailable(str(err), in_doubt=calls.in_doubt) from None
+        raise unavailable(str(err), in_doubt=calls.in_doubt, ledger=sink.identity) from None
     counts = Counter(o.kind.value for unit in units if unit.settled for o in unit.outcomes if o is not None)
     unreadable = sum(unit.submission["holds"][0] for unit in units if not unit.requests)
     if unreadable:

@@ -144,7 +144,7 @@ class SinkCalls:
             raise
         except Exception as err:
             if len(requests) == 1:
-                self._note(requests[0], f"{name} raised {_without_values(err)}")
+                self._note(requests[0], f"{name} raised {without_values(err)}")
                 activity.logger.debug("The sink failed on %r: %s", requests[0].request_id, err)
             return None
         if not isinstance(answers, Sequence) or isinstance(answers, str):
@@ -196,7 +196,7 @@ def named(request_ids: Sequence[str]) -> str:
     return some + (f" and {len(request_ids) - MAX_LOGGED} more" if len(request_ids) > MAX_LOGGED else "")
 
 
-def _without_values(err: Exception) -> str:
+def without_values(err: BaseException) -> str:
     """An exception by its type and the frames it came through. Its text may quote the values of a record."""
     frames = traceback.extract_tb(err.__traceback__)[-MAX_FRAMES:]
     return f"{type(err).__qualname__} at " + " < ".join(

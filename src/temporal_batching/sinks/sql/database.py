@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from temporal_batching.contract import Record
 from temporal_batching.sinks.ledger import IDENTITY_ID, LedgerEntry, LedgerStatus, digest
 from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass
+from temporal_batching.sinks.sql.ledger import describe_change, describe_loss
 from temporal_batching.sinks.sql.schema import BoundTable, Row, TableName, TableNames, TableRule
 
 
@@ -146,10 +147,8 @@ class DatabaseAdapter(ABC):
         row = found.pop(IDENTITY_ID, None)
         if self.identity is None or (row is not None and row.digest == self.identity):
             return found
-        now = "has lost its identity: it was emptied" if row is None else f"is another one now: {row.digest}"
-        reason = (
-            f"the ledger {self.ledger.fullname} {now}; request ids that {self.identity} knows would be applied again"
-        )
+        what = describe_change(None if row is None else row.digest)
+        reason = describe_loss(self.ledger, self.identity, what)
         raise DatabaseFailure(ErrorClass.UNAVAILABLE, reason)
 
     @abstractmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
 
 import sqlalchemy as sa
 
@@ -15,8 +14,17 @@ from temporal_batching.sinks.sql.tables import own_name, table_ddl
 
 DEFAULT_LEDGER = "batching_ledger"
 
-_NEVER_OLD = datetime(9999, 12, 31, tzinfo=UTC)
-"""The date of a ledger's identity: whoever deletes old ids by their date keeps it."""
+_IDENTITY = {
+    # The server draws it: a migration that is run on two databases must give each its own. The date keeps it from
+    # whoever deletes old ids.
+    "postgresql": ("CAST(gen_random_uuid() AS text)", "9999-12-31 00:00:00+00"),
+    "sqlite": (
+        "lower(hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' || substr(hex(randomblob(2)), 2) || '-a'"
+        " || substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6)))",
+        "9999-12-31 00:00:00.000000",
+    ),
+}
+"""How a dialect draws an identity, and writes the end of the year 9999."""
 
 
 def ledger_table(name: str, *, schemas: bool) -> sa.Table:
@@ -36,6 +44,44 @@ def ledger_table(name: str, *, schemas: bool) -> sa.Table:
     )
 
 
+def identity_ddl(ledger: sa.Table, dialect: sa.Dialect) -> str:
+    """The statement that enters an identity into a ledger that has none. It may be run again."""
+    drawn, at = _IDENTITY[dialect.name]
+    columns = ", ".join(column.name for column in ledger.columns)
+    return (
+        f"INSERT INTO {dialect.identifier_preparer.format_table(ledger)} ({columns})"
+        f" VALUES ('{IDENTITY_ID}', {drawn}, '', '{LedgerStatus.IDENTITY}', '{at}') ON CONFLICT DO NOTHING;"
+    )
+
+
+def describe_loss(ledger: sa.Table, identity: str, what: str) -> str:
+    """What an operator reads whose ledger is not there any more."""
+    return (
+        f"the ledger {ledger.fullname} with the identity {identity} {what}: nothing is written until it is back; "
+        "restore it from a backup. A new ledger knows none of the request ids that it knew: they would be applied "
+        "again if they are submitted again; where that is meant, restart the workers, which open a new ledger, and run "
+        "the command temporal-batching adopt-ledger that their error names"
+    )
+
+
+def check_still_there(connection: sa.Connection, ledger: sa.Table, identity: str) -> None:
+    """Holds a ledger that was opened before against what is there now. Never creates anything.
+
+    Raises:
+        SinkConfigurationError: It was dropped, emptied, or replaced.
+    """
+    if not tables.exists(connection, ledger):
+        raise SinkConfigurationError(describe_loss(ledger, identity, "was dropped"))
+    _check(connection, ledger)
+    now = read_identity(connection, ledger)
+    if now != identity:
+        raise SinkConfigurationError(describe_loss(ledger, identity, describe_change(now)))
+
+
+def describe_change(now: str | None) -> str:
+    return "was emptied" if now is None else f"was replaced by another one, {now}"
+
+
 def ensure_ledger(connection: sa.Connection, ledger: sa.Table, *, create: bool) -> None:
     """Creates the ledger if it is missing, and checks it if it is there. Where it exists, no DDL is attempted.
 
@@ -46,7 +92,10 @@ def ensure_ledger(connection: sa.Connection, ledger: sa.Table, *, create: bool) 
     if not tables.exists(connection, ledger):
         if not create:
             ddl = table_ddl(ledger, connection.dialect)
-            raise SinkConfigurationError(f"the ledger {ledger.fullname} does not exist; create it with: {ddl}")
+            raise SinkConfigurationError(
+                f"the ledger {ledger.fullname} does not exist. If this database never had one: {ddl} "
+                f"{identity_ddl(ledger, connection.dialect)} If it had, restore it from a backup"
+            )
         tables.create(connection, ledger)
     _check(connection, ledger)
 
@@ -79,21 +128,24 @@ def read_identity(connection: sa.Connection, ledger: sa.Table) -> str | None:
     return identity
 
 
-def ensure_identity(connection: sa.Connection, ledger: sa.Table) -> str:
-    """The ledger's identity, which it gets from whoever opens it first.
+def ensure_identity(connection: sa.Connection, ledger: sa.Table, *, create: bool) -> str:
+    """The ledger's identity, which it gets from its DDL, or from whoever opens it first and may create it.
 
     Raises:
+        SinkConfigurationError: It has none and must not be given one.
         sqlalchemy.exc.DBAPIError: It could not be entered.
     """
     known = read_identity(connection, ledger)
     if known is not None:
         return known
-    row = {"request_id": IDENTITY_ID, "digest": str(uuid4()), "batch_id": "", "status": LedgerStatus.IDENTITY.value}
-    try:
-        connection.execute(sa.insert(ledger).values(**row, committed_at=_NEVER_OLD))
-        connection.commit()
-    except sa.exc.IntegrityError:  # another worker was faster
-        connection.rollback()
+    statement = identity_ddl(ledger, connection.dialect)
+    if not create:
+        raise SinkConfigurationError(
+            f"the ledger {ledger.fullname} has no identity. If it is new: {statement} If it was emptied, restore it "
+            "from a backup"
+        )
+    connection.exec_driver_sql(statement.removesuffix(";"))
+    connection.commit()
     entered = read_identity(connection, ledger)
     if entered is None:
         raise SinkConfigurationError(f"the ledger {ledger.fullname} has a row with an empty request id")

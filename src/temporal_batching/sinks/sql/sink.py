@@ -46,7 +46,13 @@ from temporal_batching.sinks.sql.connect import connect_engine, make_database, w
 from temporal_batching.sinks.sql.database import DatabaseAdapter, SinkCounters
 from temporal_batching.sinks.sql.dead_letters import DEFAULT_DEAD_LETTERS, DeadLetters
 from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass
-from temporal_batching.sinks.sql.ledger import DEFAULT_LEDGER, ensure_identity, ensure_ledger
+from temporal_batching.sinks.sql.ledger import (
+    DEFAULT_LEDGER,
+    check_still_there,
+    ensure_identity,
+    ensure_ledger,
+    identity_ddl,
+)
 from temporal_batching.sinks.sql.ledger import ledger_table as define_ledger
 from temporal_batching.sinks.sql.progress import ALONE_IN_A_ROW, Progress
 from temporal_batching.sinks.sql.schema import Catalogue, Misfit, Row, TableRule
@@ -164,8 +170,12 @@ class SqlSink(Sink):
         self._opened = False
 
     def ledger_ddl(self) -> str:
-        """The statement that creates the ledger, for a migration where the sink's role must not create tables."""
-        return table_ddl(self._ledger, self._engine.dialect)
+        """The statements that create the ledger and enter its identity, for a migration where the sink's role must not.
+
+        They stand on lines of their own, and may be run again.
+        """
+        dialect = self._engine.dialect
+        return f"{table_ddl(self._ledger, dialect)}\n{identity_ddl(self._ledger, dialect)}"
 
     def dead_letters_ddl(self) -> str:
         """The statement that creates the table of dead letters; empty if none are kept."""
@@ -260,13 +270,17 @@ class SqlSink(Sink):
             def check(connection: sa.Connection) -> None:
                 # Once opened, a ledger that is missing was lost: with an empty one in its place every id would be
                 # applied again.
-                ensure_ledger(connection, self._ledger, create=self._create_ledger and not self._opened)
+                if self._database.identity is not None:
+                    check_still_there(connection, self._ledger, self._database.identity)
+                else:
+                    ensure_ledger(connection, self._ledger, create=self._create_ledger)
                 missing = self._database.missing_privileges(connection)
                 if missing:
                     what = ", ".join(missing)
                     raise SinkConfigurationError(f"this role lacks {what} on the ledger {self._ledger.fullname}")
-                if not self._opened:
-                    self.identity = self._database.identity = ensure_identity(connection, self._ledger)
+                if self._database.identity is None:
+                    identity = ensure_identity(connection, self._ledger, create=self._create_ledger)
+                    self.identity = self._database.identity = identity
 
             with self._answering():
                 self._with_connection(check)
