@@ -167,6 +167,7 @@ async def test_a_first_flush_whose_worker_is_lost_ties_the_shard_to_its_ledger(c
     async with running(client, Hangs("one"), policy) as service:
         await service.start("activity", [entry(1)])
         await failing_with(service, "StartToClose timeout")
+        assert (await service.stats()).ledger == "one", "its attempts are lost, and say nothing any more"
         await service.stop_batcher()
         await service.start_batcher(sink=other)
         await refuses(service, other, "one", "two")

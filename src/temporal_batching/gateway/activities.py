@@ -27,6 +27,7 @@ from temporal_batching.contract import (
     DEFAULT_BATCHER,
     SIGNAL_WITHDRAW,
     Confirmation,
+    JsonObject,
     OutcomeKind,
     ParcelReceipt,
     RejectCode,
@@ -40,6 +41,7 @@ from temporal_batching.wire.decoding import decode_payload
 from temporal_batching.wire.submission import Submission, deadline_after, read_submission, read_withdrawal
 
 _BUSY_DELAY = timedelta(milliseconds=500)
+_WRONG_DELAY = timedelta(seconds=1)
 
 
 class Gateway:
@@ -80,7 +82,7 @@ class Gateway:
         wire = _decode(call)
         _refuse_local_activity(wire)
         if isinstance(wire, dict):
-            self._check_batcher(wire)
+            self._check_write(wire)
             wire.setdefault("request_id", "/".join(filter(None, [info.workflow_id, _run_id(info), info.activity_id])))
         submission = self._read(wire)
         await self._submit(submission, submission.body.get("key") or submission.id)
@@ -92,7 +94,7 @@ class Gateway:
         _refuse_local_activity(wire)
         shard_key = None
         if isinstance(wire, dict):
-            self._check_batcher(wire)
+            self._check_write(wire)
             shard_key = wire.get("shard_key")
             wire.setdefault("request_id", activity.info().activity_id)
         submission = self._read(wire)
@@ -108,7 +110,7 @@ class Gateway:
             read_withdrawal([call.get("request_id"), info.workflow_id, _run_id(info)])
         except InvalidRequest as err:
             raise ApplicationError(str(err), type=ErrorType.INVALID_REQUEST, non_retryable=True) from None
-        self._check_batcher(call)
+        check_batcher(call.get("batcher"), self._name)
         shard = shard_of(call.get("key") or call["request_id"], self._shards)
         handle = self._client.get_workflow_handle(batcher_workflow_id(self._name, shard))
         try:
@@ -117,8 +119,14 @@ class Gateway:
             if err.status != RPCStatusCode.NOT_FOUND:  # no shard, no request to take back
                 raise
 
-    def _check_batcher(self, call: Mapping[str, Any]) -> None:
-        check_batcher(call.get("batcher", self._name), self._name)
+    def _check_write(self, wire: JsonObject) -> None:
+        """Refuses a write that is meant for another batcher; for good if no other attempt could come in time."""
+        try:
+            check_batcher(wire.get("batcher"), self._name)
+        except ApplicationError as err:
+            raise _turned_back(
+                err.message, ErrorType.WRONG_BATCHER, expires_at=_deadline(wire), delay=_WRONG_DELAY
+            ) from None
 
     def _read(self, wire: Any) -> Submission:
         info = activity.info()
@@ -131,8 +139,7 @@ class Gateway:
                         "a parcel comes with its requests as a list; packing them is the gateway's part"
                     )
                 wire["reply_to"] = {name: value for name, value in reply_to.items() if value is not None}
-                if info.schedule_to_close_timeout is not None and wire.get("expires_at") is None:
-                    wire["expires_at"] = deadline_after(info.scheduled_time.timestamp(), info.schedule_to_close_timeout)
+                wire["expires_at"] = _deadline(wire)
                 if not _was_always_refused(info):
                     wire["resubmitted"] = True  # an earlier attempt may have been accepted, and settled
             return read_submission(wire)
@@ -145,13 +152,9 @@ class Gateway:
             activity.raise_complete_async()
         code, reason = refusal
         if code == RejectCode.OVERLOADED:
-            never_accepted = _note_refusal()
-            # The next attempt would come too late to be written. Turned back for good, the caller hears in time that
-            # its request is nowhere; of an attempt that is open when its time is up, nobody could say so.
-            too_late = (
-                submission.expires_at is not None and time.time() + _BUSY_DELAY.total_seconds() >= submission.expires_at
+            raise _turned_back(
+                reason, ErrorType.BATCHER_BUSY, expires_at=submission.expires_at, delay=_BUSY_DELAY, benign=True
             )
-            raise _turned_back(reason, never_accepted=never_accepted, for_good=never_accepted and too_late)
         raise _rejected(submission.id, RejectCode(code), reason)
 
 
@@ -199,13 +202,29 @@ def _note_refusal() -> bool:
     return always
 
 
-def _turned_back(reason: str, *, never_accepted: bool, for_good: bool) -> ApplicationError:
-    """Back-pressure: the request waits in Temporal and comes again, unless it is ``for_good``."""
+def _turned_back(
+    reason: str, error_type: ErrorType, *, expires_at: Any, delay: timedelta, benign: bool = False
+) -> ApplicationError:
+    """The failure of an attempt that was refused outright: the request waits in Temporal, and comes again.
+
+    If the next attempt would come too late to be written, it fails for good: the caller hears in time that its request
+    is nowhere. Of an attempt that is open when its time is up, nobody could say so.
+    """
+    never_accepted = _note_refusal()
+    too_late = isinstance(expires_at, int | float) and time.time() + delay.total_seconds() >= expires_at
     return ApplicationError(
         reason,
         never_accepted,
-        type=ErrorType.BATCHER_BUSY,
-        non_retryable=for_good,
-        next_retry_delay=_BUSY_DELAY,
-        category=ApplicationErrorCategory.BENIGN,
+        type=error_type,
+        non_retryable=never_accepted and too_late,
+        next_retry_delay=delay,
+        category=ApplicationErrorCategory.BENIGN if benign else ApplicationErrorCategory.UNSPECIFIED,
     )
+
+
+def _deadline(wire: JsonObject) -> Any:
+    """When a request expires: as it says, or shortly before its activity's own end; None if neither is set."""
+    info = activity.info()
+    if wire.get("expires_at") is None and info.schedule_to_close_timeout is not None:
+        return deadline_after(info.scheduled_time.timestamp(), info.schedule_to_close_timeout)
+    return wire.get("expires_at")

@@ -9,7 +9,7 @@ from temporal_batching.errors import ErrorType
 
 
 def check_batcher(meant: object, own: str) -> None:
-    """Refuses an activity that is meant for another batcher.
+    """Refuses an activity that is meant for another batcher; one that names none is meant for whichever it reaches.
 
     Two batchers on one task queue take each other's activities. Such an attempt fails before it does anything, so that
     another attempt may find the right worker; it is loud, for it is a mistake of the set-up.
@@ -17,7 +17,7 @@ def check_batcher(meant: object, own: str) -> None:
     Raises:
         ApplicationError: Of type ``WrongBatcher``, retryable.
     """
-    if meant == own:
+    if meant is None or meant == own:
         return
     info = activity.info()
     message = (

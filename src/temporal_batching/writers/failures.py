@@ -48,7 +48,8 @@ def write_error(request_id: str, cause: BaseException | None, timeout: timedelta
         return WriteNotSubmitted(f"write {request_id}: no worker took it within {timeout}", request_id=request_id)
     # Only as the failure itself. Below a timeout it is merely the last attempt that ended: one that was open when time
     # ran out may have handed the request over.
-    if isinstance(cause, ApplicationError) and cause.type == ErrorType.BATCHER_BUSY and list(cause.details) == [True]:
+    refused = isinstance(cause, ApplicationError) and cause.type in (ErrorType.BATCHER_BUSY, ErrorType.WRONG_BATCHER)
+    if isinstance(cause, ApplicationError) and refused and list(cause.details) == [True]:
         return WriteNotSubmitted(
             f"write {request_id}: turned away for {timeout}: {cause.message}", request_id=request_id
         )

@@ -165,9 +165,6 @@ async def test_a_caller_cannot_pack_a_parcel_itself() -> None:
         await environment.run(Gateway(cast(Client, None)).batch_write_many, sent(packed))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="an attempt at another batcher's worker counts as one that may have been accepted"
-)
 @pytest.mark.parametrize(
     ("expires_in", "attempt", "heartbeat_details", "for_good"),
     [
@@ -195,3 +192,20 @@ async def test_a_write_that_reaches_another_batchers_worker_is_nowhere_and_says_
     never_accepted = heartbeat_details != [1]
     assert failure.value.details == (never_accepted,)
     assert beats == ([(attempt,)] if never_accepted else []), "the next attempt knows that this one was not accepted"
+
+
+@pytest.mark.parametrize("wire", [{**CALL, "batcher": None}, CALL], ids=["null", "missing"])
+async def test_a_write_that_names_no_batcher_is_for_whichever_it_reaches(wire: dict[str, Any]) -> None:
+    environment = ActivityEnvironment()
+    gateway = Gateway(cast(Client, None), name="orders")
+    gateway._submitters = [cast(Any, Refuses())]
+    with pytest.raises(ApplicationError) as failure:
+        await environment.run(gateway.batch_write, sent(dict(wire)))
+    assert failure.value.type == ErrorType.REJECTED
+
+
+class Refuses:
+    """In the place of a shard's submitter: whatever comes has come to the right batcher."""
+
+    async def submit(self, submission: object) -> tuple[str, str]:
+        return "too_large", "it has arrived"

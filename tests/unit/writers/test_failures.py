@@ -45,6 +45,8 @@ def busy(*details: Any) -> ApplicationError:
         (failure(ErrorType.EXPIRED), WriteExpired, "is not and will not be written"),
         (timed_out(TimeoutType.SCHEDULE_TO_START), WriteNotSubmitted, "no worker took it within 0:02:00"),
         (busy(True), WriteNotSubmitted, "turned away for 0:02:00: full"),
+        (failure(ErrorType.WRONG_BATCHER, True), WriteNotSubmitted, "turned away for 0:02:00: because"),
+        (failure(ErrorType.WRONG_BATCHER, False), WriteNotConfirmed, "within 0:02:00: because"),
         (busy(False), WriteNotConfirmed, "within 0:02:00: full"),
         (busy(), WriteNotConfirmed, "within 0:02:00: full"),
         # A timeout names the last attempt that ended: the one that was open may have handed the request over.
