@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
-from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from temporal_batching.batcher.handle import BatcherHandle
-from temporal_batching.contract import DEFAULT_BATCHER, WORKFLOW_BATCHER, BatcherStart, WriteRequest
+from temporal_batching.contract import DEFAULT_BATCHER, QUERY_STATS, WORKFLOW_BATCHER, BatcherStart, WriteRequest
 from temporal_batching.errors import BatcherNotRunning, BatchingError
 from temporal_batching.plugin import BatcherPlugin
 from temporal_batching.policy import BatchPolicy
@@ -24,7 +27,13 @@ from temporal_batching.sinks.ledger import LedgerStatus
 from temporal_batching.sinks.memory import MemorySink
 
 MARK = "temporal_batching.testing"
-"""In the memo of the shards that are started here."""
+"""In the memo of the shards that are started here: which block has started them."""
+
+_ANSWERS_WITHIN = timedelta(seconds=5)
+"""The longest to wait for a shard of another machine's test: one without a worker does not answer."""
+
+_held: set[str] = set()
+"""The marks of the blocks that run in this process."""
 
 _UP_WITHIN = timedelta(seconds=30)
 
@@ -69,8 +78,9 @@ async def running_batcher(
     (``WorkflowEnvironment.start_time_skipping()``). That one does not skip while an activity is open, so only writers
     with ``via="signal"`` wait no real time there.
 
-    At the end its shards are terminated. It marks them, and refuses to touch shards of that name that it did not
-    start: a live batcher's requests would be gone.
+    At the end its shards are terminated: those that it has started, by their run ids, and no others. Shards of that
+    name that already run are left alone, and the block is refused, for their requests would be gone; but for those of
+    a test that was killed: its process is gone or, on another machine, no worker answers for them.
 
     Args:
         client: Connected to a server that is used for tests.
@@ -81,7 +91,7 @@ async def running_batcher(
         reject: Plays the database's constraints: a reason rejects the request, None lets it be written.
 
     Raises:
-        BatchingError: A batcher of this name runs on the server already.
+        BatchingError: A batcher of this name runs on the server already, another test's included.
         TimeoutError: Its shards did not answer within 30 seconds.
     """
     sink = MemorySink(reject=reject)
@@ -91,15 +101,21 @@ async def running_batcher(
     handle = BatcherHandle(client, name, shards=shards, task_queue=task_queue)
     # A test that has ended waits for nothing that is still in a flush.
     grace = timedelta(seconds=1)
-    await _terminate(client, name, shards)  # left by a test that was killed: it would remember its requests
+    await _clear_away(client, name, shards)
+    started: list[WorkflowHandle[Any, Any]] = []
+    mark = _mark()
+    _held.add(mark[-1])
     try:
         for shard in range(shards):
-            await _start(client, BatcherStart(name, shard, limits.to_wire()), queue)
+            started.append(await _start(client, BatcherStart(name, shard, limits.to_wire()), queue, mark))
         async with Worker(client, task_queue=queue, plugins=[plugin], graceful_shutdown_timeout=grace):
             await _until_shards_answer(handle)
             yield RunningBatcher(handle, sink)
     finally:
-        await _terminate(client, name, shards)
+        for one in started:
+            with suppress(RPCError):  # it has ended, and whatever runs under its id since then is not ours
+                await one.terminate("the test is over")
+        _held.discard(mark[-1])
 
 
 async def _until_shards_answer(handle: BatcherHandle) -> None:
@@ -111,34 +127,72 @@ async def _until_shards_answer(handle: BatcherHandle) -> None:
             await asyncio.sleep(0.02)
 
 
-async def _start(client: Client, start: BatcherStart, task_queue: str) -> None:
-    """Starts a shard that is marked as a test's, and no other than that."""
+async def _start(client: Client, start: BatcherStart, task_queue: str, mark: list[str]) -> WorkflowHandle[Any, Any]:
+    """Starts a shard that is marked as a test's.
+
+    Returns:
+        A handle of this execution, over continue-as-new, and of no later one.
+    """
     workflow_id = batcher_workflow_id(start.batcher, start.shard)
     try:
-        await client.start_workflow(WORKFLOW_BATCHER, start, id=workflow_id, task_queue=task_queue, memo={MARK: True})
+        started = await client.start_workflow(
+            WORKFLOW_BATCHER, start, id=workflow_id, task_queue=task_queue, memo={MARK: mark}
+        )
     except WorkflowAlreadyStartedError:
         raise _not_ours(workflow_id) from None
+    return client.get_workflow_handle(workflow_id, first_execution_run_id=started.first_execution_run_id)
 
 
-async def _terminate(client: Client, name: str, shards: int) -> None:
-    """Terminates the shards that a test has started.
+async def _clear_away(client: Client, name: str, shards: int) -> None:
+    """Terminates what a test has left that was killed: it would remember its requests.
 
     Raises:
-        BatchingError: One of them is not a test's.
+        BatchingError: A shard runs that no test has started, or one whose worker is alive.
     """
     for shard in range(shards):
         handle = client.get_workflow_handle(batcher_workflow_id(name, shard))
-        with suppress(RPCError):  # it does not run
+        try:
             description = await handle.describe()
-            if description.status != WorkflowExecutionStatus.RUNNING:
-                continue
-            if MARK not in await description.memo():
-                raise _not_ours(handle.id)
-            await handle.terminate("the test is over")
+        except RPCError:  # there is none
+            continue
+        if description.status != WorkflowExecutionStatus.RUNNING:
+            continue
+        memo = await description.memo()
+        if MARK not in memo or await _is_held(handle, memo[MARK]):
+            raise _not_ours(handle.id)
+        first = description.raw_description.workflow_execution_info.first_run_id
+        with suppress(RPCError):
+            await client.get_workflow_handle(handle.id, first_execution_run_id=first).terminate("its test was killed")
+
+
+def _mark() -> list[str]:
+    """Names a block: its machine, its process, and itself."""
+    return [socket.gethostname(), str(os.getpid()), str(uuid4())]
+
+
+async def _is_held(shard: WorkflowHandle[Any, Any], mark: Any) -> bool:
+    """Whether the block that has started a shard still runs."""
+    machine, process, block = mark if isinstance(mark, list) and len(mark) == 3 else ("", "", "")
+    if machine != socket.gethostname() or os.name == "nt":  # where a process cannot be asked for without a signal
+        with suppress(RPCError):
+            await shard.query(QUERY_STATS, rpc_timeout=_ANSWERS_WITHIN)
+            return True
+        return False
+    return block in _held if process == str(os.getpid()) else _is_alive(int(process))
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def _not_ours(workflow_id: str) -> BatchingError:
     return BatchingError(
-        f"{workflow_id} runs already, and running_batcher did not start it: it would be terminated with all that it "
-        "holds. Use a server for tests, or another name"
+        f"{workflow_id} runs already, and this running_batcher did not start it: it would be terminated with all that "
+        "it holds. Use a server for tests, or another name"
     )
