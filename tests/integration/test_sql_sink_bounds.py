@@ -36,7 +36,6 @@ def on_slow_rows(body: str, *, deferred: bool = False) -> str:
     )
 
 
-@pytest.mark.xfail(strict=True, reason="the first try uses up the time in which a slow request could be isolated")
 async def test_a_slow_request_is_isolated_in_the_first_attempt(postgresql: TestDatabase) -> None:
     postgresql.execute(f"{ENTRIES};;{on_slow_rows('PERFORM pg_sleep(60);')}")
     sink = postgresql.sink(statement_timeout=timedelta(seconds=3))
@@ -47,7 +46,6 @@ async def test_a_slow_request_is_isolated_in_the_first_attempt(postgresql: TestD
     assert outcomes[5].kind is OutcomeKind.RETRY
 
 
-@pytest.mark.xfail(strict=True, reason="nothing bounds the triggers that run at the commit")
 async def test_a_slow_trigger_at_the_commit_is_isolated_too(postgresql: TestDatabase) -> None:
     postgresql.execute(f"{ENTRIES};;{on_slow_rows('PERFORM pg_sleep(15);', deferred=True)}")
     sink = postgresql.sink(statement_timeout=timedelta(seconds=3))
@@ -58,7 +56,6 @@ async def test_a_slow_trigger_at_the_commit_is_isolated_too(postgresql: TestData
     assert outcomes[5].kind is OutcomeKind.RETRY
 
 
-@pytest.mark.xfail(strict=True, reason="the same slow requests are tried first every time")
 async def test_many_slow_requests_at_the_front_do_not_starve_those_behind_them(postgresql: TestDatabase) -> None:
     postgresql.execute(f"{ENTRIES};;{on_slow_rows('PERFORM pg_sleep(60);')}")
     sink = postgresql.sink(statement_timeout=timedelta(seconds=2))
@@ -71,7 +68,6 @@ async def test_many_slow_requests_at_the_front_do_not_starve_those_behind_them(p
     assert {r.request_id for r in waiting} == {f"r{n}" for n in range(30)}
 
 
-@pytest.mark.xfail(strict=True, reason="a request that is retried never gets more than a sixteenth of the time")
 async def test_a_request_that_takes_long_by_itself_is_written_in_a_later_attempt(postgresql: TestDatabase) -> None:
     postgresql.execute(f"{ENTRIES};;{on_slow_rows('PERFORM pg_sleep(0.5);')}")
     sink = postgresql.sink(statement_timeout=timedelta(seconds=2))
@@ -82,7 +78,6 @@ async def test_a_request_that_takes_long_by_itself_is_written_in_a_later_attempt
     assert OutcomeKind.WRITTEN in kinds
 
 
-@pytest.mark.xfail(strict=True, reason="SQLite's statements may take any time")
 async def test_a_slow_trigger_of_sqlite_is_isolated(sqlite: TestDatabase) -> None:
     with sqlite3.connect(str(sqlite.engine.url.database)) as connection:
         connection.execute(ENTRIES)
@@ -101,7 +96,6 @@ async def test_a_slow_trigger_of_sqlite_is_isolated(sqlite: TestDatabase) -> Non
     assert sqlite.scalar("SELECT count(*) FROM entries") == 29
 
 
-@pytest.mark.xfail(strict=True, reason="what a connection is refused with counts as such wherever it is raised")
 @pytest.mark.parametrize("code", ["28000", "28P01", "3D000"])
 async def test_a_trigger_that_raises_what_a_connection_is_refused_with_rejects_its_request(
     postgresql: TestDatabase, code: str
@@ -111,7 +105,6 @@ async def test_a_trigger_that_raises_what_a_connection_is_refused_with_rejects_i
     assert [o.kind.value for o in outcomes] == ["written", "rejected", "written"]
 
 
-@pytest.mark.xfail(strict=True, reason="an id that no list of encodings foresees stops the batch")
 @pytest.mark.parametrize("encoding", ["EUC_TW", "LATIN1"])
 async def test_an_id_that_only_the_server_can_refuse_is_rejected_alone(
     postgresql: TestDatabase, postgresql_server: sa.URL, monkeypatch: pytest.MonkeyPatch, encoding: str
@@ -146,7 +139,6 @@ async def test_an_id_that_only_the_server_can_refuse_is_rejected_alone(
         maintenance.dispose()
 
 
-@pytest.mark.xfail(strict=True, reason="what the database as a whole refuses is taken for the request's fault")
 async def test_what_the_ledger_is_refused_as_well_rejects_nobody(postgresql: TestDatabase) -> None:
     """As before a wraparound of transaction ids: with 54000 the server refuses every write, whatever it writes."""
     postgresql.execute(ENTRIES)
@@ -164,7 +156,6 @@ async def test_what_the_ledger_is_refused_as_well_rejects_nobody(postgresql: Tes
     assert not caught.value.in_doubt
 
 
-@pytest.mark.xfail(strict=True, reason="each misfit that only a statement shows makes the sink look at every table")
 async def test_broken_triggers_do_not_make_the_sink_look_at_the_schema_all_the_time(database: TestDatabase) -> None:
     database.execute(ENTRIES)
     with database.engine.begin() as connection:
@@ -204,7 +195,6 @@ async def test_a_repetition_does_not_overtake_the_key_that_waits(postgresql: Tes
     assert [o.kind.value for o in outcomes] == ["rejected", "retry", "retry", "written"]
 
 
-@pytest.mark.xfail(strict=True, reason="the table of dead letters is waited for without limit")
 async def test_a_table_of_dead_letters_that_an_outsider_has_locked_is_waited_for_briefly(
     postgresql: TestDatabase,
 ) -> None:
@@ -223,7 +213,6 @@ async def test_a_table_of_dead_letters_that_an_outsider_has_locked_is_waited_for
         assert time.monotonic() - started < 2
 
 
-@pytest.mark.xfail(strict=True, reason="a configuration error comes out of write")
 async def test_an_index_that_a_rule_needs_and_that_is_dropped_holds_up_its_table_alone(database: TestDatabase) -> None:
     database.execute(f"{ENTRIES};;CREATE UNIQUE INDEX by_amount ON entries (amount);;CREATE TABLE others (id integer)")
     rules = {"entries": TableRule(conflict="ignore", key=["amount"]), "others": TableRule()}
@@ -240,7 +229,6 @@ async def test_an_index_that_a_rule_needs_and_that_is_dropped_holds_up_its_table
     assert [o.kind.value for o in await sink.write(batch)] == ["written"] * 3
 
 
-@pytest.mark.xfail(strict=True, reason="the limit of an idle transaction follows that of a statement")
 async def test_the_limit_of_an_idle_transaction_stays_what_it_is(postgresql: TestDatabase) -> None:
     """Between two statements the worker computes: it must not lose its transaction for being short of CPU."""
     note = "INSERT INTO seen VALUES (current_setting('idle_in_transaction_session_timeout'));"
@@ -251,7 +239,6 @@ async def test_the_limit_of_an_idle_transaction_stays_what_it_is(postgresql: Tes
     assert set(postgresql.rows("SELECT setting FROM seen")) == {("7s",)}
 
 
-@pytest.mark.xfail(strict=True, reason="limits that were not sent yet are followed by others")
 async def test_limits_are_sent_once_a_trip(postgresql: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     postgresql.execute(ENTRIES)
     sink = postgresql.sink()
@@ -268,14 +255,14 @@ async def test_limits_are_sent_once_a_trip(postgresql: TestDatabase, monkeypatch
     assert sum("statement_timeout" in sql for sql in sent) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="a transaction that failed unnoticed counts as a sink that is unavailable")
 async def test_a_transaction_that_the_server_rolls_back_at_the_commit_is_halved(
     postgresql: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     postgresql.execute(ENTRIES)
     sink = postgresql.sink()
     await sink.open()
-    make, aborted = sink._database.transaction, []
+    make = sink._database.transaction
+    aborted: list[bool] = []
 
     def transaction(connection: Any) -> Any:
         made = make(connection)
@@ -296,7 +283,6 @@ async def test_a_transaction_that_the_server_rolls_back_at_the_commit_is_halved(
     assert [o.kind.value for o in outcomes] == ["written"] * 4
 
 
-@pytest.mark.xfail(strict=True, reason="a session that is read-only is kept in the pool for ever")
 async def test_a_session_that_has_become_read_only_is_replaced(postgresql: TestDatabase) -> None:
     """As after a failover: the server that the pool's connections lead to takes no writes any more."""
     postgresql.execute(ENTRIES)
@@ -309,7 +295,6 @@ async def test_a_session_that_has_become_read_only_is_replaced(postgresql: TestD
     assert [o.kind.value for o in outcomes] == ["written"] * 2
 
 
-@pytest.mark.xfail(strict=True, reason="the same requests are tried first every time")
 async def test_those_that_failed_before_have_their_turn_after_the_others(postgresql: TestDatabase) -> None:
     """Whatever they fail of, and without a word of the batcher's on which attempt it is."""
     postgresql.execute(f"{ENTRIES};;{on_slow_rows('RAISE USING ERRCODE = $c$53100$c$;')}")

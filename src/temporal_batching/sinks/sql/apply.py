@@ -153,15 +153,15 @@ class FaultIsolator:
             return False
         if len(ready) == 1 or not faulty:
             try:
-                self._transaction.limit(*self._progress.limits())
+                self._transaction.limit(*self._progress.limits([request.request_id for request in ready]))
                 inserts = arrange(ready, self._database)
                 complete = self._transaction.attempt(self._stamp, ready, inserts, savepoint=True)
             except DatabaseFailure as failure:
                 if not may_isolate(failure, self._transaction, self._progress, schema_is_fresh=self._schema_is_fresh):
                     raise
-                self._progress.note_failure(failure, ready)
+                self._progress.note_failure(failure)
                 if len(ready) == 1:
-                    self._refuse(ready[0], failure)
+                    self.refuse(ready[0], failure)
                     return False
             else:
                 if complete:
@@ -178,15 +178,17 @@ class FaultIsolator:
         return first and second
 
     def _may_be_tried(self, request: PreparedRequest) -> bool:
-        if request.key in self._blocked or self._progress.spent or self._progress.is_hopeless(request):
+        if request.key in self._blocked or self._progress.spent or self._progress.is_hopeless(request.rows):
             self._wait(request, NOT_TRIED)
             return False
         return True
 
-    def _refuse(self, request: PreparedRequest, failure: DatabaseFailure) -> None:
+    def refuse(self, request: PreparedRequest, failure: DatabaseFailure) -> None:
+        """Answers for a request that has failed by itself."""
         if failure.rejects:
             self._answer(request, Outcome.rejected(failure.code, failure.reason), applied=False)
         else:
+            self._progress.note_offender(failure, request.request_id, request.rows)
             self._wait(request, failure.reason)
 
     def _wait(self, request: PreparedRequest, reason: str) -> None:

@@ -48,7 +48,6 @@ def connect_engine(
         threads = max_connections
         options |= {"pool_size": max_connections, "max_overflow": 2, "pool_timeout": connect_timeout.total_seconds()}
         options["connect_args"] = _postgresql_options(url, connect_timeout, statement_timeout)
-        options["client_encoding"] = "utf8"
     try:
         return sa.create_engine(url, **options), True, threads
     except ModuleNotFoundError as err:
@@ -86,7 +85,10 @@ def _in_memory(url: sa.URL) -> bool:
 
 
 def _postgresql_options(url: sa.URL, connect_timeout: timedelta, statement_timeout: timedelta) -> dict[str, Any]:
-    """What libpq is told, unless the URL tells it: to notice a server that vanished without closing the connection."""
+    """What libpq is told, unless the URL tells it.
+
+    Most of it is to notice a server that vanished without closing the connection.
+    """
     options: dict[str, Any] = {
         "connect_timeout": max(2, round(connect_timeout.total_seconds())),
         "keepalives_idle": 30,
@@ -94,6 +96,8 @@ def _postgresql_options(url: sa.URL, connect_timeout: timedelta, statement_timeo
         "keepalives_count": 3,
         "tcp_user_timeout": int(statement_timeout.total_seconds() * 1000),
         "application_name": "temporal-batching",
+        # From the first word on: Python knows no codec for some encodings that a database may have.
+        "client_encoding": "utf8",
     }
     return {name: value for name, value in options.items() if name not in url.query}
 

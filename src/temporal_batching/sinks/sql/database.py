@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -154,6 +155,11 @@ class DatabaseAdapter(ABC):
     @abstractmethod
     def prepare(self, connection: sa.Connection) -> bool:
         """Makes a connection from the pool ready. Returns whether the sink has used it before (it may be stale)."""
+
+    @contextmanager
+    def bounded(self, connection: sa.Connection, seconds: float) -> Iterator[None]:
+        """A transaction of its own for something beside the batches, that waits no longer than this for each thing."""
+        yield
 
     @abstractmethod
     def transaction(self, connection: sa.Connection) -> Transaction:

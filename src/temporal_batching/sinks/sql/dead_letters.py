@@ -65,14 +65,21 @@ class DeadLetters:
             schema=where.schema,
         )
 
-    def keep(self, connection: sa.Connection, letters: Sequence[DeadLetter], at: datetime, *, create: bool) -> None:
+    def create_if_missing(self, connection: sa.Connection) -> None:
+        """Creates the table if it is not there.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: It could not be created.
+        """
+        if not tables.exists(connection, self.table):
+            tables.create(connection, self.table)
+
+    def keep(self, connection: sa.Connection, letters: Sequence[DeadLetter], at: datetime) -> None:
         """Keeps each of them once, however often it is called, and in this order.
 
         Raises:
-            sqlalchemy.exc.SQLAlchemyError: The table is missing and cannot be created, or takes no rows.
+            sqlalchemy.exc.SQLAlchemyError: The table is missing, or takes no rows.
         """
-        if create and not tables.exists(connection, self.table):
-            tables.create(connection, self.table)
         rows = [
             {
                 "id": letter.id,

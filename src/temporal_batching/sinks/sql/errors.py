@@ -35,6 +35,7 @@ class DatabaseFailure(Exception):
         reason: The database's own words, for people.
         connection_lost: Whether the connection is gone, so that the fate of a commit under way is unknown.
         timed_out: Whether it ran out of the time for a statement.
+        text_unstorable: Whether the database's encoding, or the connection's, lacks a character of what was sent.
         session_suspect: Whether it may be this session's alone, and another one be better off.
         committing: Whether it was the commit that failed.
         transaction_ended: Whether the database has rolled the whole transaction back.
@@ -54,6 +55,7 @@ class DatabaseFailure(Exception):
         self.reason = reason
         self.connection_lost = connection_lost
         self.timed_out = False
+        self.text_unstorable = False
         self.session_suspect = False
         self.committing = False
         self.transaction_ended = False
@@ -62,9 +64,12 @@ class DatabaseFailure(Exception):
         """The same from a statement on the ledger alone, for which no request can be blamed."""
         if self.error_class not in (ErrorClass.REQUEST, ErrorClass.SCHEMA):
             return self
-        return DatabaseFailure(
+        failure = DatabaseFailure(
             ErrorClass.UNAVAILABLE, f"the ledger: {self.reason}", connection_lost=self.connection_lost
         )
+        failure.text_unstorable = self.text_unstorable
+        failure.transaction_ended = self.transaction_ended
+        return failure
 
     def can_be_isolated(self, *, schema_is_fresh: bool) -> bool:
         """Whether some request is to blame, or may be: the others then go on without it."""
@@ -96,7 +101,7 @@ _SQLSTATES: dict[str, tuple[ErrorClass, RejectCode]] = {
     "F0": (ErrorClass.MOMENT, RejectCode.DATABASE),
     "HV": (ErrorClass.MOMENT, RejectCode.DATABASE),  # a foreign table's server
     "XX": (ErrorClass.MOMENT, RejectCode.DATABASE),
-    # Nobody is let in: the set-up.
+    # Nobody is let in: the set-up. On a connection that goes on living, a trigger has raised it.
     "28": (ErrorClass.UNAVAILABLE, RejectCode.DATABASE),
     "3D": (ErrorClass.UNAVAILABLE, RejectCode.DATABASE),
     "22": (ErrorClass.REQUEST, RejectCode.TYPE),
@@ -114,10 +119,20 @@ _SQLSTATES: dict[str, tuple[ErrorClass, RejectCode]] = {
 }
 
 
-def classify_sqlstate(sqlstate: str | None) -> tuple[ErrorClass, RejectCode]:
-    """Classifies PostgreSQL's code; without one (the connection failed) the database is unavailable."""
+_OF_CONNECTING = ("28", "3D")
+
+
+def classify_sqlstate(sqlstate: str | None, *, connected: bool = False) -> tuple[ErrorClass, RejectCode]:
+    """Classifies PostgreSQL's code; without one (the connection failed) the database is unavailable.
+
+    Args:
+        sqlstate: The code.
+        connected: Whether it came on a connection that goes on living.
+    """
     if not sqlstate:
         return ErrorClass.UNAVAILABLE, RejectCode.DATABASE
+    if connected and sqlstate.startswith(_OF_CONNECTING):
+        return _SQLSTATES[""]
     for length in (5, 2):
         if sqlstate[:length] in _SQLSTATES:
             return _SQLSTATES[sqlstate[:length]]

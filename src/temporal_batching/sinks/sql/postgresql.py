@@ -47,9 +47,12 @@ _LIMITS = (
 )
 
 
-def _limits(statement: float, lock: float) -> tuple[str, str, str]:
-    milliseconds = str(max(1, int(statement * 1000)))
-    return milliseconds, str(max(1, int(lock * 1000))), milliseconds
+# The triggers that are deferred to the commit run here instead: no timeout applies to a commit.
+_RUN_DEFERRED = "SET CONSTRAINTS ALL IMMEDIATE"
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, int(seconds * 1000)))
 
 
 class PostgresqlDatabase(DatabaseAdapter):
@@ -68,7 +71,8 @@ class PostgresqlDatabase(DatabaseAdapter):
         super().__init__(engine, ledger, counters)
         self._codec: str | None = None
         """Python's name of the database's encoding; None if it holds every character, or is unknown here."""
-        self.limits = _limits(statement_timeout, lock_timeout)
+        self._idle = _milliseconds(statement_timeout)
+        self.limits = self.limits_of(statement_timeout, lock_timeout)
         quote = engine.dialect.identifier_preparer.format_table(ledger)
         # Inserts only: twice as fast as with ON CONFLICT, which looks at the index twice. A known id fails it, and puts
         # a line into the server's log; then the careful claim has its turn. Known ids come with retries alone.
@@ -87,6 +91,25 @@ class PostgresqlDatabase(DatabaseAdapter):
         self.lookup_sql = (
             f"SELECT request_id, digest, batch_id, status, committed_at FROM {quote} WHERE request_id = ANY(%s::text[])"
         )
+
+    def limits_of(self, statement: float, lock: float) -> tuple[str, str, str]:
+        """Parameters of `_LIMITS`.
+
+        However little time is left for the next statement, a transaction may be idle for as long as ever: the worker
+        computes meanwhile.
+        """
+        return _milliseconds(statement), _milliseconds(lock), self._idle
+
+    @contextmanager
+    def bounded(self, connection: sa.Connection, seconds: float) -> Iterator[None]:
+        connection.exec_driver_sql(_BEGIN)
+        connection.exec_driver_sql(_LIMITS, self.limits_of(seconds, seconds))
+        try:
+            yield
+        except BaseException:
+            connection.rollback()
+            raise
+        connection.commit()
 
     def prepare(self, connection: sa.Connection) -> bool:
         # BEGIN and COMMIT are sent from here, the former within a pipeline.
@@ -231,6 +254,14 @@ _VERSION = sa.text(
     " (SELECT sum(hashtext(concat_ws(',', a.attrelid, a.attnum, a.xmin)))"
     "  FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
     "  WHERE a.attnum > 0 AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'),"
+    # What a conflict rule needs.
+    " (SELECT sum(hashtext(concat_ws(',', i.indexrelid, i.xmin)))"
+    "  FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+    "  WHERE i.indisunique AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'),"
+    # Domains, with their defaults.
+    " (SELECT sum(hashtext(concat_ws(',', t.oid, t.xmin)))"
+    "  FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace"
+    "  WHERE t.typtype = 'd' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'),"
     " (SELECT sum(hashtext(concat_ws(',', oid, xmin))) FROM pg_enum),"
     " (SELECT sum(hashtext(concat_ws(',', oid, xmin))) FROM pg_namespace))"
 )
@@ -293,7 +324,12 @@ class PostgresqlTransaction(Transaction):
         return self._session_used
 
     def limit(self, statement: float, lock: float) -> None:
-        limits = _limits(statement, lock)
+        limits = self._database.limits_of(statement, lock)
+        for position, (sql, _) in enumerate(self._waiting):
+            if sql is _LIMITS:  # not sent yet: these take their place
+                self._waiting[position] = (_LIMITS, limits)
+                self._limits = limits
+                return
         # Whatever rounds to the same tenth of what it was needs no statement of its own.
         if all(abs(int(a) - int(b)) * 10 <= int(b) for a, b in zip(limits, self._limits, strict=True)):
             return
@@ -316,7 +352,7 @@ class PostgresqlTransaction(Transaction):
             self._database.counters.statements += 1
             return connection.execute(sql, parameters, prepare=False)
 
-        first: psycopg.Error | None = None
+        first: psycopg.Error | UnicodeEncodeError | None = None
         with self._classified():
             try:
                 with connection.pipeline():
@@ -324,7 +360,7 @@ class PostgresqlTransaction(Transaction):
                         for sql, parameters in waiting:
                             connection.execute(sql, parameters, prepare=False)
                         yield send
-                    except psycopg.Error as err:
+                    except (psycopg.Error, UnicodeEncodeError) as err:
                         # Answers may come while there is still something to send. What ends the pipeline then only
                         # says that it was aborted, and the driver would log it as an error of its own.
                         first = err
@@ -345,24 +381,30 @@ class PostgresqlTransaction(Transaction):
     ) -> bool:
         if savepoint:
             self._waiting.append(("SAVEPOINT attempt", None))
-        sent: list[psycopg.Cursor[Any]] = []
+        rows: list[psycopg.Cursor[Any]] = []
+        claims: list[psycopg.Cursor[Any]] = []
         try:
             with self._trip() as send:
-                # The rows first: the server is busy with them while the digests for the ledger are computed here.
+                # To isolate a fault, the ledger first: what it is refused as well, no request is to blame for.
+                if savepoint:
+                    claims.append(self._send_claim(send, stamp, entries))
+                # Otherwise the rows: the server is busy with them while the digests for the ledger are computed here.
                 for insert in inserts:
                     sql, columns = _statement(self._database.engine, insert)
-                    sent.append(send(sql, columns))
-                claim = self._send_claim(send, stamp, entries, new=not savepoint)
+                    rows.append(send(sql, columns))
+                if not savepoint:
+                    claims.append(self._send_claim(send, stamp, entries, new=True))
         except DatabaseFailure as failure:
             if savepoint:
                 self._waiting = _UNDO.copy()
-            rows_inserted = len(sent) == len(inserts) and all(cursor.pgresult is not None for cursor in sent)
-            if rows_inserted and failure.error_class in (ErrorClass.REQUEST, ErrorClass.SCHEMA):
+            of_ledger = not _all_done(claims, 1) if savepoint else _all_done(rows, len(inserts))
+            if of_ledger and failure.error_class in (ErrorClass.REQUEST, ErrorClass.SCHEMA):
                 if not savepoint and failure.code is RejectCode.CONSTRAINT:
                     return False
                 # No request is at fault when the ledger itself refuses.
                 raise failure.of_ledger() from None
             raise
+        (claim,) = claims
         if claim.rowcount == len(entries):
             if savepoint:
                 self._waiting = _UNDO[1:]
@@ -399,15 +441,11 @@ class PostgresqlTransaction(Transaction):
     def commit(self) -> None:
         if self._connection.info.transaction_status is TransactionStatus.IDLE:
             return
-        if any(sql.startswith("ROLLBACK") for sql, _ in self._waiting):
-            with self._trip():
-                pass
-        # What else waits only ends a savepoint, and a commit does so too.
-        self._database.counters.round_trips += 1
-        with self._classified():
-            tag = self._connection.execute("COMMIT", prepare=False).statusmessage
-        if tag != "COMMIT":
-            raise DatabaseFailure(ErrorClass.UNAVAILABLE, f"the server answered {tag} to COMMIT")
+        with self._trip():
+            self._connection.execute(_RUN_DEFERRED, prepare=False)
+            committed = self._connection.execute("COMMIT", prepare=False)
+        if committed.statusmessage != "COMMIT":
+            raise DatabaseFailure(ErrorClass.MOMENT, f"the server answered {committed.statusmessage} to COMMIT")
         self._database.counters.transactions += 1
         self._database.counters.rows += self._rows
 
@@ -424,6 +462,10 @@ class PostgresqlTransaction(Transaction):
         except psycopg.Error:
             # The server rolls back when the connection ends; a connection in any other state must not be kept.
             connection.close()
+
+
+def _all_done(cursors: Sequence[psycopg.Cursor[Any]], number: int) -> bool:
+    return len(cursors) == number and all(cursor.pgresult is not None for cursor in cursors)
 
 
 @contextmanager
@@ -480,6 +522,8 @@ def _escaped(type_sql: str) -> str:
 
 _READ_ONLY = "25006"
 _QUERY_CANCELED = "57014"
+_UNSTORABLE = ("22021", "22P05")
+"""A character that the database's encoding lacks, or that has no counterpart in it."""
 
 
 def classify_postgresql_error(
@@ -489,13 +533,20 @@ def classify_postgresql_error(
     lost = bool(getattr(error, "connection_invalidated", False)) or (connection is not None and connection.closed)
     if isinstance(cause, UnicodeEncodeError | psycopg.DataError) and getattr(cause, "sqlstate", None) is None:
         # Refused by the driver before the server saw it: text that the connection's encoding cannot express.
-        return DatabaseFailure(ErrorClass.REQUEST, str(cause), connection_lost=lost)
+        failure = DatabaseFailure(ErrorClass.REQUEST, str(cause), connection_lost=lost)
+        failure.text_unstorable = isinstance(cause, UnicodeEncodeError)
+        return failure
     sqlstate = getattr(cause, "sqlstate", None)
-    error_class, code = classify_sqlstate(sqlstate)
+    error_class, code = classify_sqlstate(sqlstate, connected=connection is not None and not lost)
     if lost:
         # Whatever was said last, nothing more can be asked on this connection.
         error_class = ErrorClass.UNAVAILABLE
-    return DatabaseFailure(error_class, describe_postgresql_error(cause), code=code, connection_lost=lost)
+    failure = DatabaseFailure(error_class, describe_postgresql_error(cause), code=code, connection_lost=lost)
+    failure.timed_out = sqlstate == _QUERY_CANCELED
+    # After a failover the pool's connections may lead to a server that is a standby now.
+    failure.session_suspect = sqlstate == _READ_ONLY
+    failure.text_unstorable = sqlstate in _UNSTORABLE
+    return failure
 
 
 _WITH_DETAIL = ("22", "23503", "23505")

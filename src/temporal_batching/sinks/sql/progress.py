@@ -11,7 +11,8 @@ from temporal_batching.contract import Outcome, OutcomeKind
 from temporal_batching.sinks.base import Batch
 from temporal_batching.sinks.sql.database import PreparedRequest
 from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass
-from temporal_batching.sinks.sql.schema import BoundTable
+from temporal_batching.sinks.sql.failed_tries import NEVER, Failed, FailedTries
+from temporal_batching.sinks.sql.schema import BoundTable, Row
 
 MAX_RESTARTS = 3
 """How often one call starts its transaction over after a deadlock or a serialization failure; then the offending
@@ -21,8 +22,15 @@ BRIEF_LOCK = 0.1
 """Seconds to wait for a lock once one request of the batch had to wait in vain, or has done so in an earlier attempt:
 its neighbours wait for each of these waits, and it comes again."""
 
-BRIEF_PART = 16
-"""A statement's share of the time once one has run out of it: so many tries still fit the flush."""
+LONGEST_BRIEF_LOCK = 0.25
+"""Of the limit: as long a single request may come to wait for a lock, twice as long with each attempt that failed."""
+
+FIRST_SHARE = 0.6
+"""Of the time: as long the first try of several requests may take, and what one may come to take that was too slow
+before, twice as long with each attempt. The rest is left to isolate it in."""
+
+BRIEF_TRY = 0.05
+"""Seconds that every try may take, however little time is left: a batch without trouble needs less."""
 
 FAILURES_IN_A_ROW = 16
 """Tries that may fail without any success between them. Halving 10,000 requests down to one takes 14. Doubled with
@@ -40,6 +48,7 @@ class Progress:
     """State of one call, over all its transactions.
 
     Attributes:
+        order: Positions of the batch in the order in which its requests have their turn.
         outcomes: By position, of what is committed or certain.
         restarts: Transactions that were started over.
     """
@@ -50,6 +59,7 @@ class Progress:
         *,
         statement_timeout: timedelta,
         lock_timeout: timedelta,
+        failed: FailedTries,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begins the call.
@@ -58,15 +68,24 @@ class Progress:
             batch: With its attempt: a later one has less patience from its start.
             statement_timeout: The time for all of it, which is below the batcher's ``flush_timeout``.
             lock_timeout: The longest wait for a lock, while nothing has had to wait in vain.
+            failed: What the sink remembers of earlier attempts. `remember` adds to it.
             clock: Seconds, by which the time is measured.
         """
+        self.order = failed.order(batch)
         self.outcomes: dict[int, Outcome] = {}
         self.restarts = 0
-        self._statement = statement_timeout.total_seconds()
+        self._batch = batch
+        self._failed_before = failed
+        self._failed: set[str] = set()
+        self._timed_out: set[str] = set()
+        self._time = statement_timeout.total_seconds()
         self._lock = lock_timeout.total_seconds()
         self._clock = clock
-        self._until = clock() + self._statement
-        self._brief_lock = self._brief_statement = batch.attempt > 0
+        self._began = clock()
+        self._brief_lock = batch.attempt > 0
+        self._brief_tries = batch.attempt > 0 or any(failed.of(request.request_id).timeouts for request in batch)
+        # Halving down to one, twice over, fits the time that the first try leaves.
+        self._brief = max(BRIEF_TRY, self._time * (1 - FIRST_SHARE) / (2 * (len(batch).bit_length() + 1)))
         self._patience = 2 ** min(batch.attempt, 8)
         self._in_a_row = 0
         self._of_table: Counter[BoundTable] = Counter()
@@ -75,33 +94,69 @@ class Progress:
 
     # How long, and how often
 
-    def limits(self) -> tuple[float, float]:
-        """Seconds that the next statement may take, and may wait for a lock."""
-        left = max(BRIEF_LOCK, self._until - self._clock())
-        statement = min(left, self._statement / BRIEF_PART if self._brief_statement else self._statement)
-        return statement, min(self._lock, BRIEF_LOCK) if self._brief_lock else self._lock
+    def limits(self, request_ids: Sequence[str]) -> tuple[float, float]:
+        """Seconds that each statement of the next try, of these requests, may take, and may wait for a lock."""
+        left = self._began + self._time - self._clock()
+        failed = self._failed_before.of(request_ids[0]) if len(request_ids) == 1 else NEVER
+        return max(BRIEF_TRY, min(left, self._share(failed, len(request_ids)))), self._lock_limit(failed)
+
+    def _share(self, failed: Failed, requests: int) -> float:
+        longest = self._time * FIRST_SHARE
+        if len(self._batch) == 1:
+            # Nobody is isolated from it. But others wait for its retries.
+            timeouts = max(failed.timeouts, self._batch.attempt)
+            return min(longest, self._brief * 2.0 ** min(timeouts, 16)) if timeouts else self._time
+        if self._brief_tries:
+            return min(longest, self._brief * 2.0 ** min(failed.timeouts, 16)) if requests == 1 else self._brief
+        return max(self._brief, self._began + longest - self._clock())
+
+    def _lock_limit(self, failed: Failed) -> float:
+        if not self._brief_lock:
+            return self._lock
+        longest = max(BRIEF_LOCK, self._lock * LONGEST_BRIEF_LOCK)
+        return min(self._lock, longest, BRIEF_LOCK * 2.0 ** min(failed.attempts, 16))
 
     @property
     def spent(self) -> bool:
         """Whether what is left is left for the next attempt: time is up, or nothing gets through."""
-        return self._clock() >= self._until or self._in_a_row >= FAILURES_IN_A_ROW * self._patience
+        late = self._clock() >= self._began + self._time
+        return late or self._in_a_row >= FAILURES_IN_A_ROW * self._patience
 
-    def is_hopeless(self, request: PreparedRequest) -> bool:
-        """Whether it need not be tried: so many requests before it have failed on a table of its own."""
+    def is_hopeless(self, rows: Iterable[Row]) -> bool:
+        """Whether a request need not be tried: so many before it have failed on a table of its own."""
         if not self._of_table:
             return False
-        return any(self._of_table[row.table] >= FAILURES_OF_A_TABLE * self._patience for row in request.rows)
+        return any(self._of_table[row.table] >= FAILURES_OF_A_TABLE * self._patience for row in rows)
 
-    def note_failure(self, failure: DatabaseFailure, requests: Sequence[PreparedRequest]) -> None:
-        """A try has failed for the moment's sake."""
+    def note_failure(self, failure: DatabaseFailure) -> None:
+        """A try has failed, of whichever requests."""
         if failure.error_class not in (ErrorClass.MOMENT, ErrorClass.AGAIN):
             self._in_a_row = 0  # the database takes writes: it has judged one
             return
         self._in_a_row += 1
         self._brief_lock = True
-        self._brief_statement = self._brief_statement or failure.timed_out
-        if len(requests) == 1:
-            self._of_table.update({row.table for row in requests[0].rows})
+        self._brief_tries = self._brief_tries or failure.timed_out
+
+    def note_offender(self, failure: DatabaseFailure, request_id: str, rows: Iterable[Row]) -> None:
+        """The failure was that of a single request, which has to wait."""
+        self._failed.add(request_id)
+        if failure.timed_out:
+            self._timed_out.add(request_id)
+        self._of_table.update({row.table for row in rows})
+
+    def took_too_long(self, request_id: str) -> bool:
+        """Whether the request has been tried by itself, and not been done in its time."""
+        return request_id in self._timed_out
+
+    def remember(self) -> None:
+        """At the end: what later attempts may know."""
+        waiting = {self._batch[position].request_id for position in self.to_be_retried()}
+        settled = [self._batch[position].request_id for position in self.outcomes]
+        self._failed_before.note(
+            [request_id for request_id in self._failed if request_id in waiting],
+            timed_out=self._timed_out,
+            settled=[request_id for request_id in settled if request_id not in waiting],
+        )
 
     def note_success(self, requests: Iterable[PreparedRequest]) -> None:
         self._in_a_row = 0
@@ -150,4 +205,6 @@ class Progress:
             self.outcomes[position] = self.retry(position, self.outcomes[position].reason or "")
 
     def to_be_retried(self) -> list[int]:
-        return [position for position in sorted(self.outcomes) if self.outcomes[position].kind is OutcomeKind.RETRY]
+        """Positions, in the order of their turns."""
+        known = self.outcomes
+        return [position for position in self.order if position in known and known[position].kind is OutcomeKind.RETRY]

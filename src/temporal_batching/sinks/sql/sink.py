@@ -46,6 +46,7 @@ from temporal_batching.sinks.sql.connect import connect_engine, make_database, w
 from temporal_batching.sinks.sql.database import DatabaseAdapter, SinkCounters
 from temporal_batching.sinks.sql.dead_letters import DEFAULT_DEAD_LETTERS, DeadLetters
 from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass
+from temporal_batching.sinks.sql.failed_tries import FailedTries
 from temporal_batching.sinks.sql.ledger import (
     DEFAULT_LEDGER,
     check_still_there,
@@ -57,11 +58,14 @@ from temporal_batching.sinks.sql.ledger import ledger_table as define_ledger
 from temporal_batching.sinks.sql.progress import ALONE_IN_A_ROW, Progress
 from temporal_batching.sinks.sql.schema import Catalogue, Misfit, Row, TableRule
 from temporal_batching.sinks.sql.tables import table_ddl
-from temporal_batching.sinks.sql.transaction import BatchTransaction
+from temporal_batching.sinks.sql.transaction import BatchTransaction, storable_ids
 
 __all__ = ["SinkCounters", "SqlSink", "TableRule"]
 
 T = TypeVar("T")
+
+LETTERS_TIMEOUT = timedelta(seconds=3)
+"""For each statement that keeps dead letters, and its wait for a lock: the batch's callers wait meanwhile."""
 
 MAX_STALE = 16
 """How many dead connections one call takes from the pool before it believes that the server is gone."""
@@ -161,6 +165,7 @@ class SqlSink(Sink):
             version=lambda: self._with_connection(self._database.schema_version),
         )
         self._clock = clock
+        self._failed = FailedTries()
         self._statement_timeout = statement_timeout
         self._lock_timeout = lock_timeout
         self._threads = threads
@@ -223,7 +228,9 @@ class SqlSink(Sink):
 
         def keep() -> None:
             try:
-                self._with_connection(lambda c: table.keep(c, letters, at, create=self._create_ledger))
+                if self._create_ledger:
+                    self._with_connection(lambda c: self._bounded(c, table.create_if_missing))
+                self._with_connection(lambda c: self._bounded(c, lambda c: table.keep(c, letters, at)))
             except (DatabaseFailure, sa.exc.SQLAlchemyError) as err:
                 failure = err if isinstance(err, DatabaseFailure) else self._database.classify(err)
                 if not failure.rejects:
@@ -234,6 +241,10 @@ class SqlSink(Sink):
 
         await self._in_thread(keep)
         return True
+
+    def _bounded(self, connection: sa.Connection, work: Callable[[sa.Connection], None]) -> None:
+        with self._database.bounded(connection, min(self._lock_timeout, LETTERS_TIMEOUT).total_seconds()):
+            work(connection)
 
     async def lookup(self, request_ids: Iterable[str]) -> dict[str, LedgerEntry]:
         """What the ledger knows of these ids; unknown ones are missing from the answer.
@@ -253,7 +264,13 @@ class SqlSink(Sink):
     def _lookup(self, connection: sa.Connection, ids: list[str]) -> dict[str, LedgerEntry]:
         transaction = self._database.transaction(connection)
         try:
-            return transaction.lookup(ids)
+            try:
+                return transaction.lookup(ids)
+            except DatabaseFailure as failure:
+                if not failure.text_unstorable:
+                    raise
+                transaction.rollback()
+                return transaction.lookup(sorted(storable_ids(transaction, ids)))
         finally:
             transaction.rollback()
 
@@ -284,7 +301,10 @@ class SqlSink(Sink):
 
             with self._answering():
                 self._with_connection(check)
-                self._catalogue.check()
+                if again or not self._opened:
+                    self._catalogue.check()
+                else:
+                    self._catalogue.refresh_if_changed()
             self._checked = self._opened = True
 
     def _flush(self, batch: Batch, *, settle: bool) -> list[Outcome]:
@@ -295,9 +315,11 @@ class SqlSink(Sink):
                 raise
             # It did fit when the sink was opened: what waits in the batcher waits for whoever changes it back.
             raise SinkUnavailable(str(err), in_doubt=False) from None
-        progress = Progress(batch, statement_timeout=self._statement_timeout, lock_timeout=self._lock_timeout)
+        progress = Progress(
+            batch, statement_timeout=self._statement_timeout, lock_timeout=self._lock_timeout, failed=self._failed
+        )
         try:
-            self._flush_part(batch, list(range(len(batch))), progress, settle=settle)
+            self._flush_part(batch, progress.order, progress, settle=settle)
             self._try_alone(batch, progress, settle=settle)
         except (DatabaseFailure, sa.exc.SQLAlchemyError) as err:
             failure = err if isinstance(err, DatabaseFailure) else self._database.classify(err)
@@ -311,6 +333,7 @@ class SqlSink(Sink):
                 raise SinkUnavailable(str(err), in_doubt=progress.in_doubt) from None
             progress.fill(len(batch), str(err))
         progress.state_doubts()
+        progress.remember()
         outcomes = progress.outcomes
         self.counters.requeued += len(progress.to_be_retried())
         written: set[str] = set()
@@ -336,7 +359,9 @@ class SqlSink(Sink):
             key = batch[position].key
             if failed >= ALONE_IN_A_ROW or progress.spent:
                 return
-            if key in blocked:
+            if progress.took_too_long(batch[position].request_id) and key:
+                blocked.add(key)  # it was by itself already
+            if key in blocked or progress.took_too_long(batch[position].request_id):
                 continue
             self._flush_part(batch, [position], progress, settle=settle)
             if progress.outcomes[position].kind is OutcomeKind.RETRY:
@@ -348,11 +373,11 @@ class SqlSink(Sink):
 
     def _flush_part(self, batch: Batch, positions: list[int], progress: Progress, *, settle: bool) -> None:
         """Commits these requests of a batch: together, unless that is what fails."""
-        schema_is_fresh = False
+        schema_is_fresh = faulty = False
         while True:
             rows, misfits = ({}, {}) if settle else self._bind_all(batch, positions)
             transaction = BatchTransaction(
-                self._database, self._clock, batch, positions, rows, misfits, settle, schema_is_fresh, progress
+                self._database, self._clock, batch, positions, rows, misfits, settle, schema_is_fresh, progress, faulty
             )
             try:
                 progress.note_committed(self._with_connection(transaction.run))
@@ -362,38 +387,50 @@ class SqlSink(Sink):
                     progress.note_lost_commit(positions)
                 if failure.error_class is ErrorClass.SCHEMA and not schema_is_fresh:
                     schema_is_fresh = True
-                    self.counters.retries += 1
                     with self._answering():
-                        self._catalogue.refresh()
+                        # Most often it has not: what a trigger names is missing, and a request is to blame.
+                        faulty = not self._catalogue.refresh_if_changed()
+                    if not faulty:
+                        self.counters.retries += 1
                 elif failure.error_class is ErrorClass.AGAIN and progress.may_restart():
                     self.counters.retries += 1
                 elif failure.can_be_isolated(schema_is_fresh=schema_is_fresh):
-                    self._flush_halves(batch, positions, progress, failure, settle=settle)
+                    self._flush_halves(batch, positions, rows, progress, failure, settle=settle)
                     return
                 else:
                     raise
 
     def _flush_halves(
-        self, batch: Batch, positions: list[int], progress: Progress, failure: DatabaseFailure, *, settle: bool
+        self,
+        batch: Batch,
+        positions: list[int],
+        rows: Mapping[int, list[Row]],
+        progress: Progress,
+        failure: DatabaseFailure,
+        *,
+        settle: bool,
     ) -> None:
         """Isolates what fails a whole transaction, each half in one of its own.
 
         A constraint that is checked at the commit, a trigger of SQLite's that rolls everything back, a lock on a row
         of the ledger.
         """
-        progress.note_failure(failure, [])
+        progress.note_failure(failure)
         if len(positions) == 1:
             (position,) = positions
             if failure.rejects:
                 progress.outcomes[position] = Outcome.rejected(failure.code, failure.reason)
             else:
+                progress.note_offender(failure, batch[position].request_id, rows.get(position, ()))
                 progress.outcomes[position] = progress.retry(position, failure.reason)
             return
         self.counters.splits += 1
         middle = len(positions) // 2
         for half in (positions[:middle], positions[middle:]):
             waiting = {batch[p].key for p in progress.to_be_retried()} - {""}
-            held = [p for p in half if progress.spent or batch[p].key in waiting]
+            held = [
+                p for p in half if progress.spent or batch[p].key in waiting or progress.is_hopeless(rows.get(p, ()))
+            ]
             for position in held:
                 progress.outcomes[position] = progress.retry(position, NOT_TRIED)
             ready = [p for p in half if p not in held]
@@ -417,6 +454,9 @@ class SqlSink(Sink):
                 rows[position] = [get(record.table).bind(record) for record in batch[position].records]
             except Misfit as misfit:
                 misfits[position] = Outcome.rejected(misfit.code, misfit.reason)
+            except SinkConfigurationError as err:
+                # It did fit when the sink was opened: the request waits for whoever changes it back.
+                misfits[position] = Outcome.retry(str(err))
         return rows, misfits
 
     def _with_connection(self, work: Callable[[sa.Connection], T]) -> T:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -29,6 +29,9 @@ from temporal_batching.sinks.sql.types import sqlite_binder
 
 CHUNK = 10_000
 """Ids in one SELECT: SQLite takes 32,766 parameters."""
+
+STEPS = 10_000
+"""Instructions of SQLite's machine between two looks at the time: some tenth of a millisecond."""
 
 _USED = "temporal_batching.prepared"
 
@@ -223,6 +226,16 @@ class SqliteTransaction(Transaction):
         self._begun = False
         self._rows = 0
 
+    def limit(self, statement: float, lock: float) -> None:
+        """Bounds everything from now until the next limit, or the transaction's end: SQLite knows no timeout itself."""
+        until = time.monotonic() + statement
+        self._watch(lambda: time.monotonic() > until)
+
+    def _watch(self, is_over: Callable[[], bool] | None) -> None:
+        driver = self._connection.connection.driver_connection
+        assert isinstance(driver, sqlite3.Connection)
+        driver.set_progress_handler(is_over, STEPS if is_over else 0)
+
     def _begin(self) -> None:
         if not self._begun:
             self._connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -251,6 +264,7 @@ class SqliteTransaction(Transaction):
                     for insert in inserts:
                         self._insert(insert)
             except (sa.exc.DBAPIError, DatabaseFailure) as err:
+                self._watch(None)  # what undoes it must not be interrupted
                 failure = err if isinstance(err, DatabaseFailure) else classify_sqlite_error(err)
                 # A full disk, RAISE(ROLLBACK) and ON CONFLICT ROLLBACK end the transaction, and the savepoint with it.
                 failure.transaction_ended = not self._in_transaction
@@ -324,6 +338,7 @@ class SqliteTransaction(Transaction):
         return self._database.without_identity(found)
 
     def commit(self) -> None:
+        self._watch(None)
         if not self._begun:
             return
         with _classified():
@@ -339,6 +354,7 @@ class SqliteTransaction(Transaction):
     def rollback(self) -> None:
         # An error may have rolled back already; what is left open ends with the connection's return to the pool.
         with suppress(sa.exc.DBAPIError):
+            self._watch(None)
             if self._begun:
                 self._connection.exec_driver_sql("ROLLBACK")
         self._begun = False
@@ -377,4 +393,7 @@ def classify_sqlite_error(error: BaseException) -> DatabaseFailure:
     error_class, reject = classify_sqlite(code)
     # A commit that met an I/O error may be on the disk.
     lost = code is not None and code & 0xFF == sqlite3.SQLITE_IOERR
-    return DatabaseFailure(error_class, short_reason(str(cause)), code=reject, connection_lost=lost)
+    failure = DatabaseFailure(error_class, short_reason(str(cause)), code=reject, connection_lost=lost)
+    if code is not None and code & 0xFF == sqlite3.SQLITE_INTERRUPT:
+        failure.timed_out, failure.reason = True, "it took too long: interrupted by the limit for statements"
+    return failure

@@ -32,6 +32,7 @@ class BatchTransaction:
         settle: bool,
         schema_is_fresh: bool,
         progress: Progress,
+        faulty: bool = False,
     ) -> None:
         """Prepares the requests.
 
@@ -46,6 +47,7 @@ class BatchTransaction:
             schema_is_fresh: Whether a name that the database does not know is a request's fault, or a reason to look
                 at the schema again.
             progress: Of the call that this transaction is a part of.
+            faulty: Whether it is known that they cannot be written together.
         """
         self._database = database
         self._clock = clock
@@ -54,7 +56,8 @@ class BatchTransaction:
         self._settle = settle
         self._schema_is_fresh = schema_is_fresh
         self._progress = progress
-        self._faulty = False
+        self._faulty = faulty
+        self._slow: DatabaseFailure | None = None  # that of the only request, which was tried by itself
         self._applied: set[int] = set()
         self._misfits = misfits
         self._invalid: dict[int, Outcome] = {}
@@ -82,7 +85,7 @@ class BatchTransaction:
             while True:
                 outcomes = self._at_once(transaction)
                 if outcomes is None:
-                    outcomes = self._one_by_one(transaction)
+                    outcomes = self._each_by_itself(transaction)
                 if not self._overdue(outcomes):
                     break
                 # Some deadline passed while the rows were inserted: once more, without that request.
@@ -95,10 +98,14 @@ class BatchTransaction:
 
     def _commit(self, transaction: Transaction) -> None:
         try:
+            transaction.limit(*self._limits())
             transaction.commit()
         except DatabaseFailure as failure:
             failure.committing = True
             raise
+
+    def _limits(self) -> tuple[float, float]:
+        return self._progress.limits([entry.request_id for entry in self._entries])
 
     def _stamp(self) -> Stamp:
         return Stamp(self._batch_id, datetime.fromtimestamp(self._clock(), UTC))
@@ -122,19 +129,22 @@ class BatchTransaction:
             return None
         if self._faulty:  # known from an earlier try
             return None
+        # In the order of arrival: whose turn is when matters where a fault is isolated.
+        entries = sorted(entries, key=lambda entry: entry.position)
         try:
-            transaction.limit(*self._progress.limits())
+            transaction.limit(*self._limits())
             complete = transaction.attempt(self._stamp(), entries, arrange(entries, self._database), savepoint=False)
         except DatabaseFailure as failure:
-            ended, failure.transaction_ended = failure.transaction_ended, False
-            if not may_isolate(failure, transaction, self._progress, schema_is_fresh=self._schema_is_fresh):
-                failure.transaction_ended = ended
+            if failure.text_unstorable and not failure.rejects:  # an id: the ledger is asked which
+                complete = False
+            elif not may_isolate(failure, transaction, self._progress, schema_is_fresh=self._schema_is_fresh):
                 raise
-            # The transaction is rolled back in any case.
-            self._faulty = True
-            if not failure.rejects:
-                self._progress.note_failure(failure, entries)
-            complete = False
+            else:
+                self._faulty, complete = True, False
+                if not failure.rejects:
+                    self._progress.note_failure(failure)
+                if failure.timed_out and len(entries) == 1:
+                    self._slow = failure
         except NotJson:
             complete = False
         if not complete:
@@ -142,6 +152,24 @@ class BatchTransaction:
             return None
         self._applied = {entry.position for entry in entries}
         return dict.fromkeys(self._applied, Outcome.written())
+
+    def _each_by_itself(self, transaction: Transaction) -> dict[int, Outcome]:
+        """The careful way, without those whose ids the database cannot store."""
+        try:
+            return self._one_by_one(transaction)
+        except DatabaseFailure as failure:
+            if not failure.text_unstorable or failure.transaction_ended or failure.rejects:
+                raise
+            transaction.rollback()
+            ids = list(dict.fromkeys(entry.request_id for entry in self._entries))
+            stored = storable_ids(transaction, ids)
+            if len(stored) == len(ids):
+                raise
+        for entry in self._entries:
+            if entry.request_id not in stored:
+                self._invalid[entry.position] = Outcome.rejected(RejectCode.INVALID, UNSTORABLE_ID)
+        self._entries = [entry for entry in self._entries if entry.request_id in stored]
+        return self._one_by_one(transaction)
 
     def _one_by_one(self, transaction: Transaction) -> dict[int, Outcome]:
         """The careful way: the ledger is asked first, and who is refused by the database does not hold up the rest."""
@@ -183,7 +211,7 @@ class BatchTransaction:
         now = self._clock()
         fresh: list[PreparedRequest] = []
         fenced: list[PreparedRequest] = entries if self._settle else []
-        transaction.limit(*self._progress.limits())
+        transaction.limit(*self._limits())
         known = {} if self._settle else transaction.lookup([entry.request_id for entry in entries])
         for entry in [] if self._settle else entries:
             answer = judge(known.get(entry.request_id), entry.digest, self._batch_id)
@@ -194,6 +222,8 @@ class BatchTransaction:
                 fenced.append(entry)
             elif entry.position in self._misfits:
                 outcomes[entry.position] = self._misfits[entry.position]
+                if outcomes[entry.position].kind is OutcomeKind.RETRY and entry.key:
+                    self._blocked.add(entry.key)
             else:
                 fresh.append(entry)
         if fenced:
@@ -212,4 +242,29 @@ class BatchTransaction:
         isolator = FaultIsolator(
             transaction, self._database, stamp, answered, self._progress, self._schema_is_fresh, self._blocked
         )
-        isolator.apply(fresh, faulty=self._faulty)
+        if self._slow is not None and len(fresh) == 1:
+            isolator.refuse(fresh[0], self._slow)
+        else:
+            isolator.apply(fresh, faulty=self._faulty)
+
+
+UNSTORABLE_ID = "the request id has a character that the database's encoding lacks"
+
+
+def storable_ids(transaction: Transaction, ids: Sequence[str]) -> set[str]:
+    """Those that the ledger can be asked about. What each database's encoding lacks, only the database knows.
+
+    Raises:
+        DatabaseFailure: It cannot be asked about any.
+    """
+    try:
+        transaction.lookup(ids)
+    except DatabaseFailure as failure:
+        if not failure.text_unstorable or failure.transaction_ended:
+            raise
+        transaction.rollback()
+        if len(ids) == 1:
+            return set()
+        middle = len(ids) // 2
+        return storable_ids(transaction, ids[:middle]) | storable_ids(transaction, ids[middle:])
+    return set(ids)

@@ -1,0 +1,75 @@
+"""What a sink remembers of requests that it could not write: they have their turn after the others, and more time."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from temporal_batching.contract import WriteRequest
+
+MAX_REMEMBERED = 4_096
+"""Requests. Few wait at a time; one that is forgotten is tried among the first again, and that is all."""
+
+
+class Failed(NamedTuple):
+    """Attempts at batches in which a request has failed by itself.
+
+    Attributes:
+        attempts: All of them.
+        timeouts: Those in which it took too long.
+    """
+
+    attempts: int = 0
+    timeouts: int = 0
+
+
+NEVER = Failed()
+
+
+class FailedTries:
+    """By request id, of the latest that had to wait. Threads may use it at once.
+
+    It is this process's memory: a request that comes to another worker is isolated there once more.
+    """
+
+    def __init__(self, *, limit: int = MAX_REMEMBERED) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._failed: OrderedDict[str, Failed] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._failed)
+
+    def of(self, request_id: str) -> Failed:
+        return self._failed.get(request_id, NEVER)
+
+    def note(self, failed: Iterable[str], *, timed_out: Iterable[str], settled: Iterable[str]) -> None:
+        """At the end of an attempt: who failed by itself, who of these for its time, and who need not come again."""
+        slow = frozenset(timed_out)
+        with self._lock:
+            for request_id in settled:
+                self._failed.pop(request_id, None)
+            for request_id in failed:
+                attempts, timeouts = self._failed.pop(request_id, NEVER)
+                self._failed[request_id] = Failed(attempts + 1, timeouts + (request_id in slow))
+            while len(self._failed) > self._limit:
+                self._failed.popitem(last=False)
+
+    def order(self, requests: Sequence[WriteRequest]) -> list[int]:
+        """Positions, fewest failures first. Requests of one key, and those of one id, keep their order."""
+        if not self._failed:
+            return list(range(len(requests)))
+        of_key: dict[str, int] = {}
+        of_id: dict[str, int] = {}
+        turns: list[int] = []
+        for request in requests:
+            turn = max(
+                self.of(request.request_id).attempts, of_id.get(request.request_id, 0), of_key.get(request.key, 0)
+            )
+            of_id[request.request_id] = turn
+            if request.key:
+                of_key[request.key] = turn
+            turns.append(turn)
+        return sorted(range(len(requests)), key=turns.__getitem__)
