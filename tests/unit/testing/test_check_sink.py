@@ -18,7 +18,17 @@ from unittest import SkipTest
 
 import pytest
 
-from temporal_batching import Batch, ConsoleSink, MemorySink, Outcome, Record, RejectCode, Sink, WriteRequest
+from temporal_batching import (
+    Batch,
+    ConsoleSink,
+    MemorySink,
+    Outcome,
+    OutcomeKind,
+    Record,
+    RejectCode,
+    Sink,
+    WriteRequest,
+)
 from temporal_batching.errors import SinkUnavailable
 from temporal_batching.sinks.dead_letters import DeadLetter
 from temporal_batching.sinks.ledger import digest
@@ -57,7 +67,7 @@ class GoodSink(Sink):
 
     async def settle(self, batch: Batch) -> Sequence[Outcome]:
         await self.trip()
-        return [self.fence(batch, request) for request in batch]
+        return [self.fence(batch, request, batch.fence_as) for request in batch]
 
     async def trip(self) -> None:
         await asyncio.sleep(0)
@@ -69,7 +79,7 @@ class GoodSink(Sink):
         if answer is not None:
             return answer
         if self.late(request):
-            return self.fence(batch, request)
+            return self.fence(batch, request, OutcomeKind.EXPIRED)
         problem = self.problem(request)
         if problem is not None:
             return problem
@@ -82,10 +92,12 @@ class GoodSink(Sink):
 
     def known(self, batch: Batch, request: WriteRequest) -> Outcome | None:
         batch_id, status, mark = self.store.known.get(request.request_id, ("", "", ""))
-        if not status or (status == "expired" and batch_id != batch.id):
+        if not status or (status in ("expired", "rejected") and batch_id != batch.id):
             return None
         if status == "expired":
             return Outcome.expired()
+        if status == "rejected":
+            return Outcome.rejected(RejectCode.DATABASE, "rejected before")
         if mark != self.mark(request):
             return Outcome.rejected(RejectCode.ID_REUSED, "other records")
         return Outcome.written() if batch_id == batch.id else Outcome.duplicate()
@@ -112,11 +124,10 @@ class GoodSink(Sink):
     def apply(self, request: WriteRequest) -> None:
         self.store.rows += [(r.values.get("number", -1), r.values["text"]) for r in request.records]
 
-    def fence(self, batch: Batch, request: WriteRequest) -> Outcome:
-        answer = self.known(batch, request)
-        if answer is None:
-            self.remember(batch, request, "expired")
-        return answer or Outcome.expired()
+    def fence(self, batch: Batch, request: WriteRequest, fence_as: OutcomeKind) -> Outcome:
+        if self.known(batch, request) is None:
+            self.remember(batch, request, fence_as)
+        return self.known(batch, request) or Outcome.expired()
 
     async def keep_dead_letters(self, letters: Sequence[DeadLetter]) -> bool:
         self.store.letters.update({letter.id: letter.request.request_id for letter in letters})
@@ -425,8 +436,31 @@ class FencesAfterALook(GoodSink):
         await self.trip()
         for request, answer in zip(batch, answers, strict=True):
             if answer is None:
-                self.remember(batch, request, "expired")
-        return [answer or Outcome.expired() for answer in answers]
+                self.remember(batch, request, batch.fence_as)
+        return [
+            answer or self.known(batch, request) or Outcome.expired()
+            for request, answer in zip(batch, answers, strict=True)
+        ]
+
+
+class ExpiresWhateverIsFenced(GoodSink):
+    """Does not look at what the fence is for."""
+
+    async def settle(self, batch: Batch) -> Sequence[Outcome]:
+        return [self.fence(batch, request, OutcomeKind.EXPIRED) for request in batch]
+
+
+class ForgetsWhatTheFenceWasFor(GoodSink):
+    """Answers the fence rightly, and the next attempt not."""
+
+    def remember(self, batch: Batch, request: WriteRequest, status: str) -> None:
+        super().remember(batch, request, "expired" if status == "rejected" else status)
+
+    async def settle(self, batch: Batch) -> Sequence[Outcome]:
+        outcomes = await super().settle(batch)
+        rejected = Outcome.rejected(RejectCode.DATABASE, "fenced")
+        fenced = batch.fence_as is OutcomeKind.REJECTED
+        return [rejected if fenced and o.kind is OutcomeKind.EXPIRED else o for o in outcomes]
 
 
 class IgnoresCase(GoodSink):
@@ -534,6 +568,13 @@ async def test_a_mistake_is_named_by_the_promise_that_it_breaks(kind: type[GoodS
     assert str(promise) in str(caught.value)
     assert caught.value.expected in str(caught.value)
     assert caught.value.came in str(caught.value)
+
+
+@pytest.mark.xfail(strict=True, reason="no check looks at what a fence is for")
+@pytest.mark.parametrize("kind", [ExpiresWhateverIsFenced, ForgetsWhatTheFenceWasFor])
+async def test_a_sink_that_does_not_look_at_what_a_fence_is_for_is_found(kind: type[GoodSink]) -> None:
+    with pytest.raises(BrokenPromise):
+        await check(kind)
 
 
 def test_there_is_a_mistake_for_every_promise() -> None:
