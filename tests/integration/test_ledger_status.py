@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-import pytest
 from temporalio.client import Client
 
 from temporal_batching import Batch, MemorySink, OutcomeKind, Record, SqlSink, WriteRequest
@@ -13,8 +12,6 @@ from tests.support.databases import TestDatabase
 from tests.support.service import entry, running
 
 ENTRIES = "CREATE TABLE entries (n integer PRIMARY KEY CHECK (n > 0))"
-
-LATER = pytest.mark.xfail(strict=True, reason="the memory ledger answers expired of what it fenced as rejected")
 
 
 async def test_the_ledger_says_rejected_of_what_was_rejected(client: Client, database: TestDatabase) -> None:
@@ -54,6 +51,5 @@ async def test_a_fence_says_what_it_is_for(database: TestDatabase) -> None:
     await fenced_as_rejected(database.sink())
 
 
-@LATER
 async def test_a_fence_in_memory_says_what_it_is_for() -> None:
     await fenced_as_rejected(MemorySink())

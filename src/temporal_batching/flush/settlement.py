@@ -194,7 +194,7 @@ async def _decide(calls: SinkCalls, units: Sequence[_Unit], flush: FlushInput, c
     _keep_together(units)
     # Once told, neither `expired` nor `rejected` may turn out otherwise: not by an attempt that is still under way,
     # nor by the next one, should this one be lost after its callers were told. So the sink fences them off first.
-    await _fence_rejected(calls, [unit for unit in alive if unit.waits is None], flush, clock)
+    await _fence_rejected(calls, [unit for unit in alive if unit.waits is None])
     for withdrawn, told in ((False, OutcomeKind.EXPIRED), (True, OutcomeKind.REJECTED)):
         fence = [unit for unit in dead if _is_withdrawn(unit) is withdrawn]
         requests = [request for unit in fence for request in unit.requests]
@@ -245,20 +245,13 @@ _FINAL = {RejectCode.INVALID, RejectCode.ID_REUSED}
 """Rejections that every later attempt would repeat; any other depends on what else the database holds."""
 
 
-async def _fence_rejected(
-    calls: SinkCalls, units: Sequence[_Unit], flush: FlushInput, clock: Callable[[], float]
-) -> None:
-    """Makes rejections final, and finds those that an earlier attempt at this batch has made so."""
+async def _fence_rejected(calls: SinkCalls, units: Sequence[_Unit]) -> None:
+    """Makes rejections final. Those that an earlier attempt at this batch has made so are the sink's to tell."""
     rejected: list[tuple[_Unit, int]] = []
     for unit in units:
         for index, outcome in enumerate(unit.outcomes):
-            if outcome is None:
-                continue
-            if outcome.kind is OutcomeKind.REJECTED and outcome.code not in _FINAL:
+            if outcome is not None and outcome.kind is OutcomeKind.REJECTED and outcome.code not in _FINAL:
                 rejected.append((unit, index))
-            elif outcome.kind is OutcomeKind.EXPIRED and not unit.is_late(clock()):
-                earlier = Outcome.rejected(RejectCode.DATABASE, "refused in an earlier attempt at its batch")
-                unit.replace(index, earlier)
     requests = [unit.requests[index] for unit, index in rejected]
     known = await calls.fence(requests, [False] * len(rejected), told=OutcomeKind.REJECTED)
     for (unit, index), outcome in zip(rejected, known, strict=True):

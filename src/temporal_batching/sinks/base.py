@@ -104,10 +104,11 @@ class Sink(ABC):
     async def settle(self, batch: Batch) -> Sequence[Outcome]:
         """Answers for requests past their deadline of which an earlier attempt at ``batch.id`` may have committed.
 
-        Each is answered `written` if it is there; otherwise `expired`, and then the sink has made sure that an
-        attempt still under way cannot write it any more. It is also asked about requests that `write` has rejected, so
-        that they stay so. A sink without a method of its own cannot say: a request in doubt then gets no outcome at its
-        deadline, and its caller `WriteNotConfirmed`.
+        Each is answered `written` if it is there; otherwise as ``batch.fence_as`` says, and then the sink has made sure
+        that an attempt still under way cannot write it any more, and that this and every later attempt at the batch are
+        answered the same. So `expired` is asked of what is past its deadline, and `rejected` of what `write` has
+        rejected or its caller has withdrawn. A sink without a method of its own cannot say: a request in doubt then gets
+        no outcome at its deadline, and its caller `WriteNotConfirmed`.
 
         Raises:
             SinkUnavailable: The sink cannot tell now. It is asked again later.

@@ -107,7 +107,7 @@ class MemorySink(Sink):
             answer = judge(self.ledger.get(request.request_id), mark, batch.id)
             if answer is None:
                 self._enter(request.request_id, LedgerStatus(batch.fence_as), batch.id, mark)
-                answer = Outcome.expired()
+                answer = judge(self.ledger[request.request_id], mark, batch.id) or Outcome.expired()
             outcomes.append(answer)
         return outcomes
 

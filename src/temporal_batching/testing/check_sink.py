@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from unittest import SkipTest
 
+from temporal_batching.testing import sink_fences  # noqa: F401  registers its checks
 from temporal_batching.testing.sink_kit import (
     BrokenPromise,
     Kit,

@@ -129,7 +129,12 @@ class Kit:
 
     def again(self, batch: Batch, *requests: WriteRequest) -> Batch:
         """A later attempt at a batch, perhaps with other requests."""
-        return Batch(requests or batch, id=batch.id, shard=batch.shard, attempt=batch.attempt + 1)
+        attempt = batch.attempt + 1
+        return Batch(requests or batch, id=batch.id, shard=batch.shard, attempt=attempt, fence_as=batch.fence_as)
+
+    def rejecting(self, batch: Batch) -> Batch:
+        """The batch, for a fence of requests that are rejected."""
+        return Batch(batch, id=batch.id, shard=batch.shard, attempt=batch.attempt, fence_as=OutcomeKind.REJECTED)
 
     # The sink
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -50,6 +49,7 @@ class SinkPromise(StrEnum):
     DEADLINE = "what-is-late-is-not-written"
     NEVER_EXPIRED = "what-is-written-is-never-called-expired"
     FENCED = "what-is-settled-as-expired-is-not-written-any-more"
+    FENCED_AS = "what-is-fenced-keeps-the-outcome-it-was-fenced-with"
     FENCE_RACE = "an-attempt-and-its-fence-agree"
     IDS = "every-request-id-is-an-id-of-its-own"
     TEXTS = "a-text-arrives-as-it-was-sent"
@@ -76,7 +76,7 @@ class Check:
 CHECKS: dict[SinkPromise, Check] = {}
 
 
-def _checks(promise: SinkPromise, *needs: str) -> Callable[[CheckOne], CheckOne]:
+def checks(promise: SinkPromise, *needs: str) -> Callable[[CheckOne], CheckOne]:
     def register(run: CheckOne) -> CheckOne:
         CHECKS[promise] = Check(run, needs)
         return run
@@ -84,7 +84,7 @@ def _checks(promise: SinkPromise, *needs: str) -> Callable[[CheckOne], CheckOne]
     return register
 
 
-@_checks(SinkPromise.OUTCOMES)
+@checks(SinkPromise.OUTCOMES)
 async def _outcomes(kit: Kit) -> None:
     """`write` answers an `Outcome` for each request of the batch, in the batch's order."""
     async with kit.sink() as sink:
@@ -100,7 +100,7 @@ async def _outcomes(kit: Kit) -> None:
         kit.expect(await kit.kinds(sink, many), [WRITTEN] * 300)
 
 
-@_checks(SinkPromise.WRITTEN_ONCE, "rows")
+@checks(SinkPromise.WRITTEN_ONCE, "rows")
 async def _written_once(kit: Kit) -> None:
     """A request that is answered `written` has its records in the store, each once."""
     async with kit.sink() as sink:
@@ -112,7 +112,7 @@ async def _written_once(kit: Kit) -> None:
         await kit.expect_rows(*(r for r, kind in zip(batch, outcomes, strict=True) if kind == WRITTEN))
 
 
-@_checks(SinkPromise.DUPLICATE, "exactly_once")
+@checks(SinkPromise.DUPLICATE, "exactly_once")
 async def _duplicate(kit: Kit) -> None:
     """A request id that an earlier batch wrote is answered `duplicate`, and its records are not applied again."""
     async with kit.sink() as sink:
@@ -124,7 +124,7 @@ async def _duplicate(kit: Kit) -> None:
         await kit.expect_rows(first, second, new)
 
 
-@_checks(SinkPromise.OWN_ATTEMPT, "exactly_once")
+@checks(SinkPromise.OWN_ATTEMPT, "exactly_once")
 async def _own_attempt(kit: Kit) -> None:
     """The same batch id again is an earlier attempt of this batch, whose answer got lost: what it wrote is `written`,
     and not applied again, whichever of its requests come again.
@@ -142,7 +142,7 @@ async def _own_attempt(kit: Kit) -> None:
         await kit.expect_rows(one, two, three, four)
 
 
-@_checks(SinkPromise.ID_REUSED, "exactly_once")
+@checks(SinkPromise.ID_REUSED, "exactly_once")
 async def _id_reused(kit: Kit) -> None:
     """A request id that was written, with other records, is `rejected` with code ``id_reused``."""
     async with kit.sink() as sink:
@@ -161,7 +161,7 @@ async def _id_reused(kit: Kit) -> None:
         await kit.expect_rows(first, neighbour)
 
 
-@_checks(SinkPromise.TWICE_IN_A_BATCH, "exactly_once")
+@checks(SinkPromise.TWICE_IN_A_BATCH, "exactly_once")
 async def _twice_in_a_batch(kit: Kit) -> None:
     """An id twice in a batch is applied once; the second is `duplicate` or `written`, with other records `rejected`."""
     async with kit.sink() as sink:
@@ -177,7 +177,7 @@ async def _twice_in_a_batch(kit: Kit) -> None:
         await kit.expect_rows(twice, neighbour, first)
 
 
-@_checks(SinkPromise.REJECTED_ALONE, "bad")
+@checks(SinkPromise.REJECTED_ALONE, "bad")
 async def _rejected_alone(kit: Kit) -> None:
     """A request that cannot be written is `rejected`, with a code and a reason; its neighbours are written."""
     async with kit.sink() as sink:
@@ -191,7 +191,7 @@ async def _rejected_alone(kit: Kit) -> None:
         kit.expect(await kit.kinds(sink, kit.batch(kit.bad_request())), [REJECTED])
 
 
-@_checks(SinkPromise.REJECTED_WHOLE, "bad")
+@checks(SinkPromise.REJECTED_WHOLE, "bad")
 async def _rejected_whole(kit: Kit) -> None:
     """A rejected request leaves nothing behind: no row of it, and its id can be used again by a corrected request."""
     async with kit.sink() as sink:
@@ -205,7 +205,7 @@ async def _rejected_whole(kit: Kit) -> None:
         await kit.expect_rows(neighbour, corrected)
 
 
-@_checks(SinkPromise.ATOMIC)
+@checks(SinkPromise.ATOMIC)
 async def _atomic(kit: Kit) -> None:
     """The records of one request are applied together or not at all. A sink may reject a request of several."""
     async with kit.sink() as sink:
@@ -216,7 +216,7 @@ async def _atomic(kit: Kit) -> None:
         kit.expect(await kit.is_there(request), kind == WRITTEN, None)
 
 
-@_checks(SinkPromise.ORDER, "rows", "ordered")
+@checks(SinkPromise.ORDER, "rows", "ordered")
 async def _order(kit: Kit) -> None:
     """Requests of one key are applied in the order of the batch, and of the batches."""
     async with kit.sink() as sink:
@@ -233,7 +233,7 @@ async def _order(kit: Kit) -> None:
             kit.expect([row for row in rows if row in wanted], wanted)
 
 
-@_checks(SinkPromise.RETRIED_ALONE, "busy")
+@checks(SinkPromise.RETRIED_ALONE, "busy")
 async def _retried_alone(kit: Kit) -> None:
     """A request that is answered `retry` is not applied, nor is a later one of its key, which is answered `retry` too;
     the others of the batch are written.
@@ -252,7 +252,7 @@ async def _retried_alone(kit: Kit) -> None:
         await kit.expect_rows(before, other, no_key, neighbour)
 
 
-@_checks(SinkPromise.OUTAGE, "outage")
+@checks(SinkPromise.OUTAGE, "outage")
 async def _outage(kit: Kit) -> None:
     """While its store is away, a sink raises `SinkUnavailable`, or answers `retry` for all: no request is rejected for
     it, and the same batch is written when the store is back.
@@ -284,7 +284,7 @@ async def _is_unavailable(kit: Kit, sink: Sink, batch: Batch) -> None:
         raise kit.broken("SinkUnavailable, or `retry` for every request", kinds)
 
 
-@_checks(SinkPromise.REOPENED, "exactly_once")
+@checks(SinkPromise.REOPENED, "exactly_once")
 async def _reopened(kit: Kit) -> None:
     """What was written is known to the next sink over the same store: after a restart, and in another process."""
     first, second = kit.request(), kit.request()
@@ -301,7 +301,7 @@ async def _reopened(kit: Kit) -> None:
         pass
 
 
-@_checks(SinkPromise.IDENTITY)
+@checks(SinkPromise.IDENTITY)
 async def _identity(kit: Kit) -> None:
     """Every sink over one store has the same `identity` once it is open, or none has one."""
     async with kit.sink() as one, kit.sink() as two:
@@ -314,7 +314,7 @@ async def _identity(kit: Kit) -> None:
         kit.expect(first != "", True)
 
 
-@_checks(SinkPromise.OVERLAPPING)
+@checks(SinkPromise.OVERLAPPING)
 async def _overlapping(kit: Kit) -> None:
     """Calls may overlap: several shards write through one sink at the same time."""
     async with kit.sink() as sink:
@@ -325,7 +325,7 @@ async def _overlapping(kit: Kit) -> None:
         await kit.expect_rows(*(request for batch in batches for request in batch))
 
 
-@_checks(SinkPromise.CONCURRENT, "exactly_once")
+@checks(SinkPromise.CONCURRENT, "exactly_once")
 async def _concurrent(kit: Kit) -> None:
     """Two sinks over one store that write an id at the same time apply it once: one is answered `written`, the other
     `duplicate`.
@@ -346,7 +346,7 @@ async def _concurrent(kit: Kit) -> None:
             kit.expect(await kit.is_there(request), True, None)
 
 
-@_checks(SinkPromise.CANCELLED, "exactly_once")
+@checks(SinkPromise.CANCELLED, "exactly_once")
 async def _cancelled(kit: Kit) -> None:
     """An attempt may be cancelled at any moment: the sink goes on, and the same batch again is written once."""
     async with kit.sink() as sink:
@@ -366,80 +366,7 @@ async def _cancelled(kit: Kit) -> None:
         await kit.expect_rows(*(request for batch in batches for request in batch))
 
 
-@_checks(SinkPromise.DEADLINE)
-async def _deadline(kit: Kit) -> None:
-    """A request past its deadline is `expired` and not written, and the others are. A sink that does not fence may
-    leave deadlines to the batcher, which looks at them just before.
-    """
-    async with kit.sink() as sink:
-        kit.case = "a batch in which one request is late, and one has a deadline far ahead"
-        late = kit.request(expires_at=time.time() - 1)
-        ahead, none = kit.request(expires_at=time.time() + 3600), kit.request()
-        outcomes = await kit.kinds(sink, kit.batch(ahead, late, none))
-        kit.expect(outcomes[::2], [WRITTEN, WRITTEN])
-        kit.expect(outcomes[1], *((EXPIRED,) if kit.options.fences else (EXPIRED, WRITTEN)))
-        await kit.expect_rows(ahead, none, *([late] if outcomes[1] == WRITTEN else []))
-
-
-@_checks(SinkPromise.NEVER_EXPIRED, "exactly_once")
-async def _never_expired(kit: Kit) -> None:
-    """What was written is never called `expired`, however late one asks: not by `write`, nor by `settle`."""
-    async with kit.sink() as sink:
-        kit.case = "a batch that was written, and is tried again when the deadline of its request has passed"
-        first = kit.request(expires_at=time.time() + 3600)
-        late = WriteRequest(first.request_id, first.records, first.key, time.time() - 1)
-        batch = kit.batch(first)
-        kit.expect(await kit.kinds(sink, batch), [WRITTEN])
-        kit.expect(await kit.kinds(sink, kit.again(batch, late)), [WRITTEN])
-        kit.expect(await kit.kinds(sink, kit.batch(late)), [DUPLICATE])
-        if kit.options.fences:
-            kit.case = "what was written is settled"
-            kit.expect(_kinds(await kit.fence(sink, kit.again(batch, late))), [WRITTEN])
-            kit.expect(_kinds(await kit.fence(sink, kit.batch(late))), [DUPLICATE], [WRITTEN])
-        await kit.expect_rows(first)
-
-
-@_checks(SinkPromise.FENCED, "exactly_once", "fences")
-async def _fenced(kit: Kit) -> None:
-    """What `settle` answers with `expired` cannot be written by its batch any more, not even by an attempt that comes
-    later, from another sink too. In a new batch it can be: then its caller has submitted it anew.
-    """
-    async with kit.sink() as sink, kit.sink() as other:
-        kit.case = "a late attempt at a batch that was settled as expired"
-        gone, there = kit.request(), kit.request()
-        batch = kit.batch(there, gone)
-        kit.expect(await kit.kinds(sink, kit.again(batch, there)), [WRITTEN])
-        kit.expect(_kinds(await kit.fence(sink, batch)), [WRITTEN, EXPIRED])
-        for late in (sink, other):
-            kit.expect(await kit.kinds(late, kit.again(batch)), [WRITTEN, EXPIRED])
-        await kit.expect_rows(there)
-        kit.case = "settled again"
-        kit.expect(_kinds(await kit.fence(other, kit.again(batch))), [WRITTEN, EXPIRED])
-        kit.case = "the same id in a later batch, after it was settled as expired"
-        kit.expect(await kit.kinds(sink, kit.batch(gone)), [WRITTEN])
-        await kit.expect_rows(there, gone)
-
-
-@_checks(SinkPromise.FENCE_RACE, "exactly_once", "fences")
-async def _fence_race(kit: Kit) -> None:
-    """An attempt under way and a `settle` of the same batch agree: either both say that it is written, or both that it
-    is expired, and the rows agree with them.
-    """
-    async with kit.sink() as one, kit.sink() as two:
-        for race in range(RACES):
-            kit.case = "write and settle of the same batch at the same time"
-            request = kit.request()
-            batch = kit.batch(request)
-            attempt = asyncio.ensure_future(kit.kinds(one, batch))
-            for _ in range(race):
-                await asyncio.sleep(0)
-            (settled,) = _kinds(await kit.fence(two, kit.again(batch)))
-            (written,) = await attempt
-            kit.expect((written, settled), (WRITTEN, WRITTEN), (EXPIRED, EXPIRED))
-            kit.expect(await kit.is_there(request), written == WRITTEN, None)
-
-
-@_checks(SinkPromise.IDS, "exactly_once")
+@checks(SinkPromise.IDS, "exactly_once")
 async def _ids(kit: Kit) -> None:
     """A request id is compared exactly: case, accents, spaces and code points count. One that the sink cannot hold is
     `rejected` and disturbs nobody.
@@ -462,7 +389,7 @@ async def _ids(kit: Kit) -> None:
             kit.expect(await kit.is_there(request), kind == WRITTEN, None)
 
 
-@_checks(SinkPromise.TEXTS)
+@checks(SinkPromise.TEXTS)
 async def _texts(kit: Kit) -> None:
     """A text arrives as it was sent, or its request is `rejected`: nothing is trimmed, cut, folded or replaced."""
     texts = [" ", " led and trailed ", "caf\u00e9", "cafe\u0301", "\u4f60\u597d \U0001f600", "tab\tline\nreturn\r\n"]
@@ -483,7 +410,7 @@ async def _texts(kit: Kit) -> None:
         kit.expect(await kit.is_there(empty), kind == WRITTEN, None)
 
 
-@_checks(SinkPromise.VALUES)
+@checks(SinkPromise.VALUES)
 async def _values(kit: Kit) -> None:
     """A request with any JSON value, any table and any column is answered, and its neighbours are written."""
     values = [
@@ -524,7 +451,7 @@ async def _values(kit: Kit) -> None:
             kit.expect(outcomes[1], WRITTEN)
 
 
-@_checks(SinkPromise.LIMITS)
+@checks(SinkPromise.LIMITS)
 async def _limits(kit: Kit) -> None:
     """A request as large as a batcher lets through is written or `rejected`, whole; its neighbours are written."""
     async with kit.sink() as sink:
@@ -540,7 +467,7 @@ async def _limits(kit: Kit) -> None:
             kit.expect(await kit.is_there(request), outcomes[1] == WRITTEN, None)
 
 
-@_checks(SinkPromise.DEAD_LETTERS)
+@checks(SinkPromise.DEAD_LETTERS)
 async def _dead_letters(kit: Kit) -> None:
     """`keep_dead_letters` says whether it keeps them; if so, a letter that comes again with a later attempt at its
     batch is kept once.
@@ -556,7 +483,3 @@ async def _dead_letters(kit: Kit) -> None:
         wanted = kit.options.dead_letters is not None
         kit.expect(kept, *([[True, True]] if wanted else [[False, False], [True, True]]))
         await kit.expect_letters(*requests, more.request)
-
-
-def _kinds(outcomes: list[Outcome]) -> list[str]:
-    return [outcome.kind.value for outcome in outcomes]

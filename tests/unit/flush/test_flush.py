@@ -534,7 +534,6 @@ def test_a_batch_has_its_requests() -> None:
     assert list(Batch(requests).requests) == requests
 
 
-@pytest.mark.xfail(strict=True, reason="an expiry before the flush's own deadline is told as a rejection")
 async def test_an_expiry_is_told_as_one_even_if_the_sinks_clock_is_ahead() -> None:
     ahead = MemorySink(clock=lambda: time.time() + 60)
     soon = wire("a", expires_at=time.time() + 30)
