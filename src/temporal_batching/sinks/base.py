@@ -107,8 +107,8 @@ class Sink(ABC):
         Each is answered `written` if it is there; otherwise as ``batch.fence_as`` says, and then the sink has made sure
         that an attempt still under way cannot write it any more, and that this and every later attempt at the batch are
         answered the same. So `expired` is asked of what is past its deadline, and `rejected` of what `write` has
-        rejected or its caller has withdrawn. A sink without a method of its own cannot say: a request in doubt then gets
-        no outcome at its deadline, and its caller `WriteNotConfirmed`.
+        rejected or its caller has withdrawn. A sink without a method of its own cannot say: a request in doubt then
+        gets no outcome at its deadline, and its caller `WriteNotConfirmed`.
 
         Raises:
             SinkUnavailable: The sink cannot tell now. It is asked again later.
