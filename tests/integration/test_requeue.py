@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowFailureError
 
 from temporal_batching import BatchPolicy, Confirmation, MemorySink, Outcome, Record, Sink, WriteRequest
 from temporal_batching.sinks.base import Batch
@@ -136,3 +136,70 @@ async def test_a_parcel_with_a_request_that_has_to_wait_goes_back_whole(client: 
     assert [str(one.outcome) for one in confirmations] == ["written"] * 3
     assert len({one.batch_id for one in confirmations}) == 1
     assert sorted(row["n"] for row in sink.rows["t"]) == [0, 1, 2]
+
+
+@pytest.mark.xfail(strict=True, reason="what waits for its retry cannot be withdrawn")
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_caller_that_is_cancelled_while_its_write_waits_for_a_retry_has_it_back(
+    client: Client, door: str
+) -> None:
+    sink = Locked(1)
+    async with running(client, sink) as service:
+        caller = await service.start(door, [entry(1)])
+
+        async def waits(number: int) -> None:
+            assert (await service.stats()).pending == number
+
+        async def is_retried() -> None:
+            assert (await service.stats()).retries >= 1
+
+        await assert_eventually(is_retried)
+        await caller.cancel()
+        with pytest.raises(WorkflowFailureError):
+            await caller.result()
+        await assert_eventually(lambda: waits(0))
+        sink.locked.clear()
+        assert [one.outcome for one in await service.call(door, [entry(2)])] == ["written"]
+        assert (await service.stats()).outcomes == {"rejected": 1, "written": 1}
+    assert sink.rows["entries"] == [{"n": 2}]
+
+
+class FirstBatchWaits(MemorySink):
+    """Nothing of its first batch can be written until it is told; of every other one all can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = True
+        self._first = ""
+
+    async def write(self, batch: Batch) -> Sequence[Outcome]:
+        self._first = self._first or batch.id
+        if self.waits and batch.id == self._first:
+            return [Outcome.retry("the row is locked") for _ in batch]
+        return await super().write(batch)
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_an_id_that_waits_for_its_retry_is_told_written_once_whoever_writes_it_beside(
+    client: Client, door: str
+) -> None:
+    sink = FirstBatchWaits()
+    async with running(client, sink) as service:
+        request_id = f"{service.name}-1"
+        write = Write([["entries", {"n": 1}]], request_id=request_id)
+        first = await service.start(door, [write])
+
+        async def is_retried() -> None:
+            assert (await service.stats()).retries >= 1
+
+        await assert_eventually(is_retried)
+        second = await service.start("activity", [write])
+        # In a parcel it is a submission of its own, and goes into another batch.
+        same = WriteRequest(request_id, [Record("entries", {"n": 1})])
+        (in_parcel, other) = await service.writer.write_many([same, Record("entries", {"n": 2})])
+        assert isinstance(in_parcel, Confirmation)
+        assert isinstance(other, Confirmation)
+        sink.waits = False
+        told = [str((await caller.result())[0].outcome) for caller in (first, second)]
+    assert sorted([*told, str(in_parcel.outcome)]) == ["duplicate", "duplicate", "written"]
+    assert sorted(row["n"] for row in sink.rows["entries"]) == [1, 2]

@@ -9,7 +9,7 @@ import pytest
 from temporal_batching.batcher.batches import PendingBatch
 from temporal_batching.batcher.buffer import PROBES_EACH, Buffer
 from temporal_batching.contract import FlushResult, Requeued
-from tests.support.buffers import NOW, buffer, ids, parcel, submission, take, told
+from tests.support.buffers import NOW, buffer, caller, ids, parcel, submission, take, told
 
 
 def requeue(buf: Buffer, batch: PendingBatch, *positions: int, now: float = NOW, in_doubt: bool = False) -> None:
@@ -311,3 +311,61 @@ def test_that_others_got_through_meanwhile_is_known_to_the_next_run() -> None:
     state = json.loads(json.dumps(buf.carry()))
     assert state["requeued"][0]["overtaken"] is True
     assert json.loads(json.dumps(Buffer.restore("main-0", state).carry())) == state
+
+
+# Withdrawn while it waits
+
+
+@pytest.mark.xfail(strict=True, reason="what waits for its retry cannot be withdrawn")
+def test_what_waits_for_its_retry_can_be_withdrawn_if_no_attempt_can_have_written_it() -> None:
+    buf = buffer(linger=0)
+    fill(buf, "a", "b", key="k")
+    requeue(buf, take(buf, NOW), 0)
+    fill(buf, "c", key="k")
+    assert buf.next_batch(NOW) is None
+    assert buf.withdraw("a", "w-a", "run", now=NOW) is True
+    assert told(buf) == [("a", "rejected", "withdrawn", ["w-a"])]
+    assert (buf.requeued, buf.pending, buf.outcomes["rejected"]) == (0, 1, 1)
+    assert ids(take(buf, NOW)) == ["c"], "its key is free again"
+
+
+@pytest.mark.xfail(strict=True, reason="what waits for its retry cannot be withdrawn")
+def test_what_waits_in_doubt_and_is_withdrawn_is_asked_about_and_not_written() -> None:
+    buf = buffer(linger=0)
+    fill(buf, "a", key="k")
+    requeue(buf, take(buf, NOW), 0, in_doubt=True)
+    assert buf.withdraw("a", "w-a", "run", now=NOW) is False, "it may be written"
+    assert told(buf) == []
+    batch = take(buf, NOW + 10_000)
+    (only,) = batch.submissions
+    assert (batch.in_doubt, only.withdrawn, only.expires_at) == (True, True, NOW)
+
+
+@pytest.mark.xfail(strict=True, reason="what waits for its retry cannot be withdrawn")
+@pytest.mark.parametrize("way", ["retry", "outage"])
+def test_a_withdrawal_during_an_attempt_counts_when_it_has_to_be_retried(way: str) -> None:
+    buf = buffer(linger=0)
+    fill(buf, "a", key="k")
+    batch = take(buf, NOW)
+    assert buf.withdraw("a", "w-a", "run", now=NOW) is False
+    if way == "retry":
+        requeue(buf, batch, 0)
+    else:
+        buf.fail(batch.id, NOW, "down", in_doubt=False)
+    assert told(buf) == [("a", "rejected", "withdrawn", ["w-a"])]
+    assert (buf.pending, buf.requeued) == (0, 0)
+
+
+@pytest.mark.xfail(strict=True, reason="what waits for its retry cannot be withdrawn")
+def test_only_who_waits_for_the_retry_can_withdraw_it() -> None:
+    buf = buffer(linger=0)
+    buf.accept(submission("a", "v", "w"), NOW)
+    requeue(buf, take(buf, NOW), 0)
+    buf.accept(submission("a", "x"), NOW)  # waits for what becomes of the first
+    assert buf.withdraw("a", "nobody", "run", now=NOW) is False
+    assert buf.withdraw("a", "v", "run", now=NOW) is False
+    assert buf.pending == 2
+    assert buf.withdraw("a", "w", "run", now=NOW) is False, "another one waits for the same id"
+    assert told(buf) == [("a", "rejected", "withdrawn", ["w"])]
+    (other,) = take(buf, NOW).submissions
+    assert other.replies == [caller("x")]
