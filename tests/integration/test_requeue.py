@@ -138,7 +138,6 @@ async def test_a_parcel_with_a_request_that_has_to_wait_goes_back_whole(client: 
     assert sorted(row["n"] for row in sink.rows["t"]) == [0, 1, 2]
 
 
-@pytest.mark.xfail(strict=True, reason="what waits for its retry cannot be withdrawn")
 @pytest.mark.parametrize("door", DOORS)
 async def test_a_caller_that_is_cancelled_while_its_write_waits_for_a_retry_has_it_back(
     client: Client, door: str

@@ -121,6 +121,7 @@ class Batches:
         by_id: What is in them, by request id. Another caller's with the same id waits until this one is settled.
         bytes: Their size as they travel.
         changes: Counts whenever something comes or goes.
+        taken_back: Ids of what is in flight and was withdrawn meanwhile. Not carried: nothing in flight is.
     """
 
     def __init__(self) -> None:
@@ -129,6 +130,7 @@ class Batches:
         self.by_id: dict[str, Submission] = {}
         self.bytes = 0
         self.changes = 0
+        self.taken_back: set[str] = set()
         self._keys: Counter[str] = Counter()
         self._deadline: tuple[int, float | None] = (-1, None)  # of which count of changes it is
 
@@ -153,10 +155,27 @@ class Batches:
     def let_go(self, submission: Submission) -> None:
         self.bytes -= submission.size
         del self.by_id[submission.id]
+        self.taken_back.discard(submission.id)
         for key in submission.keys:
             self._keys[key] -= 1
             if not self._keys[key]:
                 del self._keys[key]
+        self.changes += 1
+
+    def is_in_flight(self, submission: Submission) -> bool:
+        return any(submission is one for batch in self.in_flight.values() for one in batch.submissions)
+
+    def take_out(self, submission: Submission) -> None:
+        """Takes out what waits for a retry."""
+        for batch in self.requeued:
+            batch.submissions = [one for one in batch.submissions if one is not submission]
+        self.requeued = [batch for batch in self.requeued if batch.submissions]
+        self.let_go(submission)
+
+    def withdraw(self, submission: Submission, now: float) -> None:
+        """Has the next flush of what waits for a retry ask about it and fence it, instead of writing it."""
+        submission.withdrawn = True
+        submission.expires_at = now if submission.expires_at is None else min(submission.expires_at, now)
         self.changes += 1
 
     def start(self, batch: PendingBatch, now: float) -> PendingBatch:

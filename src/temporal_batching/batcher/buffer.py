@@ -24,7 +24,7 @@ from temporal_batching.batcher.batches import Batches, PendingBatch
 from temporal_batching.batcher.breaker import Breaker, pause_after
 from temporal_batching.batcher.outbox import Outbox
 from temporal_batching.batcher.pending import Pending
-from temporal_batching.batcher.withdrawals import Withdrawal, Withdrawals, run_of
+from temporal_batching.batcher.withdrawals import Withdrawal, Withdrawals, is_of, leave
 from temporal_batching.contract import FlushResult, JsonObject, OutcomeKind, RejectCode, Trigger
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.policy import CARRY_LIMIT_BYTES, MAX_REQUEST_BYTES, BatchPolicy
@@ -179,8 +179,9 @@ class Buffer:
     ) -> bool:
         """Takes a request back. Returns whether it is certain that it will not be written.
 
-        A request in flight, or in a batch that was tried before, stays: its outcome stands. One that has not arrived
-        is remembered for a while, and not written when it comes.
+        A request in flight stays, and so does its outcome; if it then has to be retried, it is not. One that waits for
+        a retry and may be committed is asked about, and not written any more. One that has not arrived is remembered
+        for a while, and not written when it comes.
 
         Args:
             request_id: The request's, or the parcel's.
@@ -189,25 +190,45 @@ class Buffer:
             run_id: The caller's run; None for any run of it that waits.
             now: Seconds since the epoch.
         """
-        submission = self._pending.get(request_id)
-        if submission is None:
-            if request_id in self._batches.by_id:
-                return False
+        pending, held = self._pending.get(request_id), self._batches.by_id.get(request_id)
+        if pending is None and held is None:
             if workflow_id is not None:
                 self._withdrawals.remember(Withdrawal(request_id, workflow_id, run_id), now)
             return True
+        certain = True
+        if pending is not None:
+            certain = leave(pending, workflow_id, run_id)
+            if certain:
+                self._pending.remove(pending)
+                self._answer(pending, OutcomeKind.REJECTED, RejectCode.WITHDRAWN, WITHDRAWN)
+        if held is not None:
+            certain &= self._withdraw_held(held, workflow_id, run_id, now)
+        return certain
 
-        def stays(reply: JsonObject) -> bool:
-            another_run = run_id is not None and run_of(reply) not in (run_id, None)
-            return reply.get("workflow_id") != workflow_id or another_run
-
-        others = [reply for reply in submission.replies if stays(reply)]
-        if workflow_id is not None and others:
-            submission.replies[:] = others
+    def _withdraw_held(self, held: Submission, workflow_id: str | None, run_id: str | None, now: float) -> bool:
+        """Takes back what is in a batch, if it waits for a retry; or notes it for when it does."""
+        if self._batches.is_in_flight(held):
+            # Its callers are those that its flush answers.
+            if workflow_id is None or all(is_of(reply, workflow_id, run_id) for reply in held.replies):
+                self._batches.taken_back.add(held.id)
             return False
-        self._pending.remove(submission)
-        self._answer(submission, OutcomeKind.REJECTED, RejectCode.WITHDRAWN, WITHDRAWN)
+        return leave(held, workflow_id, run_id) and self._take_back(held, now)
+
+    def _take_back(self, held: Submission, now: float) -> bool:
+        """Has a request that waits for a retry not written any more. Returns whether that is certain."""
+        if held.doubtful:  # by its next flush the ledger is asked, and the request fenced
+            self._batches.withdraw(held, now)
+            return False
+        self._batches.take_out(held)
+        self._answer(held, OutcomeKind.REJECTED, RejectCode.WITHDRAWN, WITHDRAWN)
         return True
+
+    def _take_back_withdrawn(self, requeued: Sequence[Submission], now: float) -> None:
+        """After a flush: what was withdrawn meanwhile and is not settled is not retried."""
+        for submission in requeued:
+            if submission.id in self._batches.taken_back:
+                self._batches.taken_back.discard(submission.id)
+                self._take_back(submission, now)
 
     # What goes out
 
@@ -339,6 +360,7 @@ class Buffer:
         if batch.submissions:
             self.retries += batch.requests
             self._wait(batch, now, patience)
+            self._take_back_withdrawn(list(batch.submissions), now)
 
     def _wait(self, batch: PendingBatch, now: float, patience: float) -> None:
         batch.wait(now, pause_after(batch.retries, self.policy, patience))
@@ -378,13 +400,15 @@ class Buffer:
         batch.failures += 1
         if in_doubt:
             batch.doubt()
+        submissions = list(batch.submissions)
         if batch.overtaken:
             for half in batch.halves():
                 self._wait(half, now, patience)
-            return
-        batch.own_pace = batch.overtaken = False
-        self._batches.requeue(batch)
-        self._breaker.fail(now, error, pause_after(self._breaker.failures, self.policy, patience))
+        else:
+            batch.own_pace = batch.overtaken = False
+            self._batches.requeue(batch)
+            self._breaker.fail(now, error, pause_after(self._breaker.failures, self.policy, patience))
+        self._take_back_withdrawn(submissions, now)
 
     # Answers that no flush delivers
 

@@ -86,5 +86,20 @@ def run_of(reply: dict[str, Any]) -> str | None:
     return run
 
 
+def is_of(reply: dict[str, Any], workflow_id: str | None, run_id: str | None) -> bool:
+    """Whether a reply address is a caller's: of this run, or of any one if it names none."""
+    another_run = run_id is not None and run_of(reply) not in (run_id, None)
+    return reply.get("workflow_id") == workflow_id and not another_run
+
+
+def leave(submission: Submission, workflow_id: str | None, run_id: str | None) -> bool:
+    """Has a caller, or all without ``workflow_id``, stop waiting. Returns whether nobody is left."""
+    others = [reply for reply in submission.replies if not is_of(reply, workflow_id, run_id)]
+    if workflow_id is None or not others:
+        return True
+    submission.replies[:] = others
+    return False
+
+
 def _weigh(withdrawal: Withdrawal) -> int:
     return measure([*withdrawal, 1_000_000_000.123456])

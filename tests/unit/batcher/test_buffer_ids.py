@@ -226,14 +226,15 @@ def test_what_is_pending_can_be_withdrawn() -> None:
     assert told(buf) == [("a", "rejected", "withdrawn", ["w-a"])]
 
 
-def test_what_is_in_flight_or_was_tried_stays() -> None:
+def test_what_is_in_flight_stays_and_so_does_its_outcome() -> None:
     buf = buffer()
     buf.accept(submission("a"), NOW)
     batch = take(buf, NOW, force=True)
     assert buf.withdraw("a", "w-a", "run", now=NOW) is False
-    buf.fail(batch.id, NOW, "down", in_doubt=False)
-    assert buf.withdraw("a", "w-a", "run", now=NOW) is False
-    assert buf.pending == 1
+    buf.settle(batch.id, FlushResult({"written": 1}), NOW)
+    assert told(buf) == []
+    assert buf.accept(submission("a", "v"), NOW) is Accepted.NEW, "it is not the one that was withdrawn"
+    assert take(buf, NOW, force=True).submissions[0].withdrawn is False
 
 
 def test_only_the_caller_that_withdraws_stops_waiting() -> None:

@@ -10,7 +10,6 @@ import copy
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -19,77 +18,17 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from temporal_batching.batcher.batches import PendingBatch
 from temporal_batching.batcher.buffer import Accepted, Buffer, BufferFull
 from temporal_batching.batcher.outbox import MAX_DELIVERIES
 from temporal_batching.batcher.withdrawals import MAX_AGE
 from temporal_batching.contract import FlushResult, JsonObject, RejectCode, Requeued, Trigger
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.policy import BatchPolicy
-from temporal_batching.wire.submission import MAX_REPLIES, Submission, read_submission
+from temporal_batching.wire.submission import MAX_REPLIES, Submission
+from tests.unit.batcher.model import CALLERS, FATES, PARCEL_KEYS, Flight, Ticket, address, make_entry, make_parcel
 
 START = 1_000_000.0
 NAMES = ["a", "b", "c", "d", "e", "f"]
-
-
-PARCEL_KEYS = ["shared", "a", "", "b"]
-"""Of a parcel's requests: it has the keys of others among them."""
-
-CALLERS = [*(f"v{n}" for n in range(6)), "s1", "s2"]
-
-
-def address(caller: str, name: str) -> JsonObject:
-    """Callers named `s…` wait for a signal, all others in an activity, one for each request."""
-    return {"workflow_id": caller} if caller.startswith("s") else {"workflow_id": caller, "activity_id": name}
-
-
-def make_entry(
-    name: str, caller: str, *, n: int, records: int, size: int, key: str, expires_at: float | None, resubmitted: bool
-) -> Submission:
-    values = {"n": n, "text": "x" * size}
-    wire = {"request_id": name, "key": key, "records": [{"table": "t", "values": values}] * records}
-    return read_submission(
-        {**wire, "expires_at": expires_at, "reply_to": address(caller, name), "resubmitted": resubmitted}
-    )
-
-
-def make_parcel(name: str, caller: str, *, requests: int, n: int, expires_at: float | None) -> Submission:
-    records = [{"table": "t", "values": {"n": n}}]
-    body = [{"request_id": f"{name}/{i}", "key": PARCEL_KEYS[i], "records": records} for i in range(requests)]
-    return read_submission(
-        {"request_id": name, "requests": body, "expires_at": expires_at, "reply_to": address(caller, name)}
-    )
-
-
-FATES = ["written", "duplicate", "rejected", "expired", "unknown", "retry", "retry", "retry in doubt"]
-
-
-@dataclass(eq=False)
-class Ticket:
-    """A submission that the buffer took in."""
-
-    number: int
-    name: str
-    keys: tuple[str, ...]
-    content: Any
-    requests: int
-    records: int
-    arrived: float
-    deadline: float
-    callers: list[str]
-    resubmitted: bool = False
-    in_doubt: bool = False
-    told: list[str] = field(default_factory=list)
-
-
-@dataclass(eq=False)
-class Flight:
-    batch: PendingBatch
-    tickets: list[Ticket]
-
-    @property
-    def in_doubt(self) -> bool:
-        return any(ticket.resubmitted or ticket.in_doubt for ticket in self.tickets)
 
 
 class BufferMachine(RuleBasedStateMachine):
@@ -236,19 +175,50 @@ class BufferMachine(RuleBasedStateMachine):
         run_id = None if caller is None else address(caller, name).get("run_id")
         certain = self.buffer.withdraw(name, caller, run_id, now=self.now)
         ticket = self.pending.get(name)
-        if ticket is None:
-            held = any(t.name == name for f in self.held() for t in f.tickets)
-            assert certain is not held
-            if not held and caller is not None:
-                self.withdrawn[name, caller] = self.now
-        elif caller is not None and [c for c in ticket.callers if c != caller]:
-            assert not certain
-            ticket.callers = [c for c in ticket.callers if c != caller]
-        else:
-            assert certain
-            del self.pending[name]
-            self.outcomes["rejected"] += ticket.requests
-            self.expect_told([(name, ticket.callers, "rejected", "withdrawn")])
+        flying = next((t for f in self.flights.values() for t in f.tickets if t.name == name), None)
+        waiting = next((t for f in self.back for t in f.tickets if t.name == name), None)
+        expected = True
+        gone: list[Ticket] = []
+        if ticket is None and flying is None and waiting is None and caller is not None:
+            self.withdrawn[name, caller] = self.now
+        if ticket is not None:
+            expected = self.leaves(ticket, caller)
+            if expected:
+                gone.append(ticket)
+                del self.pending[name]
+        if flying is not None:
+            expected = False
+            flying.taken_back |= caller is None or flying.callers == [caller]
+        elif waiting is not None:
+            expected &= self.leaves(waiting, caller) and not (waiting.resubmitted or waiting.in_doubt)
+            if caller is None or waiting.callers == [caller]:
+                gone += self.taken_back(waiting)
+        assert certain is expected
+        self.expect_withdrawn(gone)
+
+    @staticmethod
+    def leaves(ticket: Ticket, caller: str | None) -> bool:
+        """Has a caller stop waiting. Returns whether nobody is left."""
+        others = [c for c in ticket.callers if c != caller]
+        if caller is None or not others:
+            return True
+        ticket.callers = others
+        return False
+
+    def taken_back(self, ticket: Ticket) -> list[Ticket]:
+        """Of what waits for a retry: it is gone, or only the sink can say so."""
+        if ticket.resubmitted or ticket.in_doubt:
+            ticket.deadline = min(ticket.deadline, self.now)
+            return []
+        for flight in self.back:
+            flight.tickets = [t for t in flight.tickets if t is not ticket]
+        self.back = [f for f in self.back if f.tickets]
+        return [ticket]
+
+    def expect_withdrawn(self, tickets: list[Ticket]) -> None:
+        self.outcomes["rejected"] += sum(ticket.requests for ticket in tickets)
+        self.expect_told([(t.name, t.callers, "rejected", "withdrawn") for t in tickets])
+        for ticket in tickets:
             ticket.told.append("rejected")
 
     # Time and orders
@@ -432,7 +402,13 @@ class BufferMachine(RuleBasedStateMachine):
 
     def look_at_requeued(self, flight: Flight) -> None:
         """What is left of a batch, in one part or in two."""
-        tickets = {t.name: t for t in flight.tickets if not t.told}
+        back = [t for t in flight.tickets if not t.told]
+        gone = [t for t in back if t.taken_back and not (t.resubmitted or t.in_doubt)]
+        for ticket in back:
+            if ticket.taken_back:
+                ticket.deadline = min(ticket.deadline, self.now)
+        self.expect_withdrawn(gone)
+        tickets = {t.name: t for t in back if t not in gone}
         parts = [b for b in self.buffer._batches.requeued if b.number == flight.batch.number]
         parts = [b for b in parts if all(f.batch is not b for f in self.back)]
         self.back += [Flight(part, [tickets.pop(submission.id) for submission in part.submissions]) for part in parts]

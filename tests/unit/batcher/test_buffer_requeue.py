@@ -316,7 +316,6 @@ def test_that_others_got_through_meanwhile_is_known_to_the_next_run() -> None:
 # Withdrawn while it waits
 
 
-@pytest.mark.xfail(strict=True, reason="what waits for its retry cannot be withdrawn")
 def test_what_waits_for_its_retry_can_be_withdrawn_if_no_attempt_can_have_written_it() -> None:
     buf = buffer(linger=0)
     fill(buf, "a", "b", key="k")
@@ -329,7 +328,6 @@ def test_what_waits_for_its_retry_can_be_withdrawn_if_no_attempt_can_have_writte
     assert ids(take(buf, NOW)) == ["c"], "its key is free again"
 
 
-@pytest.mark.xfail(strict=True, reason="what waits for its retry cannot be withdrawn")
 def test_what_waits_in_doubt_and_is_withdrawn_is_asked_about_and_not_written() -> None:
     buf = buffer(linger=0)
     fill(buf, "a", key="k")
@@ -341,7 +339,6 @@ def test_what_waits_in_doubt_and_is_withdrawn_is_asked_about_and_not_written() -
     assert (batch.in_doubt, only.withdrawn, only.expires_at) == (True, True, NOW)
 
 
-@pytest.mark.xfail(strict=True, reason="what waits for its retry cannot be withdrawn")
 @pytest.mark.parametrize("way", ["retry", "outage"])
 def test_a_withdrawal_during_an_attempt_counts_when_it_has_to_be_retried(way: str) -> None:
     buf = buffer(linger=0)
@@ -356,7 +353,6 @@ def test_a_withdrawal_during_an_attempt_counts_when_it_has_to_be_retried(way: st
     assert (buf.pending, buf.requeued) == (0, 0)
 
 
-@pytest.mark.xfail(strict=True, reason="what waits for its retry cannot be withdrawn")
 def test_only_who_waits_for_the_retry_can_withdraw_it() -> None:
     buf = buffer(linger=0)
     buf.accept(submission("a", "v", "w"), NOW)

@@ -1,0 +1,71 @@
+"""What the property tests expect of a buffer: its submissions, and its batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from temporal_batching.batcher.batches import PendingBatch
+from temporal_batching.contract import JsonObject
+from temporal_batching.wire.submission import Submission, read_submission
+
+PARCEL_KEYS = ["shared", "a", "", "b"]
+"""Of a parcel's requests: it has the keys of others among them."""
+
+CALLERS = [*(f"v{n}" for n in range(6)), "s1", "s2"]
+
+
+def address(caller: str, name: str) -> JsonObject:
+    """Callers named `s…` wait for a signal, all others in an activity, one for each request."""
+    return {"workflow_id": caller} if caller.startswith("s") else {"workflow_id": caller, "activity_id": name}
+
+
+def make_entry(
+    name: str, caller: str, *, n: int, records: int, size: int, key: str, expires_at: float | None, resubmitted: bool
+) -> Submission:
+    values = {"n": n, "text": "x" * size}
+    wire = {"request_id": name, "key": key, "records": [{"table": "t", "values": values}] * records}
+    return read_submission(
+        {**wire, "expires_at": expires_at, "reply_to": address(caller, name), "resubmitted": resubmitted}
+    )
+
+
+def make_parcel(name: str, caller: str, *, requests: int, n: int, expires_at: float | None) -> Submission:
+    records = [{"table": "t", "values": {"n": n}}]
+    body = [{"request_id": f"{name}/{i}", "key": PARCEL_KEYS[i], "records": records} for i in range(requests)]
+    return read_submission(
+        {"request_id": name, "requests": body, "expires_at": expires_at, "reply_to": address(caller, name)}
+    )
+
+
+FATES = ["written", "duplicate", "rejected", "expired", "unknown", "retry", "retry", "retry in doubt"]
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A submission that the buffer took in."""
+
+    number: int
+    name: str
+    keys: tuple[str, ...]
+    content: Any
+    requests: int
+    records: int
+    arrived: float
+    deadline: float
+    callers: list[str]
+    resubmitted: bool = False
+    in_doubt: bool = False
+    told: list[str] = field(default_factory=list)
+    taken_back: bool = False
+    """Withdrawn by all its callers while it was in flight."""
+
+
+@dataclass(eq=False)
+class Flight:
+    batch: PendingBatch
+    tickets: list[Ticket]
+
+    @property
+    def in_doubt(self) -> bool:
+        return any(ticket.resubmitted or ticket.in_doubt for ticket in self.tickets)
