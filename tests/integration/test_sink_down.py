@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -207,3 +208,19 @@ async def test_however_often_a_batch_is_tried_it_enters_history_once(client: Cli
 async def _history_bytes(service: Service) -> int:
     description = await service.shard().describe()
     return description.raw_description.workflow_execution_info.history_size_bytes
+
+
+async def test_each_try_of_an_outage_is_one_line_in_the_workers_log(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = MemorySink()
+    sink.fail_next(3, error=SinkUnavailable("the server is away\nand says so\n\ton three lines", in_doubt=False))
+    with caplog.at_level(logging.INFO):
+        async with running(client, sink, QUICK) as service:
+            assert [one.outcome for one in await service.call("activity", [entry(1)])] == ["written"]
+            batch_id = f"{service.name}-0."
+    printed = [logging.Formatter().format(record) for record in caplog.records]
+    lines = [text for text in printed if "the server is away" in text]
+    assert len(lines) == 3, "\n".join(lines)
+    assert all("the server is away and says so on three lines" in text and batch_id in text for text in lines)
+    assert not [text for text in lines if "\n" in text]

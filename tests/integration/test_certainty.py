@@ -1,0 +1,160 @@
+"""A caller whose write cannot be written hears the most certain error that is true, by every way in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any, cast
+
+import pytest
+import sqlalchemy as sa
+from temporalio.client import Client
+
+from temporal_batching import Confirmation, MemorySink, Record, SinkUnavailable, WriteError, WriteRequest
+from tests.support.callers import DOORS
+from tests.support.databases import TestDatabase
+from tests.support.service import QUICK, Service, entry, running
+from tests.support.waiting import assert_eventually
+
+TIMEOUT = timedelta(seconds=4)
+
+EXPIRED = dict.fromkeys([*DOORS, "BatchClient.write", "write_many", "parcel"], "WriteExpired")
+NOT_CONFIRMED = dict.fromkeys(EXPIRED, "WriteNotConfirmed")
+HEARD = {
+    "paused": EXPIRED,
+    "drained": {**dict.fromkeys(EXPIRED, "WriteNotSubmitted"), "signal": "WriteRejected: overloaded"},
+    "full": {**dict.fromkeys(EXPIRED, "WriteNotSubmitted"), "signal": "WriteRejected: overloaded"},
+    "locked": EXPIRED,
+    "breaker open": EXPIRED,
+    "breaker open, in doubt": NOT_CONFIRMED,
+}
+"""By state and way in. docs/guarantees.md has it as a table."""
+
+
+async def write_by(service: Service, way: str, n: int) -> set[str]:
+    """What one caller hears: of each of its requests an outcome, or the type of its error."""
+    if way in DOORS:
+        (told,) = await service.call(way, [entry(n)], timeout=TIMEOUT.total_seconds())
+        code = f": {told.code}" if told.code else ""
+        return {f"{told.error}{code}" if told.error else told.outcome}
+    if way == "BatchClient.write":
+        try:
+            return {str((await service.writer.write("entries", {"n": n}, timeout=TIMEOUT)).outcome)}
+        except WriteError as err:
+            return {type(err).__name__}
+    count = 1 if way == "write_many" else 3
+    requests = [
+        WriteRequest(f"{service.name}-{n + i}", [Record("entries", {"n": n + i})], key="together") for i in range(count)
+    ]
+    results = await service.writer.write_many(requests, timeout=TIMEOUT)
+    heard = {str(one.outcome) if isinstance(one, Confirmation) else type(one).__name__ for one in results}
+    # In a list nothing is raised: an expiry is an outcome there.
+    return {"WriteExpired" if one == "expired" else one for one in heard}
+
+
+async def hear(service: Service, state: str) -> None:
+    ways = HEARD[state]
+    heard = await asyncio.gather(*(write_by(service, way, 100 + 10 * i) for i, way in enumerate(ways)))
+    assert dict(zip(ways, heard, strict=True)) == {way: {error} for way, error in ways.items()}
+
+
+async def paused(service: Service) -> None:
+    await service.handle.pause()
+
+
+async def drained(service: Service) -> None:
+    await service.handle.drain()
+
+
+async def full(service: Service) -> None:
+    await service.handle.pause()
+    policy = QUICK.from_wire({**QUICK.to_wire(), "max_pending": 1})
+    await service.handle.configure(policy)
+    await service.start("signal", [entry(1)], timeout=60.0)
+
+    async def taken() -> None:
+        assert (await service.stats()).pending == 1
+
+    await assert_eventually(taken)
+
+
+def down(*, in_doubt: bool) -> Callable[[Service], Awaitable[None]]:
+    async def go_down(service: Service) -> None:
+        assert isinstance(service.sink, MemorySink)
+        service.sink.fail_next(1_000, error=SinkUnavailable("down", in_doubt=in_doubt))
+        if in_doubt:
+            sink = cast(Any, service.sink)
+            sink.settle = cannot_tell
+
+    return go_down
+
+
+async def cannot_tell(_: object) -> list[object]:
+    raise SinkUnavailable("down")
+
+
+STATES: dict[str, Callable[[Service], Awaitable[None]]] = {
+    "paused": paused,
+    "drained": drained,
+    "full": full,
+    "breaker open": down(in_doubt=False),
+    "breaker open, in doubt": down(in_doubt=True),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+async def test_a_caller_hears_what_is_certain(client: Client, state: str) -> None:
+    sink = MemorySink()
+    async with running(client, sink) as service:
+        assert (await service.call("activity", [entry(0)]))[0].outcome == "written"
+        await STATES[state](service)
+        await hear(service, state)
+    assert sink.rows["entries"] == [{"n": 0}]
+
+
+@asynccontextmanager
+async def lock(database: TestDatabase) -> AsyncIterator[None]:
+    """Somebody else holds the table."""
+    postgresql = ["BEGIN", "LOCK TABLE entries IN ACCESS EXCLUSIVE MODE"]
+    engine = sa.create_engine(database.url, isolation_level="AUTOCOMMIT")
+    try:
+        with engine.connect() as connection:
+            for statement in postgresql if database.dialect == "postgresql" else ["BEGIN IMMEDIATE"]:
+                connection.exec_driver_sql(statement)
+            try:
+                yield
+            finally:
+                connection.exec_driver_sql("ROLLBACK")
+    finally:
+        engine.dispose()
+
+
+async def test_a_caller_into_a_locked_table_hears_what_is_certain(client: Client, database: TestDatabase) -> None:
+    database.execute("CREATE TABLE entries (n integer PRIMARY KEY)")
+    sink = database.sink(lock_timeout=timedelta(milliseconds=300))
+    async with running(client, sink) as service:
+        assert (await service.call("activity", [entry(0)]))[0].outcome == "written"
+        async with lock(database):
+            await hear(service, "locked")
+    assert database.rows("SELECT n FROM entries") == [(0,)]
+
+
+async def test_of_a_wait_for_a_lock_past_the_deadline_only_what_is_behind_it_hears_for_certain(
+    client: Client, database: TestDatabase
+) -> None:
+    """The one whose flush waits may be written as soon as the lock is free; what is behind it is in no flush."""
+    database.execute("CREATE TABLE entries (n integer PRIMARY KEY)")
+    async with running(client, database.sink(lock_timeout=timedelta(seconds=8))) as service:
+        async with lock(database):
+            first = asyncio.create_task(write_by(service, "activity", 1))
+
+            async def in_flight() -> None:
+                assert (await service.stats()).in_flight == 1
+
+            await assert_eventually(in_flight)
+            behind = await asyncio.gather(*(write_by(service, way, 100 + 10 * i) for i, way in enumerate(EXPIRED)))
+            assert await first == {"WriteNotConfirmed"}
+        assert dict(zip(EXPIRED, behind, strict=True)) == {way: {error} for way, error in EXPIRED.items()}
+    assert {n for (n,) in database.rows("SELECT n FROM entries")} <= {1}
