@@ -2,7 +2,7 @@
 
 Only names found in the database's catalogue ever reach a statement; a request's names are looked up here, never
 pasted. Tables are looked at when they are first needed and then kept; a name or a value that does not fit makes
-the sink look again, at most every few seconds, so that a migration is seen without a restart.
+the sink ask whether the schema has changed, and look again if it has. So a migration is seen without a restart.
 """
 
 from __future__ import annotations
@@ -245,12 +245,6 @@ class Catalogue:
         self._seen = self._version()  # first: a change from here on is one more change
         self._names, self._reserved = self._list_names()
         self._looked = True
-
-    def refresh(self) -> None:
-        """Forgets what was seen, and looks again."""
-        with self._lock:
-            self._tables = {}
-            self._look()
 
     def refresh_if_changed(self) -> bool:
         """Looks again if the schema has changed since. Returns whether it had.

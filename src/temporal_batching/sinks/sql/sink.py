@@ -112,10 +112,14 @@ class SqlSink(Sink):
             dead_letters: The table for rejected requests that nobody waits for; on PostgreSQL it may be
                 ``schema.table``. Under ``create_ledger`` it is created with the first of them; `dead_letters_ddl`
                 tells how. None keeps none.
-            statement_timeout: PostgreSQL ends a statement after this, and a transaction that has been idle for it,
-                so that what a crashed or stuck worker left behind does not hold its locks. Keep it below the
-                batcher's ``flush_timeout``.
-            lock_timeout: The longest wait for another transaction's lock, or for SQLite's single writer.
+            statement_timeout: The time of a whole flush in the database, whatever number of statements it takes.
+                Keep it below the batcher's ``flush_timeout``. The first try of several requests may take 0.6 of it;
+                in the rest what was too slow is isolated. A statement that outlasts its share is ended by PostgreSQL,
+                or interrupted in SQLite; deferred triggers count as one. PostgreSQL also ends a transaction that was
+                idle for so long, so that what a crashed or stuck worker left behind does not hold its locks.
+            lock_timeout: The longest wait for another transaction's lock, or for SQLite's single writer. On
+                PostgreSQL, once a request of a flush has waited in vain, the others wait 0.1 s, and so does every
+                later attempt; a request that is tried by itself waits twice as long each time, up to a quarter of it.
             connect_timeout: The longest wait for a connection to PostgreSQL.
             max_connections: Connections, and threads, that batches of several shards may use side by side. SQLite
                 has one writer and always uses one.
