@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
 from temporal_batching import BatchPolicy, MemorySink, WriteNotSubmitted
+from temporal_batching.writers import writer
 from tests.support.callers import FailingCaller
-from tests.support.service import QUICK, entry, running
+from tests.support.service import QUICK, count, entry, running
 from tests.support.waiting import assert_eventually
 
 
@@ -57,6 +59,22 @@ async def test_signals_to_a_batcher_that_does_not_run_fail_after_retries(client:
 async def test_a_batcher_that_comes_up_in_time_takes_the_signal(client: Client) -> None:
     async with running(client, MemorySink(), batcher=False) as service:
         caller = await service.start("signal", [entry()])
+        await service.start_batcher()
+        assert [told.outcome for told in await caller.result()] == ["written"]
+
+
+async def test_a_batcher_that_comes_up_late_takes_the_signal_of_a_caller_that_still_waits(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "pause_before_retry", lambda _, **times: 0.05 if times["left"] > 1 else None)
+    async with running(client, MemorySink(), batcher=False) as service:
+        caller = await service.start("signal", [entry()], timeout=60.0)
+
+        async def tried_often() -> None:
+            events = [event async for event in caller.fetch_history_events()]
+            assert count(events, EventType.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED) > 8
+
+        await assert_eventually(tried_often)
         await service.start_batcher()
         assert [told.outcome for told in await caller.result()] == ["written"]
 

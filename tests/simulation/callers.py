@@ -15,6 +15,7 @@ from temporal_batching.errors import ErrorType, WriteExpired, WriteNotSubmitted,
 from temporal_batching.routing import shard_of
 from temporal_batching.wire.submission import deadline_after
 from temporal_batching.writers.failures import write_error
+from temporal_batching.writers.retries import pause_before_retry
 from tests.simulation.plan import CallPlan, RequestSpec
 from tests.simulation.shard import Shard
 from tests.simulation.world import World
@@ -25,7 +26,6 @@ LATEST_SUBMISSION = 9.9
 taken for a new request. Nothing prevents that, so it is not played: what the gateway has given up does not arrive."""
 
 ATTEMPT_TIMEOUT = 30.0
-SIGNAL_ATTEMPTS = 5
 
 
 def request_wire(request: RequestSpec, key: str) -> JsonObject:
@@ -189,6 +189,7 @@ class SignalCall(OneCall):
     def __init__(self, callers: Callers, plan: CallPlan) -> None:
         super().__init__(callers, plan)
         self.wire["reply_to"] = {"workflow_id": plan.caller}
+        self._began = self.world.clock
         self._send(1)
 
     def _send(self, attempt: int) -> None:
@@ -197,10 +198,13 @@ class SignalCall(OneCall):
         world = self.world
         if self.rng.random() >= world.faults["lost"]:
             world.after(world.delay(self.rng), lambda: self.shard.signal(self.wire))
-        elif attempt == SIGNAL_ATTEMPTS or world.clock + 2 ** (attempt - 1) >= self.wire["expires_at"]:
+            return
+        waited, left = world.clock - self._began, self.wire["expires_at"] - world.clock
+        pause = pause_before_retry(attempt, waited=waited, left=left)
+        if pause is None:
             self.end(CallResult.NOT_SUBMITTED)
         else:
-            world.after(2 ** (attempt - 1), self._send, attempt + 1)
+            world.after(pause, self._send, attempt + 1)
 
     def receive(self, body: JsonObject) -> None:
         if body["request_id"] == self.wire["request_id"]:

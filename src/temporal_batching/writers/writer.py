@@ -29,6 +29,7 @@ from temporal_batching.routing import batcher_workflow_id, check_name, check_sha
 from temporal_batching.wire.submission import deadline_after, encode_request, read_submission
 from temporal_batching.writers.failures import EXPIRED, refusal, rejected_at_the_door, write_error
 from temporal_batching.writers.inbox import Inbox
+from temporal_batching.writers.retries import pause_before_retry
 
 CONFIRMATION_TIMEOUT = timedelta(minutes=2)
 """How long a caller waits for its confirmation unless it says otherwise."""
@@ -36,9 +37,6 @@ CONFIRMATION_TIMEOUT = timedelta(minutes=2)
 ATTEMPT_TIMEOUT = timedelta(seconds=30)
 """How long one attempt to hand a write over may go unanswered. Longer than the default linger, or a request that waits
 for its batch would be handed over twice: harmless, but not free."""
-
-SIGNAL_ATTEMPTS = 5
-"""Attempts to reach the batcher by signal, with pauses of 1, 2, 4 and 8 seconds between them."""
 
 
 class BatchWriter:
@@ -208,14 +206,21 @@ class BatchWriter:
 
 
 async def _signal_with_retries(batcher: workflow.ExternalWorkflowHandle[Any], wire: JsonObject) -> None:
-    """Submits by signal. A batcher that is between two runs, or full of signals, is there a moment later."""
-    for attempt in range(1, SIGNAL_ATTEMPTS + 1):
+    """Submits by signal, and retries while there is no batcher that takes it: one that is to be started is waited for.
+
+    Raises:
+        WriteNotSubmitted: None took it until shortly before the deadline. Given up before it rather than at it: here
+            it is certain that nothing was handed over.
+    """
+    began, attempt = workflow.time(), 0
+    while True:
+        attempt += 1
         try:
             await batcher.signal(SIGNAL_ADD, wire)
         except ApplicationError as err:
-            pause = 2 ** (attempt - 1)
-            # Given up before the deadline rather than at it: here it is certain that nothing was handed over.
-            if attempt == SIGNAL_ATTEMPTS or workflow.time() + pause >= wire["expires_at"]:
+            now = workflow.time()
+            pause = pause_before_retry(attempt, waited=now - began, left=wire["expires_at"] - now)
+            if pause is None:
                 raise WriteNotSubmitted(
                     f"write {wire['request_id']}: the batcher {batcher.id} took no signal in {attempt} "
                     f"attempt{'s' if attempt > 1 else ''}: {err.message}",
