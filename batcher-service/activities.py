@@ -1,12 +1,17 @@
-"""The batcher's activities are the library's; this names them, and says which object of the worker serves each.
+"""Where this batcher's activities write to.
 
-- `Gateway`: ``batch_write`` and its kin, the door for callers in any language.
-- `Flusher`: ``flush_batch``, which hands a batch to the sink and completes its callers' activities.
-- `deliver_confirmations`: what could not be delivered at once.
+The activities are the library's, and `BatcherPlugin` registers them: `batch_write` takes a write from a workflow,
+`flush_batch` hands a batch to the sink, `deliver_confirmations` notifies callers whom no flush could notify. What a
+service decides is the sink. One of your own goes here.
 """
 
-from temporal_batching.flush.activity import Flusher
-from temporal_batching.flush.delivery import deliver_confirmations
-from temporal_batching.gateway.activities import Gateway
+from temporal_batching import ConsoleSink, Sink, SqlSink
+from temporal_batching.service import BatcherSettings, prepare_database
 
-__all__ = ["Flusher", "Gateway", "deliver_confirmations"]
+
+async def open_sink(settings: BatcherSettings, *, create_tables: bool = False) -> Sink:
+    """The console, or the database that `--sink` names."""
+    if settings.sink_url() == "console":
+        return ConsoleSink()
+    await prepare_database(settings.sink_url(), create_tables=create_tables)
+    return SqlSink(settings.sink_url())

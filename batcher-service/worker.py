@@ -1,15 +1,37 @@
 """The batcher's worker: `python batcher-service/worker.py --sink postgresql+psycopg://user@host/database`.
 
-All that makes a worker a batcher is one plugin:
-
-    plugin = BatcherPlugin(SqlSink(url), policy=BatchPolicy(...))
-    await run_worker(Worker(client, task_queue="batcher-queue", plugins=[plugin]))
-
-The rest is a command's: settings from flags, environment and file, a look at Temporal and the database before any
-work is taken, and a shutdown that finishes what is under way. `temporal-batching worker` is the same command.
+All that makes a worker a batcher is one plugin. `temporal-batching worker` is the same as a command.
 """
 
-from temporal_batching.cli import main
+from activities import open_sink
+from temporalio.worker import Worker
+
+from temporal_batching import BatcherPlugin, run_worker
+from temporal_batching.service import (
+    POLICY,
+    BatcherSettings,
+    CreateTables,
+    Target,
+    command,
+    connect_to_batcher,
+)
+
+
+@command("sink", *POLICY)
+async def main(settings: BatcherSettings, target: Target, create_tables: CreateTables = False) -> None:
+    """Run a worker of the batcher. It starts or finds the batcher's workflows, and writes their batches to the sink."""
+    client = await connect_to_batcher(target, settings)
+    sink = await open_sink(settings, create_tables=create_tables)
+    plugin = BatcherPlugin(sink, policy=settings.policy(), name=settings.name, shards=settings.shards)
+    worker = Worker(client, task_queue=settings.task_queue, plugins=[plugin])
+    print(
+        f"Batcher '{settings.name}' (shards: {settings.shards}) on task queue '{settings.task_queue}', "
+        f"sink {settings.describe_sink()}. Ctrl-C stops it.",
+        flush=True,
+    )
+    await run_worker(worker)
+    print("Stopped.", flush=True)
+
 
 if __name__ == "__main__":
-    main("worker")
+    main()

@@ -1,8 +1,5 @@
-"""The batcher's workflow is the library's: many services run it, and its history must fit the library that replays it.
+"""The batcher's workflow is the library's: many services run it, and a history must fit the code that replays it."""
 
-It stands here so that the service has the four files one looks for, and to say which workflow the worker serves.
-"""
-
-from temporal_batching.batcher.workflow import BatcherWorkflow
+from temporal_batching import BatcherWorkflow
 
 __all__ = ["BatcherWorkflow"]

@@ -23,11 +23,11 @@ from rich.table import Table
 from worker import MainQueue
 from workflow import TASK_QUEUE, PaymentInput, PaymentResult, PaymentWorkflow, Route
 
-from temporal_batching.cli.connect import connect_to
+from temporal_batching.cli.connect import Target
 from temporal_batching.cli.console import EXIT_FAILED, CommandError, out, plural, run
 from temporal_batching.cli.demo.payments import plausible_payments
 from temporal_batching.cli.demo.progress import Finished, Job, batches, run_workflows
-from temporal_batching.cli.options import BATCHER, Target, with_settings
+from temporal_batching.cli.options import BATCHER, with_settings
 from temporal_batching.settings import BatcherSettings, SettingsError, parse_duration
 
 COLUMNS = tuple(f.name for f in fields(Payment))
@@ -123,7 +123,7 @@ def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
 async def start(
     settings: BatcherSettings, target: Target, payments: Sequence[Payment], route: Route, queue: str
 ) -> list[Finished]:
-    client = await connect_to(target)
+    client = await target.connect()
     this_run = secrets.token_hex(4)
     jobs = [
         Job(f"payment-{this_run}-{number}-{payment.payment_id}", PaymentInput(payment, route))

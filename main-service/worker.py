@@ -15,9 +15,9 @@ from temporalio.worker import Worker
 from workflow import TASK_QUEUE, PaymentWorkflow
 
 from temporal_batching import GatewayPlugin
-from temporal_batching.cli.connect import connect_to
+from temporal_batching.cli.connect import Target
 from temporal_batching.cli.console import log_to_stderr, out, run
-from temporal_batching.cli.options import BATCHER, Target, with_settings
+from temporal_batching.cli.options import BATCHER, with_settings
 from temporal_batching.cli.worker import serve
 from temporal_batching.settings import BatcherSettings
 
@@ -42,7 +42,7 @@ def payment_worker(client: Client, settings: BatcherSettings, task_queue: str) -
 
 async def work(settings: BatcherSettings, target: Target, task_queue: str) -> int:
     log_to_stderr()
-    client = await connect_to(target)
+    client = await target.connect()
     worker = payment_worker(client, settings, task_queue)
     out.print(
         f"Main worker on task queue '{task_queue}', Temporal at {client.service_client.config.target_host}, writing "

@@ -80,6 +80,14 @@ def parse_size(value: Any) -> int:
     return int(match[1]) * _BYTES[match[2].lower()]
 
 
+def format_size(value: int) -> str:
+    """The shortest form that `parse_size` reads back: ``1MiB``, ``512KiB``, ``1500000``."""
+    for unit, size in (("MiB", 1024**2), ("KiB", 1024)):
+        if value and value % size == 0:
+            return f"{value // size}{unit}"
+    return str(value)
+
+
 def parse_whole(value: Any) -> int:
     """Reads a whole number as people write it: ``10000``, ``10_000`` or ``10,000``."""
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d[\d_,]*", value.strip()):
@@ -170,6 +178,10 @@ class BatcherSettings(BaseSettings):
 
     def policy(self) -> BatchPolicy:
         return BatchPolicy(**{name: getattr(self, name) for name in POLICY_FIELDS})
+
+    def given_policy(self) -> BatchPolicy | None:
+        """The limits, if any of them was set; None leaves them to whoever has others."""
+        return self.policy() if self.model_fields_set & set(POLICY_FIELDS) else None
 
     def sink_url(self) -> str:
         """The URL with its secrets: hand it to the driver, print `describe_sink` instead."""

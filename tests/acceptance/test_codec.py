@@ -23,7 +23,7 @@ COMMANDS = (
     ("flush",),
     ("configure", "--linger", "50ms"),
     ("adopt-ledger", "--identity", "none"),
-    ("replay", "--all"),
+    ("resend", "--all"),
     ("start",),
     ("drain",),
 )

@@ -80,7 +80,7 @@ HELD_BY = {
     "temporal-batching audit": AUDIT,
     "temporal-batching audit --complete": AUDIT,
     "temporal-batching dead-letters": LETTERS,
-    "temporal-batching replay --all": LETTERS,
+    "temporal-batching resend --all": LETTERS,
     "python -m benchmarks.operations": "module",
     "temporal workflow describe": "temporal",
     "temporal workflow cancel": "temporal",

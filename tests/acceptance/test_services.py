@@ -160,10 +160,10 @@ async def test_an_operator_sends_dead_letters_again(start: Start, temporal: str,
         process = await start("temporal-batching", "dead-letters", **where)
         assert await process.ends() == 0
         assert [line.split("  ")[2:5:2] for line in process.lines] == [[f"o-{n}", "constraint"] for n in range(3)]
-        process = await start("temporal-batching", "replay", "--all", **where)
+        process = await start("temporal-batching", "resend", "--all", **where)
         assert await process.ends() == 1
         database.execute("INSERT INTO articles VALUES (0), (1), (2)")
-        process = await start("temporal-batching", "replay", "--all", **where)
+        process = await start("temporal-batching", "resend", "--all", **where)
         assert await process.ends() == 0, process.output
         assert process.lines[-1] == "3 dead letters of 3 written."
         assert sorted(database.execute("SELECT article FROM orders")) == [(0,), (1,), (2,)]

@@ -15,7 +15,7 @@ from temporalio.client import Client
 
 from temporal_batching import BatchPolicy, MemorySink, SqlSink
 from temporal_batching.cli.console import CommandError
-from temporal_batching.cli.dead_letters import list_dead_letters, replay_dead_letters
+from temporal_batching.cli.letter_box import list_dead_letters, resend_dead_letters
 from temporal_batching.contract import Outcome, Record, RejectCode, WriteRequest
 from temporal_batching.errors import SinkError, SinkUnavailable
 from temporal_batching.settings import BatcherSettings, SettingsError, load
@@ -219,7 +219,7 @@ async def test_what_nobody_is_told_at_the_door_is_in_the_log(client: Client, cap
     assert "Not written, and nobody waits for it: 'r-1' (expired), 'r-2' (expired)" in caplog.text
 
 
-async def test_once_the_cause_is_gone_replayed_letters_are_written_and_letters_no_more(
+async def test_once_the_cause_is_gone_resent_letters_are_written_and_letters_no_more(
     client: Client, postgresql: TestDatabase, capsys: pytest.CaptureFixture[str]
 ) -> None:
     postgresql.execute(ENTRIES)
@@ -234,12 +234,12 @@ async def test_once_the_cause_is_gone_replayed_letters_are_written_and_letters_n
         assert {one["key"] for one in listed} == {"k"}
         first = listed[0]["letter"]
         # Nothing has changed: it stays.
-        assert await replay_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, [first], every=False) == 1
+        assert await resend_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, [first], every=False) == 1
         assert len(postgresql.rows(LETTERS)) == 4
         postgresql.execute("ALTER TABLE entries DROP CONSTRAINT small")
-        assert await replay_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, [first], every=False) == 0
+        assert await resend_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, [first], every=False) == 0
         assert postgresql.rows("SELECT n FROM entries") == [(500,)]
-        assert await replay_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, [], every=True) == 1
+        assert await resend_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, [], every=True) == 1
         assert postgresql.rows("SELECT n FROM entries ORDER BY n") == [(500,), (501,), (502,)]
         assert postgresql.rows(LETTERS) == [("r-x", "type")]
         # Of one key: each after the one before it was written.
@@ -252,9 +252,9 @@ async def test_which_letters_has_to_be_said(client: Client, sqlite: TestDatabase
     settings = load({"sink": sqlite.url})
     for ids, every in (([], False), (["a"], True)):
         with pytest.raises(SettingsError, match="which dead letters"):
-            await replay_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, ids, every=every)
+            await resend_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, ids, every=every)
     with pytest.raises(CommandError, match="no dead letter nowhere"):
-        await replay_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, ["nowhere"], every=False)
+        await resend_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, ["nowhere"], every=False)
     with pytest.raises(SettingsError, match="only a database keeps dead letters"):
         await list_dead_letters(load({}), DEFAULT_DEAD_LETTERS, as_json=False)
 
@@ -272,7 +272,7 @@ async def test_letters_of_another_batcher_are_left_alone(
     assert [json.loads(line)["request_id"] for line in told.out.splitlines()] == ["r-b"]
     assert "1 dead letter of another batcher: a-b" in told.err
     async with asyncio.timeout(20):
-        assert await replay_dead_letters(client, other, DEFAULT_DEAD_LETTERS, [], every=True) == 0
+        assert await resend_dead_letters(client, other, DEFAULT_DEAD_LETTERS, [], every=True) == 0
         with pytest.raises(CommandError, match=f"{theirs.id} is of batcher 'a-b': --name a-b"):
-            await replay_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, [theirs.id], every=False)
+            await resend_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, [theirs.id], every=False)
     assert len(sqlite.rows(LETTERS)) == 2

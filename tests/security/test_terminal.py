@@ -14,10 +14,12 @@ from rich.markup import escape
 
 from temporal_batching import BatcherStats, ConsoleSink, Record, WriteRequest
 from temporal_batching.cli import console, monitor
-from temporal_batching.cli.console import CommandError, fail, printable
+from temporal_batching.cli.console import CommandError, fail
 from temporal_batching.cli.demo.progress import Finished, Job
+from temporal_batching.monitoring.watch import changes
 from temporal_batching.settings import load
 from temporal_batching.sinks.base import Batch
+from temporal_batching.terminal import printable
 
 HOSTILE = [
     "\x1b[2J\x1b[31mred",
@@ -74,10 +76,8 @@ async def test_the_console_sink_keeps_every_request_on_lines_of_its_own() -> Non
 def test_a_monitor_shows_a_sinks_words_as_words(text: str, screen: io.StringIO) -> None:
     before = BatcherStats(text, 0, run_id=text, breaker=text)
     now = BatcherStats(text, 0, run_id=text, breaker="open", sink_error=text, policy={"x": text})
-    watch = monitor._Watch(load())
-    watch._known[0] = before
     monitor.show([before, now])
-    for event in watch._news(now):
+    for event in changes(before, now):
         console.out.print(escape(event))
     shown = screen.getvalue()
     assert is_clean(shown)
@@ -87,9 +87,7 @@ def test_a_monitor_shows_a_sinks_words_as_words(text: str, screen: io.StringIO) 
 
 
 def test_a_monitors_news_are_one_line_each() -> None:
-    watch = monitor._Watch(load())
-    watch._known[0] = BatcherStats("main", 0)
-    (news,) = watch._news(BatcherStats("main", 0, breaker="open", sink_error=FORGED))
+    (news,) = changes(BatcherStats("main", 0), BatcherStats("main", 0, breaker="open", sink_error=FORGED))
     assert "\n" not in news
 
 

@@ -20,12 +20,13 @@ MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for p
 # From the bottom to the top: a module imports from its own floor or from those below it.
 FLOORS = [
     {"contract"},
-    {"errors", "policy", "redaction", "routing"},
+    {"errors", "policy", "redaction", "routing", "terminal"},
     {"wire", "sinks"},
     {"batcher", "flush", "gateway", "writers"},
     {"plugin", "serving"},
-    {"audit", "settings", "testing"},
+    {"audit", "monitoring", "settings", "testing"},
     {"cli"},
+    {"service"},
 ]
 
 

@@ -49,6 +49,16 @@ class BatcherHandle:
         self._shards = check_shards(shards)
         self._task_queue = task_queue or default_task_queue(name)
 
+    @property
+    def name(self) -> str:
+        """The batcher's name."""
+        return self._name
+
+    @property
+    def task_queue(self) -> str:
+        """The task queue of its workers."""
+        return self._task_queue
+
     async def start(self, policy: BatchPolicy | None = None) -> None:
         """Starts every shard that does not run yet.
 

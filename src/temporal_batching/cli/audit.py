@@ -1,139 +1,57 @@
-"""``temporal-batching audit``: compares what callers asked for and got with the database, and prints the report."""
+"""``temporal-batching audit``: compares what callers asked for and got with the database."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
 
-from rich.markup import escape
-from rich.table import Table
+import typer
 
-from temporal_batching.audit import AuditReport, audit
-from temporal_batching.cli.connect import connect_to
-from temporal_batching.cli.console import EXIT_FAILED, err, out, plural, printable
-from temporal_batching.cli.options import Target
-from temporal_batching.errors import InvalidAudit
-from temporal_batching.settings import CONSOLE, BatcherSettings, SettingsError, parse_duration
-from temporal_batching.sinks.sql.schema import TableRule
-
-OPTIONS = {"query": "--query", "tables": "--rule", "database": "--sink", "complete": "--complete", "since": "--since"}
-"""The option that stands for an argument of `audit`."""
-SHOWN = 100
-"""Violations that are printed one by one; `--json` has all that are kept."""
+from temporal_batching.cli.connect import Target
+from temporal_batching.cli.console import EXIT_TROUBLE, complain, run, sql_is_installed
+from temporal_batching.cli.options import switch, with_settings
+from temporal_batching.errors import BatchingError
+from temporal_batching.settings import BatcherSettings
 
 
-@dataclass(frozen=True)
-class Scope:
-    """What was asked for.
+@with_settings("name", "task_queue", "sink")
+def audit(
+    settings: BatcherSettings,
+    target: Target,
+    query: Annotated[
+        str | None,
+        typer.Option("--query", metavar="QUERY", help="Which workflows: a visibility query.", show_default=False),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since", metavar="TIME", help="Only what was asked since then: 24h, or 2026-01-31.", show_default=False
+        ),
+    ] = None,
+    complete: Annotated[bool, switch("--complete", "No one else writes there: an unexpected row is an error.")] = False,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rule",
+            metavar="TABLE=RULE",
+            help="What a conflict does there: ignore, or update:COLUMN,... May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    ledger: Annotated[str, typer.Option("--ledger", metavar="TABLE", help="The ledger's table.")] = "batching_ledger",
+    json: Annotated[bool, switch("--json", "As JSON.")] = False,
+) -> None:
+    """Compare what callers asked for and got with the ledger and the rows.
 
-    Attributes:
-        query: A visibility query for the callers' workflows.
-        since: Only what was asked after this: a moment, or a duration back from now.
-        complete: All who write through this ledger are among them.
-        ledger: The ledger's table.
-        rules: ``TABLE=ignore``, ``TABLE=update:COLUMN,...``.
+    Exit status 0 if every promise was kept, 1 if one was not, 2 if that could not be found out.
     """
-
-    query: str | None
-    since: str | None
-    complete: bool
-    ledger: str
-    rules: Sequence[str]
+    run(_audit(settings, target, (query, since, complete, ledger, rule or []), json))
 
 
-async def audit_deployment(settings: BatcherSettings, target: Target, scope: Scope, *, as_json: bool) -> int:
-    """Runs the audit. Returns 0 if every promise that could be checked was kept, otherwise 1."""
-    url = settings.sink_url()
-    if url == CONSOLE:
-        raise SettingsError("the console keeps nothing to audit: pass the database with --sink, or BATCHING_SINK")
-    since = read_moment(scope.since)
-    if since is not None and scope.complete:
-        raise SettingsError("--complete looks at everything that was ever written: not together with --since")
-    rules = read_rules(scope.rules)
-    client = await connect_to(target)
+async def _audit(settings: BatcherSettings, target: Target, scope: tuple[Any, ...], json: bool) -> int:
     try:
-        report = await audit(
-            client,
-            url,
-            batcher=settings.name,
-            task_queue=settings.task_queue,
-            ledger_table=scope.ledger,
-            tables=rules,
-            query=scope.query,
-            since=since,
-            complete=scope.complete,
-        )
-    except InvalidAudit as problem:
-        raise SettingsError(f"{OPTIONS[problem.argument]}: {problem}") from None
-    if as_json:
-        _print_json(report)
-    else:
-        _show(report)
-    return 0 if report.holds else EXIT_FAILED
-
-
-def _print_json(report: AuditReport) -> None:
-    out.print(json.dumps({"holds": report.holds, **asdict(report)}), markup=False)
-
-
-def _show(report: AuditReport) -> None:
-    results = ", ".join(f"{count:,} {result}" for result, count in report.results.items()) or "none"
-    lines = [
-        ("read", f"{plural(report.workflows, 'workflow')}, {plural(report.activities, 'activity')} of programs"),
-        ("results of calls", results),
-        ("request ids", f"{report.requests:,}, of which the ledger holds {report.written:,} as written"),
-        ("records looked up", f"{report.records:,}"),
-        ("in the ledger besides", f"{report.outside:,} that no caller here asked for"),
-        *(("not checked", f"{count:,} x {what}") for what, count in report.unchecked.items()),
-        ("promises", _verdict(report)),
-    ]
-    if out.is_terminal:
-        table = Table(title="Audit", title_justify="left", title_style="bold", show_header=False)
-        for name, value in lines:
-            table.add_row(name, escape(value), style="red" if name == "promises" and not report.holds else None)
-        out.print(table)
-    else:
-        for name, value in lines:
-            out.print(f"{name + ':':<23}{printable(value)}", markup=False)
-    for violation in report.violations[:SHOWN]:
-        err.print(f"[red]violation:[/red] {escape(printable(str(violation)))}")
-    if (more := sum(report.broken.values()) - min(SHOWN, len(report.violations))) > 0:
-        err.print(f"[red]violation:[/red] ... and {more:,} more")
-
-
-def _verdict(report: AuditReport) -> str:
-    if report.holds:
-        return "kept"
-    return "broken: " + ", ".join(f"{count:,} x {rule}" for rule, count in report.broken.items())
-
-
-def read_moment(text: str | None) -> datetime | timedelta | None:
-    """A moment from ``2026-01-31`` or a timestamp, in UTC unless it says otherwise; or a duration back from now."""
-    if text is None:
-        return None
-    try:
-        return parse_duration(text)
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise SettingsError(
-            f"--since {text!r}: a duration such as 24h, or a moment such as 2026-01-31T12:00Z"
-        ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def read_rules(given: Sequence[str]) -> dict[str, TableRule]:
-    """Rules as the sink has them, from ``TABLE=ignore``, ``TABLE=ignore:COLUMN`` and ``TABLE=update:COLUMN,COLUMN``."""
-    rules = {}
-    for text in given:
-        table, _, rule = text.partition("=")
-        conflict, _, columns = rule.partition(":")
-        key = [column for column in columns.split(",") if column]
-        if not table or conflict not in ("ignore", "update") or (conflict == "update" and not key):
-            raise SettingsError(f"--rule {text!r}: TABLE=ignore, TABLE=ignore:COLUMN,... or TABLE=update:COLUMN,...")
-        rules[table] = TableRule(conflict="ignore" if conflict == "ignore" else "update", key=key)
-    return rules
+        with sql_is_installed("an audit needs"):
+            from temporal_batching.cli.audit_report import Scope, audit_deployment
+        return await audit_deployment(settings, target, Scope(*scope), as_json=json)
+    except BatchingError as problem:
+        complain(problem)
+        return EXIT_TROUBLE

@@ -8,6 +8,7 @@ import ipaddress
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
@@ -18,7 +19,6 @@ from temporalio.runtime import Runtime
 from temporalio.service import GrpcCompression, RPCError, RPCStatusCode
 
 from temporal_batching.cli.console import CommandError
-from temporal_batching.cli.options import Target
 from temporal_batching.contract import BatcherStart
 from temporal_batching.routing import batcher_workflow_id
 from temporal_batching.settings import BatcherSettings, SettingsError
@@ -72,11 +72,42 @@ async def connect(
     return client
 
 
-async def connect_to(target: Target, *, runtime: Runtime | None = None) -> Client:
-    """Connects as `connect` does, to the place and with the data converter of a command's options."""
-    return await connect(
-        address=target.address, namespace=target.namespace, runtime=runtime, data_converter=target.data_converter
-    )
+@dataclass(frozen=True)
+class Target:
+    """Which Temporal, where a flag says so (None leaves it to the environment), and which settings were flags.
+
+    The data converter is the setting, wherever it was set: what travels to that Temporal goes through it.
+    """
+
+    address: str | None = None
+    namespace: str | None = None
+    data_converter: str = ""
+    flags: frozenset[str] = frozenset()
+
+    async def connect(self, *, runtime: Runtime | None = None) -> Client:
+        """A client of this Temporal.
+
+        Args:
+            runtime: With telemetry, where wanted.
+
+        Raises:
+            SettingsError: There is no such data converter.
+            CommandError: No Temporal answers there, or it refuses access. One line, without secrets.
+        """
+        return await connect(
+            address=self.address, namespace=self.namespace, runtime=runtime, data_converter=self.data_converter
+        )
+
+
+async def connect_to_batcher(target: Target, settings: BatcherSettings, *, runtime: Runtime | None = None) -> Client:
+    """A client that can read what the batcher's shards send.
+
+    Raises:
+        CommandError: No Temporal answers there, or another data converter is needed.
+    """
+    client = await target.connect(runtime=runtime)
+    await check_readable(client, settings)
+    return client
 
 
 async def check_readable(client: Client, settings: BatcherSettings) -> None:

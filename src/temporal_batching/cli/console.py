@@ -9,40 +9,18 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterator
 from typing import Any, NoReturn
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console
 from rich.markup import escape
-from rich.segment import Segment
 from temporalio.exceptions import FailureError
 
 from temporal_batching.errors import BatchingError
+from temporal_batching.terminal import CleanConsole, printable
 
-
-def printable(text: str, *, keep: str = "") -> str:
-    """``text`` without what a terminal obeys or what makes it look like something else: escapes, bells, bidi marks.
-
-    Ids, table names and the database's own words come from whoever may send a write.
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
-
-
-class _CleanConsole(Console):
-    """Lets through what Rich itself makes of styles, and nothing of the kind from the text."""
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        for segment in super().render(renderable, options):
-            if segment.control or segment.text.isprintable():
-                yield segment
-            else:
-                yield Segment(printable(segment.text, keep="\n"), segment.style)
-
-
-out: Console = _CleanConsole(highlight=False, soft_wrap=True)
-err: Console = _CleanConsole(stderr=True, highlight=False, soft_wrap=True)
+out: Console = CleanConsole(highlight=False, soft_wrap=True)
+err: Console = CleanConsole(stderr=True, highlight=False, soft_wrap=True)
 
 EXIT_FAILED = 1
 EXIT_TROUBLE = 2
@@ -57,6 +35,15 @@ class CommandError(BatchingError):
 def fail(message: object, code: int = EXIT_FAILED) -> NoReturn:
     complain(message)
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def sql_is_installed(who_needs: str) -> Iterator[None]:
+    """Names the extra if an import in the block fails."""
+    try:
+        yield
+    except ImportError as err:
+        raise CommandError(f"{who_needs} the extra 'sql', for PostgreSQL 'postgresql': {err}") from None
 
 
 def complain(message: object) -> None:

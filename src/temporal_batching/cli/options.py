@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
+from temporal_batching.cli.connect import Target
 from temporal_batching.cli.console import fail
 from temporal_batching.settings import (
     CONFIG_VARIABLE,
@@ -21,25 +22,38 @@ from temporal_batching.settings import (
     SettingsError,
     flag,
     format_duration,
+    format_size,
     load,
+    parse_duration,
 )
 
 EXIT_USAGE = 2
+
+
+class Command(TyperCommand):
+    """A command whose help shows no Python types."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """``--help`` itself, as a flag."""
+        return _without_type(super().get_help_option(ctx))
+
+
+class Group(TyperGroup):
+    """A group of commands whose help shows no Python types."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """``--help`` itself, as a flag."""
+        return _without_type(super().get_help_option(ctx))
+
+
+def _without_type(option: Any) -> Any:
+    if option is not None:
+        option.metavar = ""
+    return option
+
+
 BATCHER = ("name", "task_queue", "shards")
 POLICY = POLICY_FIELDS
-
-
-@dataclass(frozen=True)
-class Target:
-    """Which Temporal, where a flag says so (None leaves it to the environment), and which settings were flags.
-
-    The data converter is the setting, wherever it was set: what travels to that Temporal goes through it.
-    """
-
-    address: str | None = None
-    namespace: str | None = None
-    data_converter: str = ""
-    flags: frozenset[str] = frozenset()
 
 
 def with_settings(
@@ -80,8 +94,7 @@ _FOLLOWS_NAME = "batcher-queue for main, batcher-queue-NAME for another"
 def _option(name: str, default: Any) -> inspect.Parameter:
     field = BatcherSettings.model_fields[name]
     value = default if default is not None else field.default if field.default_factory is None else _FOLLOWS_NAME
-    shown = format_duration(value) if isinstance(value, timedelta) else str(value)
-    shown = "console" if name == "sink" else shown
+    shown = "console" if name == "sink" else _as_people_write(name, value)
     option = typer.Option(
         flag(name),
         help=f"{field.description}. [dim]{ENV_PREFIX}{name.upper()}; {shown}[/dim]",
@@ -92,6 +105,29 @@ def _option(name: str, default: Any) -> inspect.Parameter:
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
     )
+
+
+def _as_people_write(name: str, value: Any) -> str:
+    if isinstance(value, timedelta):
+        return format_duration(value)
+    return format_size(value) if name.endswith("bytes") and isinstance(value, int) else str(value)
+
+
+def switch(name: str, help: str, **options: Any) -> Any:
+    """A flag without a value. Without a metavar Typer would show its Python type."""
+    return typer.Option(name, help=help, metavar="", show_default=False, **options)
+
+
+def read_interval(text: str) -> timedelta:
+    """The value of ``--interval``.
+
+    Raises:
+        SettingsError: It is no duration.
+    """
+    try:
+        return parse_duration(text)
+    except ValueError as err:
+        raise SettingsError(f"--interval {text!r}: {err}") from None
 
 
 def _metavar(name: str, default: Any) -> str:

@@ -1,24 +1,39 @@
-"""A worker process: connect, check the sink, serve until a signal, finish what is under way."""
+"""``temporal-batching worker``: connect, check the sink, serve until a signal, finish what is under way."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import dataclasses
-import json
-from collections.abc import AsyncIterator
-from pathlib import Path
+from typing import Annotated
 
+import typer
 from temporalio.client import Client
 from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 from temporalio.worker import Worker
 
 from temporal_batching import BatcherPlugin
-from temporal_batching.cli.connect import check_readable, connect_to
-from temporal_batching.cli.console import CommandError, log_to_stderr, out, plural
-from temporal_batching.cli.options import Target
+from temporal_batching.cli.connect import Target, connect_to_batcher
+from temporal_batching.cli.console import CommandError, log_to_stderr, out, plural, run
+from temporal_batching.cli.options import BATCHER, POLICY, switch, with_settings
 from temporal_batching.settings import CONSOLE, BatcherSettings
 from temporal_batching.sinks.base import Sink
+
+CreateTables = Annotated[
+    bool, switch("--create-tables", "Make the demo's table 'entries' in the database if it is missing.")
+]
+
+
+@with_settings(*BATCHER, "sink", *POLICY)
+def worker(
+    settings: BatcherSettings,
+    target: Target,
+    create_tables: CreateTables = False,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", metavar="HOST:PORT", help="Serve metrics for Prometheus.", show_default=False),
+    ] = None,
+) -> None:
+    """Run a batcher worker. It starts or finds the batcher's workflows, takes writes and flushes them to the sink."""
+    run(run_batcher_worker(settings, target, create_tables=create_tables, metrics=metrics))
 
 
 async def run_batcher_worker(
@@ -27,12 +42,10 @@ async def run_batcher_worker(
     *,
     create_tables: bool = False,
     metrics: str | None = None,
-    counters: Path | None = None,
 ) -> int:
     """Runs the batcher's worker until it is cancelled."""
     log_to_stderr()
-    client = await connect_to(target, runtime=_runtime(metrics))
-    await check_readable(client, settings)
+    client = await connect_to_batcher(target, settings, runtime=_runtime(metrics))
     sink = await open_sink(settings, create_tables=create_tables)
     worker = batcher_worker(client, settings, sink)
     out.print(
@@ -41,8 +54,7 @@ async def run_batcher_worker(
         "Ctrl-C stops it.",
         markup=False,
     )
-    async with _written_down(sink, counters):
-        return await serve(worker)
+    return await serve(worker)
 
 
 def batcher_worker(client: Client, settings: BatcherSettings, sink: Sink) -> Worker:
@@ -87,26 +99,3 @@ def _runtime(metrics: str | None) -> Runtime | None:
         return Runtime(telemetry=TelemetryConfig(metrics=PrometheusConfig(bind_address=metrics)))
     except (RuntimeError, ValueError) as err:
         raise CommandError(f"--metrics {metrics!r}: {err}; an address to listen on, such as 127.0.0.1:9464") from None
-
-
-@contextlib.asynccontextmanager
-async def _written_down(sink: Sink, file: Path | None) -> AsyncIterator[None]:
-    """Keeps the sink's counters in a file, for a parent process that wants to know."""
-    counters = getattr(sink, "counters", None)
-    if file is None or counters is None:
-        yield
-        return
-
-    async def keep() -> None:
-        while True:
-            # Replaced in one step: a reader sees the old figures or the new ones.
-            fresh = file.with_suffix(".new")
-            fresh.write_text(json.dumps(dataclasses.asdict(counters)), encoding="utf-8")
-            fresh.replace(file)
-            await asyncio.sleep(0.2)
-
-    task = asyncio.create_task(keep())
-    try:
-        yield
-    finally:
-        task.cancel()

@@ -12,10 +12,10 @@ from temporalio.converter import DataConverter
 
 from temporal_batching import TableRule
 from temporal_batching.audit import AuditReport, Violation
-from temporal_batching.cli import audit as command
+from temporal_batching.cli import audit_report as command
 from temporal_batching.cli import connect as connecting
-from temporal_batching.cli.audit import Scope, read_moment, read_rules
-from temporal_batching.cli.options import Target
+from temporal_batching.cli.audit_report import Scope, read_moment, read_rules
+from temporal_batching.cli.connect import Target
 from temporal_batching.errors import InvalidAudit
 from temporal_batching.settings import SettingsError, load
 

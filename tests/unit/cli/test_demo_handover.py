@@ -12,7 +12,7 @@ from temporalio.client import Client
 from temporal_batching import BatcherNotRunning, BatcherStats
 from temporal_batching.cli.demo import handover as demo_handover
 from temporal_batching.cli.demo.handover import Handover
-from temporal_batching.cli.monitor import NoAnswer
+from temporal_batching.monitoring import NoAnswer
 from temporal_batching.settings import load
 
 

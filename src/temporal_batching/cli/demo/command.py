@@ -23,13 +23,14 @@ from rich.table import Table
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from temporal_batching.cli.connect import connect
+from temporal_batching.cli.connect import Target, connect
 from temporal_batching.cli.console import EXIT_FAILED, CommandError, err, out, plural, run
 from temporal_batching.cli.demo.handover import Handover
 from temporal_batching.cli.demo.payments import example_payments, write_csv
-from temporal_batching.cli.monitor import NoAnswer, read_stats
-from temporal_batching.cli.options import POLICY, Target, with_settings
+from temporal_batching.cli.monitor import read_stats
+from temporal_batching.cli.options import POLICY, with_settings
 from temporal_batching.contract import BatcherStats
+from temporal_batching.monitoring import NoAnswer
 from temporal_batching.redaction import redact_url
 from temporal_batching.routing import batcher_workflow_id
 from temporal_batching.settings import CONSOLE, ENV_PREFIX, BatcherSettings, SettingsError, load

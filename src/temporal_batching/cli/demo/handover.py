@@ -10,8 +10,9 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from temporal_batching.cli.console import out
-from temporal_batching.cli.monitor import NoAnswer, handle_for, read_stats
+from temporal_batching.cli.monitor import handle_for, read_stats
 from temporal_batching.errors import BatchingError
+from temporal_batching.monitoring import NoAnswer
 from temporal_batching.settings import BatcherSettings
 
 MAX_HOLD = timedelta(seconds=60)

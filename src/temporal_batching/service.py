@@ -1,0 +1,81 @@
+"""For the scripts that run a service: settings as options, Temporal's address, errors as one line. Needs extra ``cli``.
+
+Example:
+    A worker in a script of its own, with ``--name``, ``--sink``, ``--linger`` and so on as options::
+
+        @command("sink", *POLICY)
+        async def main(settings: BatcherSettings, target: Target) -> None:
+            client = await connect_to_batcher(target, settings)
+            plugin = BatcherPlugin(SqlSink(settings.sink_url()), policy=settings.policy(), name=settings.name)
+            await run_worker(Worker(client, task_queue=settings.task_queue, plugins=[plugin]))
+
+
+        if __name__ == "__main__":
+            main()
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import typer
+
+from temporal_batching.cli.connect import Target, connect_to_batcher
+from temporal_batching.cli.console import CommandError, log_to_stderr, run
+from temporal_batching.cli.database import prepare_database
+from temporal_batching.cli.monitor import Interval
+from temporal_batching.cli.options import BATCHER, POLICY, Command, read_interval, with_settings
+from temporal_batching.cli.worker import CreateTables
+from temporal_batching.settings import BatcherSettings, SettingsError, parse_duration
+from temporal_batching.terminal import CleanConsole
+
+__all__ = [
+    "POLICY",
+    "BatcherSettings",
+    "CleanConsole",
+    "CommandError",
+    "CreateTables",
+    "Interval",
+    "SettingsError",
+    "Target",
+    "command",
+    "connect_to_batcher",
+    "parse_duration",
+    "prepare_database",
+    "read_interval",
+]
+
+
+def command(*settings: str) -> Callable[[Callable[..., Coroutine[Any, Any, int | None]]], Callable[[], None]]:
+    """Makes a script's command of a coroutine function ``main(settings, target, ...)``.
+
+    It has the batcher's name, queue and shards as options, these settings, and Temporal's address; each is also a
+    variable and a key of the file that ``--config`` names. Further parameters are options of its own, as in Typer. A
+    `BatchingError` ends it with one line on standard error and status 1; SIGINT, SIGTERM and SIGHUP cancel it.
+
+    Args:
+        settings: Names of more settings that are options; ``*POLICY`` are the batcher's limits.
+
+    Returns:
+        The decorator. What it makes takes no arguments: it reads the process's, and ends the process.
+    """
+
+    def decorate(function: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[[], None]:
+        @functools.wraps(function)
+        def work(*args: Any, **options: Any) -> None:
+            log_to_stderr()
+            run(function(*args, **options))
+
+        app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+        app.command(cls=Command)(with_settings(*BATCHER, *settings)(work))
+
+        def main() -> None:
+            app(prog_name=sys.argv[0])
+
+        main.__doc__ = function.__doc__
+        return main
+
+    return decorate
