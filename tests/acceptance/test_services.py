@@ -130,7 +130,7 @@ async def test_the_monitor_follows_a_batcher_through_every_continue_as_new(start
 async def test_operators_commands_reach_the_batcher(start: Start, temporal: str) -> None:
     where = _apart("operated", temporal)
     worker = await start("batcher worker", "--shards", "2", **where)
-    await worker.says("2 shards")
+    await worker.says("shards: 2")
     said = {"pause": "is paused", "stats": "operated-1 state=paused", "drain": "is drained", "resume": "runs"}
     said["adopt-ledger --identity none"] = "goes on in the ledger none"
     for command, answer in said.items():
