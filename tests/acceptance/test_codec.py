@@ -22,7 +22,7 @@ COMMANDS = (
     ("resume",),
     ("flush",),
     ("configure", "--linger", "50ms"),
-    ("adopt-ledger", "--identity", "none"),
+    ("adopt-ledger", "--identity", "IDENTITY"),
     ("resend", "--all"),
     ("start",),
     ("drain",),
@@ -52,16 +52,19 @@ async def test_every_command_takes_the_data_converter_of_the_batcher(
         wire = {"request_id": "o-1", "records": [{"table": "notes", "values": {"text": SECRET, "n": 9}}]}
         await shard.signal("add_write_request", [wire])
         await worker.says("kept as dead letters")
+        query = "SELECT digest FROM batching_ledger WHERE request_id = ''"
+        (identity,) = database.execute(query).fetchone()
+        commands = [tuple(word.replace("IDENTITY", identity) for word in command) for command in COMMANDS]
         # Without it: one line that names the option, and nothing is sent.
-        refused = [await start("temporal-batching", *command, **plain) for command in (*COMMANDS, ("worker",))]
-        for process, command in zip(refused, (*COMMANDS, ("worker",)), strict=True):
+        refused = [await start("temporal-batching", *command, **plain) for command in (*commands, ("worker",))]
+        for process, command in zip(refused, (*commands, ("worker",)), strict=True):
             assert await process.ends() == 1, (command, process.output)
             assert len(process.lines) == 1, (command, process.output)
             assert "--data-converter" in process.lines[0]
         # With it: every one.
         database.execute("ALTER TABLE notes RENAME TO strict_notes")
         database.execute("CREATE TABLE notes (text text NOT NULL, n integer)")
-        for command in COMMANDS:
+        for command in commands:
             process = await start("temporal-batching", *command, **encoded)
             assert await process.ends() == 0, (command, process.output)
         assert database.execute("SELECT text, n FROM notes").fetchall() == [(SECRET, 9)]
