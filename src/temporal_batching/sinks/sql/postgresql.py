@@ -189,9 +189,11 @@ class PostgresqlDatabase(DatabaseAdapter):
         primary = inspector.get_pk_constraint(table_name, schema=schema)["constrained_columns"]
         unique = [frozenset(primary)] if primary else []
         for index in inspector.get_indexes(table_name, schema=schema):
-            names = index["column_names"]
-            if index["unique"] and None not in names and index["dialect_options"].get("postgresql_where") is None:
-                included = set(index["dialect_options"].get("postgresql_include") or ())
+            names, options = index["column_names"], index["dialect_options"]
+            # One that is still built, or failed to be, is not valid: a conflict rule cannot rest on it.
+            partial, invalid = options.get("postgresql_where") is not None, options.get("postgresql_invalid")
+            if index["unique"] and None not in names and not partial and not invalid:
+                included = set(options.get("postgresql_include") or ())
                 unique.append(frozenset(n for n in names if n is not None and n not in included))
         check_rule(name, columns, rule, unique)
         return BoundTable(name, sa.Table(table_name, sa.MetaData(), schema=schema), columns, rule)
