@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
 from temporalio.client import Client
 
-from temporal_batching import Confirmation, MemorySink, Record, SinkUnavailable, WriteError, WriteRequest
+from temporal_batching import (
+    Batch,
+    Confirmation,
+    MemorySink,
+    Outcome,
+    Record,
+    SinkUnavailable,
+    WriteError,
+    WriteRequest,
+)
 from tests.support.callers import DOORS
 from tests.support.databases import TestDatabase
 from tests.support.service import QUICK, Service, entry, running
@@ -28,7 +36,6 @@ HEARD = {
     "full": {**dict.fromkeys(EXPIRED, "WriteNotSubmitted"), "signal": "WriteRejected: overloaded"},
     "locked": EXPIRED,
     "breaker open": EXPIRED,
-    "breaker open, in doubt": NOT_CONFIRMED,
 }
 """By state and way in. docs/guarantees.md has it as a table."""
 
@@ -80,27 +87,16 @@ async def full(service: Service) -> None:
     await assert_eventually(taken)
 
 
-def down(*, in_doubt: bool) -> Callable[[Service], Awaitable[None]]:
-    async def go_down(service: Service) -> None:
-        assert isinstance(service.sink, MemorySink)
-        service.sink.fail_next(1_000, error=SinkUnavailable("down", in_doubt=in_doubt))
-        if in_doubt:
-            sink = cast(Any, service.sink)
-            sink.settle = cannot_tell
-
-    return go_down
-
-
-async def cannot_tell(_: object) -> list[object]:
-    raise SinkUnavailable("down")
+async def down(service: Service) -> None:
+    assert isinstance(service.sink, MemorySink)
+    service.sink.fail_next(1_000, error=SinkUnavailable("down", in_doubt=False))
 
 
 STATES: dict[str, Callable[[Service], Awaitable[None]]] = {
     "paused": paused,
     "drained": drained,
     "full": full,
-    "breaker open": down(in_doubt=False),
-    "breaker open, in doubt": down(in_doubt=True),
+    "breaker open": down,
 }
 
 
@@ -112,6 +108,26 @@ async def test_a_caller_hears_what_is_certain(client: Client, state: str) -> Non
         await STATES[state](service)
         await hear(service, state)
     assert sink.rows["entries"] == [{"n": 0}]
+
+
+class Lost(MemorySink):
+    """Whatever it is asked, the answer is lost."""
+
+    async def write(self, batch: Batch) -> Sequence[Outcome]:
+        raise SinkUnavailable("down", in_doubt=True)
+
+    async def settle(self, batch: Batch) -> Sequence[Outcome]:
+        raise SinkUnavailable("down", in_doubt=True)
+
+
+async def test_a_caller_whose_write_is_in_doubt_hears_that_nobody_knows(client: Client) -> None:
+    async def one(way: str) -> set[str]:
+        # For each a batcher of its own: what waits behind another one's attempt is in no doubt, and expires.
+        async with running(client, Lost()) as service:
+            return await write_by(service, way, 1)
+
+    heard = await asyncio.gather(*map(one, NOT_CONFIRMED))
+    assert dict(zip(NOT_CONFIRMED, heard, strict=True)) == {way: {error} for way, error in NOT_CONFIRMED.items()}
 
 
 @asynccontextmanager
