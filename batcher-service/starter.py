@@ -16,7 +16,7 @@ from temporal_batching.service import (
     Target,
     command,
     connect_to_batcher,
-    read_interval,
+    read_duration,
 )
 
 
@@ -27,7 +27,7 @@ async def main(settings: BatcherSettings, target: Target, interval: Interval = "
     batcher = BatcherHandle(client, settings.name, shards=settings.shards, task_queue=settings.task_queue)
     await batcher.start(settings.given_policy())
     with suppress(asyncio.CancelledError):  # Ctrl-C
-        await monitor(batcher, interval=read_interval(interval))
+        await monitor(batcher, interval=read_duration("--interval", interval))
 
 
 if __name__ == "__main__":

@@ -1,262 +1,185 @@
 """Starts payment workflows and prints what became of them.
 
 python main-service/starter.py --workflows 10
-python main-service/starter.py --input examples/payments.csv --via signal
+python main-service/starter.py --input examples/payments.csv --via activity
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import asyncio
 import json
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
-from activities import Payment, check_payment
-from rich.markup import escape
+from payments import Payment, example_payments, read_payments
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from worker import MainQueue
+from rich.text import Text
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.service import RPCError
 from workflow import TASK_QUEUE, PaymentInput, PaymentResult, PaymentWorkflow, Route
 
-from temporal_batching.cli.connect import Target
-from temporal_batching.cli.console import EXIT_FAILED, CommandError, out, plural, run
-from temporal_batching.cli.demo.payments import plausible_payments
-from temporal_batching.cli.demo.progress import Finished, Job, batches, run_workflows
-from temporal_batching.cli.options import BATCHER, with_settings
-from temporal_batching.settings import BatcherSettings, SettingsError, parse_duration
+from temporal_batching.service import (
+    BatcherSettings,
+    CommandError,
+    Target,
+    TaskQueue,
+    advice_on_missing_workers,
+    command,
+    connect_to_batcher,
+    failure_of,
+    out,
+    plural,
+    read_duration,
+)
 
-COLUMNS = tuple(f.name for f in fields(Payment))
-REQUIRED = tuple(name for name in COLUMNS if name != "memo")
+START_AT_ONCE = 100
+WATCH_AT_ONCE = 200
+"""Results awaited at a time: each holds a long poll open, and a namespace allows about a thousand."""
 SHOWN = 20
 """Rows of results and of problems that are printed; more would bury the summary."""
 
 
-class InputError(CommandError):
-    """The input file has lines that are no payments. Nothing was started."""
+@dataclass(frozen=True)
+class Finished:
+    """How a payment's workflow ended: with a result, or with an error and its type."""
+
+    workflow_id: str
+    payment_id: str
+    result: PaymentResult | None = None
+    error_type: str = ""
+    error: str = ""
 
 
-def read_payments(path: Path) -> list[Payment]:
-    """Reads a CSV file with a header, or one JSON object a line; checks every payment before any is started.
+async def book(client: Client, payments: Sequence[Payment], route: Route, queue: str) -> list[Finished]:
+    """Runs a workflow for each payment, all at once, and returns how each ended, in their order."""
+    this_run, count = secrets.token_hex(4), len(payments)
+    starting, watching = asyncio.Semaphore(START_AT_ONCE), asyncio.Semaphore(WATCH_AT_ONCE)
+    bars = Progress(
+        TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=out,
+        disable=not out.is_terminal,
+    )  # fmt: skip
+    started, finished = bars.add_task("started", total=count), bars.add_task("finished", total=count)
 
-    Raises:
-        InputError: File, line and what is wrong, for each bad line.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as err:
-        raise InputError(f"cannot read {path}: {err.strerror}") from None
-    except UnicodeDecodeError as err:
-        raise InputError(f"{path} is not UTF-8 text (byte {err.start})") from None
-    rows = _json_rows(text) if text.lstrip().startswith("{") else _csv_rows(text, path)
-    payments: list[Payment] = []
-    problems: list[str] = []
-    lines: dict[str, int] = {}
-    for line, row in rows:
+    async def one(number: int, payment: Payment) -> Finished:
+        workflow_id = f"payment-{this_run}-{number}-{payment.payment_id}"
         try:
-            payment = _payment(row)
-            if (earlier := lines.setdefault(payment.payment_id, line)) != line:
-                raise ValueError(f"payment_id {payment.payment_id!r}: line {earlier} has it already")
-            payments.append(payment)
-        except ValueError as err:
-            problems.append(f"{path}, line {line}: {err}")
-    if problems:
-        more = len(problems) - SHOWN
-        raise InputError("\n".join([*problems[:SHOWN], *([f"... and {plural(more, 'more bad line')}"] * (more > 0))]))
-    if not payments:
-        raise InputError(f"{path} holds no payments")
-    return payments
+            async with starting:
+                handle = await client.start_workflow(
+                    PaymentWorkflow.run, PaymentInput(payment, route), id=workflow_id, task_queue=queue
+                )
+            bars.advance(started)
+            async with watching:
+                ended = Finished(workflow_id, payment.payment_id, result=await handle.result())
+        except (WorkflowFailureError, RPCError) as err:
+            ended = Finished(workflow_id, payment.payment_id, None, *failure_of(err))
+        bars.advance(finished)
+        return ended
 
-
-def _payment(row: Any) -> Payment:
-    if isinstance(row, ValueError):
-        raise row
-    if not isinstance(row, dict):
-        raise ValueError(f"a JSON object with {', '.join(COLUMNS)}, not {json.dumps(row, ensure_ascii=False)[:60]}")
-    if unknown := sorted(set(row) - set(COLUMNS)):
-        raise ValueError(f"unknown field {unknown[0]!r}: the fields are {', '.join(COLUMNS)}")
-    if missing := [name for name in REQUIRED if not row.get(name)]:
-        raise ValueError(f"{missing[0]} is missing")
-    if wrong := [name for name, value in row.items() if not isinstance(value, str)]:
-        raise ValueError(f"{wrong[0]} {row[wrong[0]]!r}: text")
-    payment = Payment(**row)
-    check_payment(payment)
-    return payment
-
-
-def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header = next(reader, [])
-    if missing := [name for name in REQUIRED if name not in header]:
-        raise InputError(f"{path}, line 1: the header lacks {', '.join(missing)}; it is {','.join(COLUMNS)}")
-    while True:
-        line = reader.line_num + 1
-        try:
-            values = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as err:
-            yield line, ValueError(str(err))
-            return
-        if not values:
-            continue
-        if len(values) != len(header):
-            yield line, ValueError(f"{plural(len(values), 'field')}, where the header has {len(header)}")
-        else:
-            yield line, dict(zip(header, values, strict=True))
-
-
-def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
-    for line, source in enumerate(text.splitlines(), start=1):
-        if source.strip():
-            try:
-                # A number stays the text it is: as a float, 0.10 would not survive.
-                yield line, json.loads(source, parse_float=str, parse_int=str)
-            except ValueError as err:
-                yield line, ValueError(f"not JSON: {err}")
-
-
-async def start(
-    settings: BatcherSettings, target: Target, payments: Sequence[Payment], route: Route, queue: str
-) -> list[Finished]:
-    client = await target.connect()
-    this_run = secrets.token_hex(4)
-    jobs = [
-        Job(f"payment-{this_run}-{number}-{payment.payment_id}", PaymentInput(payment, route))
-        for number, payment in enumerate(payments, start=1)
-    ]
-    return await run_workflows(
-        client,
-        PaymentWorkflow.__name__,
-        jobs,
-        task_queue=queue,
-        result_type=PaymentResult,
-        needs=[settings.task_queue],
-    )
+    if not out.is_terminal:
+        out.print(f"starting {plural(count, 'workflow')}")
+    needed = {"main-service/worker.py": queue, "batcher-service/worker.py": route.task_queue or ""}
+    with bars:
+        async with advice_on_missing_workers(client, needed):
+            return await asyncio.gather(*(one(number, payment) for number, payment in enumerate(payments, start=1)))
 
 
 def report(finished: Sequence[Finished]) -> None:
     """All results where they fit on a screen, otherwise the failures; the sum in any case."""
-    good = [one.result for one in finished if one.ok]
-    bad = [one for one in finished if not one.ok]
+    good = [one.result for one in finished if one.result]
+    bad = [one for one in finished if not one.result]
     if len(finished) <= SHOWN:
-        _print_table(
-            ("payment", "outcome", "batch", "of", "fee", "receipt"),
-            ((r.payment_id, r.outcome, r.batch_id, str(r.batch_size), r.fee, r.receipt) for r in good),
-        )
-    _print_table(
-        ("not booked", "why", "reason"),
-        ((one.job.argument.payment.payment_id, one.error_type, one.error) for one in bad[:SHOWN]),
-    )
+        rows = [(r.payment_id, r.outcome, r.batch_id, str(r.batch_size), r.fee, r.receipt) for r in good]
+        print_table(("payment", "outcome", "batch", "of", "fee", "receipt"), rows)
+    print_table(("not booked", "why", "reason"), [(b.payment_id, b.error_type, b.error) for b in bad[:SHOWN]])
     if len(bad) > SHOWN:
         out.print(f"... and {plural(len(bad) - SHOWN, 'more failure')}")
-    outcomes = Counter(result.outcome for result in good)
-    sizes = batches(good)
-    words = [f"{count:,} {outcome}" for outcome, count in sorted(outcomes.items(), reverse=True)]
-    words += [f"[red]{count:,} {kind}[/red]" for kind, count in Counter(one.error_type for one in bad).items()]
-    spread = f" in {plural(len(sizes), 'batch')}, largest {max(sizes.values())}" if sizes else ""
-    out.print(f"{plural(len(finished), 'payment')}: {', '.join(words)}{spread}.")
+    counts = Counter([result.outcome for result in good] + [one.error_type for one in bad])
+    batches = {result.batch_id: result.batch_size for result in good if result.batch_id}
+    words = ", ".join(f"{count:,} {word}" for word, count in counts.most_common())
+    if batches:
+        words += f" in {plural(len(batches), 'batch')}, largest {max(batches.values())}"
+    out.print(f"{plural(len(finished), 'payment')}: {words}.", markup=False)
 
 
-def _print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    filled = [[" ".join(cell.split()) for cell in row] for row in rows]  # a reason may bring lines of its own
-    if not filled:
-        return
-    if not out.is_terminal:
-        widths = [max(map(len, column)) for column in zip(heads, *filled, strict=True)]
-        for row in [heads, *filled]:
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            out.print("  ".join(cells).rstrip(), markup=False)
-        return
-    table = Table(*heads)
-    for row in filled:
-        table.add_row(*map(escape, row))
-    out.print(table)
+def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = Table(*heads, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*(Text(" ".join(cell.split())) for cell in row))  # a reason may bring lines of its own
+    if table.row_count:
+        out.print(table, width=None if out.is_terminal else 400)
 
 
 def write_results(path: Path, finished: Iterable[Finished]) -> None:
     with path.open("w", encoding="utf-8") as file:
         for one in finished:
-            row = {
-                "workflow_id": one.job.workflow_id,
-                "payment_id": one.job.argument.payment.payment_id,
-                "ok": one.ok,
-                "error_type": one.error_type,
-                "error": one.error,
-                **(asdict(one.result) if one.ok else {}),
-            }
+            row = {**asdict(one), "ok": one.result is not None, **(asdict(one.result) if one.result else {})}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _route(settings: BatcherSettings, via: str, gateway: str, timeout: str) -> Route:
-    for name, value, allowed in (("--via", via, ("activity", "signal")), ("--gateway", gateway, ("local", "batcher"))):
-        if value not in allowed:
-            raise SettingsError(f"{name} {value!r}: {' or '.join(allowed)}")
-    try:
-        seconds = parse_duration(timeout).total_seconds()
-        if seconds <= 0:
-            raise ValueError("more than zero")
-    except ValueError as err:
-        raise SettingsError(f"--timeout {timeout!r}: {err}") from None
-    return Route(
-        batcher=settings.name,
-        task_queue=settings.task_queue,
-        shards=settings.shards,
-        via="signal" if via == "signal" else "activity",
-        gateway="batcher" if gateway == "batcher" else "local",
-        timeout_seconds=seconds,
-    )
+Workflows = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="How many. [dim]10, or all of --input[/dim]", show_default=False)
+]
+Input = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Payments: CSV with a header, or a JSON object a line.", show_default=False),
+]
+Via = Annotated[
+    Literal["signal", "activity"],
+    typer.Option(
+        metavar="signal|activity",
+        help="How a payment reaches the batcher. Take signal where workflows are to need nothing but the batcher's "
+        "workflow: signals go both ways. Take activity, the library's default, where a write should be cheaper, and "
+        "wait rather than fail while the batcher's buffer is full.",
+    ),
+]
+Gateway = Annotated[
+    Literal["local", "batcher"],
+    typer.Option(metavar="local|batcher", help="Whose worker runs the activity, with --via activity."),
+]
+Timeout = Annotated[str, typer.Option(metavar="DURATION", help="How long each waits for its confirmation.")]
+Results = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Also write the results there, a JSON object a line.", show_default=False),
+]
 
 
-@with_settings(*BATCHER)
-def main(
+@command()
+async def main(
     settings: BatcherSettings,
     target: Target,
-    workflows: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="How many workflows. [dim]10, or all of --input[/dim]", show_default=False
-        ),
-    ] = None,
-    input: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Payments: CSV with a header, or a JSON object a line.", show_default=False),
-    ] = None,
-    via: Annotated[str, typer.Option(metavar="activity|signal", help="The batcher's door.")] = "activity",
-    gateway: Annotated[
-        str, typer.Option(metavar="local|batcher", help="Whose worker runs the activity door.")
-    ] = "local",
-    timeout: Annotated[str, typer.Option(metavar="DURATION", help="How long each waits for its confirmation.")] = "2m",
-    results: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Also write the results there, a JSON object a line.", show_default=False),
-    ] = None,
-    main_task_queue: MainQueue = TASK_QUEUE,
-) -> None:
+    workflows: Workflows = None,
+    input: Input = None,
+    via: Via = "signal",
+    gateway: Gateway = "local",
+    timeout: Timeout = "2m",
+    results: Results = None,
+    main_task_queue: TaskQueue = TASK_QUEUE,
+) -> int:
     """Start payment workflows, wait for them, print the results. Exit status 1 if any failed."""
+    seconds = read_duration("--timeout", timeout).total_seconds()
+    route = Route(settings.name, settings.task_queue, settings.shards, via, gateway, seconds)
+    try:
+        payments = read_payments(input)[:workflows] if input else example_payments(workflows or 10, prefix=new_prefix())
+    except ValueError as err:
+        raise CommandError(str(err)) from None
+    client = await connect_to_batcher(target, settings)
+    finished = await book(client, payments, route, main_task_queue)
+    if results is not None:
+        write_results(results, finished)
+    report(finished)
+    return 0 if all(one.result for one in finished) else 1
 
-    async def command() -> int:
-        route = _route(settings, via, gateway, timeout)
-        payments = _payments(workflows, input)
-        finished = await start(settings, target, payments, route, main_task_queue)
-        if results is not None:
-            write_results(results, finished)
-        report(finished)
-        return 0 if all(one.ok for one in finished) else EXIT_FAILED
 
-    run(command())
-
-
-def _payments(count: int | None, source: Path | None) -> list[Payment]:
-    if source is not None:
-        return read_payments(source)[:count]
-    # Ids of their own: a payment's id is its write's idempotency key, and these are new payments.
-    return [Payment(**row) for row in plausible_payments(count or 10, prefix=f"W{secrets.token_hex(4)}")]
+def new_prefix() -> str:
+    """For the ids of payments that were never there before."""
+    return f"W{secrets.token_hex(4)}"
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

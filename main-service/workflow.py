@@ -1,7 +1,7 @@
-"""A payment becomes a ledger entry: prepare it, write it through the batcher, issue the receipt.
+"""A payment is booked: prepare the booking, write it through the batcher, issue the receipt.
 
-The write is one line. It returns when the entry is committed, together with the entries of other payments that
-happened to be under way; it raises when this payment's own entry did not come to be.
+The write is one line. It returns when the booking is committed, together with those of other payments that happened to
+be under way; it raises when this payment's own booking failed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 
 with workflow.unsafe.imports_passed_through():
-    from activities import Payment, issue_receipt, prepare_entry
+    from activities import issue_receipt, prepare_booking
+    from payments import Payment
 
     from temporal_batching import BatchWriter, WriteError
 
@@ -24,14 +25,30 @@ TABLE = "entries"
 
 @dataclass(frozen=True)
 class Route:
-    """The way to the batcher, as plain data, because it travels in a workflow's input."""
+    """The way to the batcher, as plain data, because it travels in a workflow's input.
+
+    Attributes:
+        via: ``signal``: the workflow signals the batcher, and gets a signal back. ``activity``: Temporal runs the
+            activity ``batch_write``, which is cheaper and waits while the batcher is busy.
+        gateway: Whose worker runs that activity.
+    """
 
     batcher: str = "main"
     task_queue: str | None = None
     shards: int = 1
-    via: Literal["activity", "signal"] = "activity"
+    via: Literal["signal", "activity"] = "signal"
     gateway: Literal["local", "batcher"] = "local"
     timeout_seconds: float = 120.0
+
+    def writer(self) -> BatchWriter:
+        return BatchWriter(
+            self.batcher,
+            via=self.via,
+            gateway=self.gateway,
+            shards=self.shards,
+            task_queue=self.task_queue,
+            timeout=timedelta(seconds=self.timeout_seconds),
+        )
 
 
 @dataclass(frozen=True)
@@ -48,7 +65,7 @@ class PaymentResult:
         payment_id: The payment, which is also the write's idempotency key.
         fee: What it cost.
         outcome: ``written``, or ``duplicate`` if this payment had been booked before.
-        batch_id: The batch its entry was committed in.
+        batch_id: The batch it was committed in.
         batch_size: How many writes shared that transaction.
         receipt: The receipt's number.
     """
@@ -66,28 +83,20 @@ class PaymentWorkflow:
     """Books one payment.
 
     It fails, with the payment unbooked unless the error says otherwise, on ``InvalidPayment`` (the payment itself),
-    ``WriteNotSubmitted`` (the batcher could not be reached), ``WriteNotConfirmed`` (no word in time: it may be
-    booked), ``WriteExpired`` (too late: it is not booked) and ``WriteRejected`` (the database's own reason).
+    ``WriteNotSubmitted`` (the batcher could not be reached), ``WriteNotConfirmed`` (no confirmation in time: it may
+    be booked), ``WriteExpired`` (too late: it is not booked) and ``WriteRejected`` (the database's own reason).
     """
 
     @workflow.init
     def __init__(self, payment: PaymentInput) -> None:
-        route = payment.route
-        # Made here, not in run: on the signal door the writer listens for its confirmation from the first task on.
-        self._ledger = BatchWriter(
-            route.batcher,
-            via=route.via,
-            gateway=route.gateway,
-            shards=route.shards,
-            task_queue=route.task_queue,
-            timeout=timedelta(seconds=route.timeout_seconds),
-        )
+        # Made here, not in run: by signal, the writer listens for its confirmation from the first task on.
+        self._bookings = payment.route.writer()
 
     @workflow.run
     async def run(self, payment: PaymentInput) -> PaymentResult:
-        workflow.set_current_details("Preparing the entry.")
-        entry = await workflow.execute_activity(
-            prepare_entry,
+        workflow.set_current_details("Preparing the booking.")
+        booking = await workflow.execute_activity(
+            prepare_booking,
             payment.payment,
             start_to_close_timeout=timedelta(seconds=10),
             retry_policy=RetryPolicy(maximum_attempts=5),
@@ -97,8 +106,8 @@ class PaymentWorkflow:
         workflow.set_current_details("Waiting for the batch to commit.")
         try:
             # The payment's id names the write: the same payment, sent twice, is booked once.
-            confirmation = await self._ledger.write(
-                TABLE, asdict(entry), key=entry.account, request_id=entry.payment_id
+            confirmation = await self._bookings.write(
+                TABLE, asdict(booking), key=booking.account, request_id=booking.payment_id
             )
         except WriteError as err:
             # Already an ApplicationError: it fails the workflow, and callers see its type and its reason.
@@ -108,13 +117,13 @@ class PaymentWorkflow:
         workflow.set_current_details(f"Booked in batch {confirmation.batch_id} of {confirmation.batch_size}.")
         receipt = await workflow.execute_activity(
             issue_receipt,
-            args=[entry, confirmation.batch_id],
+            args=[booking, confirmation.batch_id],
             start_to_close_timeout=timedelta(seconds=10),
-            summary=f"receipt for {entry.payment_id}",
+            summary=f"receipt for {booking.payment_id}",
         )
         return PaymentResult(
-            payment_id=entry.payment_id,
-            fee=entry.fee,
+            payment_id=booking.payment_id,
+            fee=booking.fee,
             outcome=confirmation.outcome,
             batch_id=confirmation.batch_id,
             batch_size=confirmation.batch_size,

@@ -19,33 +19,41 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from temporal_batching.cli.connect import Target, connect_to_batcher
-from temporal_batching.cli.console import CommandError, log_to_stderr, run
+from temporal_batching.cli.console import CommandError, log_to_stderr, out, plural, run
 from temporal_batching.cli.database import prepare_database
 from temporal_batching.cli.monitor import Interval
-from temporal_batching.cli.options import BATCHER, POLICY, Command, read_interval, with_settings
+from temporal_batching.cli.options import BATCHER, POLICY, Command, read_duration, with_settings
+from temporal_batching.cli.pollers import advice_on_missing_workers, failure_of
 from temporal_batching.cli.worker import CreateTables
-from temporal_batching.settings import BatcherSettings, SettingsError, parse_duration
-from temporal_batching.terminal import CleanConsole
+from temporal_batching.settings import BatcherSettings, SettingsError
 
 __all__ = [
     "POLICY",
     "BatcherSettings",
-    "CleanConsole",
     "CommandError",
     "CreateTables",
     "Interval",
     "SettingsError",
     "Target",
+    "TaskQueue",
+    "advice_on_missing_workers",
     "command",
     "connect_to_batcher",
-    "parse_duration",
+    "failure_of",
+    "out",
+    "plural",
     "prepare_database",
-    "read_interval",
+    "read_duration",
+]
+
+TaskQueue = Annotated[
+    str,
+    typer.Option("--main-task-queue", envvar="MAIN_TASK_QUEUE", metavar="NAME", help="The callers' own task queue."),
 ]
 
 

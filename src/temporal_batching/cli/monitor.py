@@ -15,7 +15,7 @@ from temporalio.client import Client
 from temporal_batching import BatcherHandle
 from temporal_batching.cli.connect import Target, connect_to_batcher, unreadable
 from temporal_batching.cli.console import out, run
-from temporal_batching.cli.options import BATCHER, read_interval, switch, with_settings
+from temporal_batching.cli.options import BATCHER, read_duration, switch, with_settings
 from temporal_batching.contract import BatcherStats
 from temporal_batching.monitoring import BatcherUnreadable, reading
 from temporal_batching.monitoring import monitor as watch
@@ -75,7 +75,7 @@ def show(stats: Sequence[BatcherStats]) -> None:
 
 
 async def _monitor(settings: BatcherSettings, target: Target, interval: str, once: bool) -> int:
-    every = read_interval(interval)
+    every = read_duration("--interval", interval)
     client = await connect_to_batcher(target, settings)
     if once:
         show(await read_stats(client, settings))

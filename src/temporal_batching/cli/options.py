@@ -118,16 +118,19 @@ def switch(name: str, help: str, **options: Any) -> Any:
     return typer.Option(name, help=help, metavar="", show_default=False, **options)
 
 
-def read_interval(text: str) -> timedelta:
-    """The value of ``--interval``.
+def read_duration(option: str, text: str) -> timedelta:
+    """The value of an option that is a duration, more than zero.
 
     Raises:
-        SettingsError: It is no duration.
+        SettingsError: It is none. The message names the option.
     """
     try:
-        return parse_duration(text)
+        duration = parse_duration(text)
     except ValueError as err:
-        raise SettingsError(f"--interval {text!r}: {err}") from None
+        raise SettingsError(f"{option} {text!r}: {err}") from None
+    if duration <= timedelta(0):
+        raise SettingsError(f"{option} {text!r}: more than zero")
+    return duration
 
 
 def _metavar(name: str, default: Any) -> str:

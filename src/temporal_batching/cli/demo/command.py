@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import secrets
+import shlex
 import shutil
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -26,9 +27,9 @@ from temporalio.service import RPCError
 from temporal_batching.cli.connect import Target, connect
 from temporal_batching.cli.console import EXIT_FAILED, CommandError, err, out, plural, run
 from temporal_batching.cli.demo.handover import Handover
-from temporal_batching.cli.demo.payments import example_payments, write_csv
+from temporal_batching.cli.demo.services import services_root
 from temporal_batching.cli.monitor import read_stats
-from temporal_batching.cli.options import POLICY, with_settings
+from temporal_batching.cli.options import POLICY, switch, with_settings
 from temporal_batching.contract import BatcherStats
 from temporal_batching.monitoring import NoAnswer
 from temporal_batching.redaction import redact_url
@@ -38,7 +39,7 @@ from temporal_batching.testing.servers import child_process, postgres_server, st
 
 if TYPE_CHECKING:
     # SQLAlchemy is loaded by those who use it: the other commands start a third faster without.
-    from temporal_batching.cli.demo.audit import Audit
+    from temporal_batching.cli.demo.audit import AuditedRun
 
 SHOWN = 10
 MAIN_TASK_QUEUE = "main-workflow-queue"
@@ -61,17 +62,19 @@ class Plan:
 
 @dataclass(frozen=True)
 class Report:
-    """The demo in figures; `--json` prints exactly these."""
+    """The demo in figures; `--json` prints exactly these.
+
+    ``transactions`` are the batches that callers' confirmations name: the audit compares these with the ledger, and a
+    batch is one transaction.
+    """
 
     workflows: int
     confirmed: int
     failed: int
     rows: int
-    duplicates: int
     ledger_rows: int
-    batches: int
+    transactions: int
     largest_batch: int
-    sink_transactions: int
     seconds: float
     batcher_runs: int
     web_ui: str | None
@@ -86,18 +89,18 @@ def demo(
     sink: Annotated[
         str, typer.Option(metavar="sqlite|postgresql|URL", help="An embedded database, or one of your own.")
     ] = "sqlite",
-    via: Annotated[str, typer.Option(metavar="activity|signal", help="The batcher's door.")] = "activity",
-    keep: Annotated[bool, typer.Option("--keep", help="Leave everything up afterwards, until Ctrl-C.")] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print the figures as one JSON object in the last line.")
-    ] = False,
+    via: Annotated[
+        Literal["signal", "activity"],
+        typer.Option(metavar="signal|activity", help="How the payments reach the batcher."),
+    ] = "signal",
+    keep: Annotated[bool, switch("--keep", "Leave everything up afterwards, until Ctrl-C.")] = False,
+    json: Annotated[bool, switch("--json", "Print the figures as one JSON object in the last line.")] = False,
     hold: Annotated[
         bool | None,
-        typer.Option(
+        switch(
             "--hold/--no-hold",
-            help="Hold the writes back until all have been handed over. Default: only with --linger 0, which writes "
-            "what is there at once: without a crowd at the door, a few payments at a time.",
-            show_default=False,
+            "Hold the writes back until all have been handed over. Default: only with --linger 0, which writes what is "
+            "there at once: a few payments at a time.",
         ),
     ] = None,
 ) -> None:
@@ -105,26 +108,25 @@ def demo(
 
     It runs its own Temporal server with Web UI unless TEMPORAL_ADDRESS names one, and leaves nothing behind.
     """
-    crowd = settings.linger == timedelta(0) if hold is None else hold
-    run(_demo(settings, target, Plan(workflows, sink, via, keep, json, crowd)))
+    hold = settings.linger == timedelta(0) if hold is None else hold
+    run(_demo(settings, target, Plan(workflows, sink, via, keep, json, hold)))
 
 
 async def _demo(settings: BatcherSettings, target: Target, plan: Plan) -> int:
-    if plan.via not in ("activity", "signal"):
-        raise SettingsError(f"--via {plan.via!r}: activity or signal")
     directory = Path(tempfile.mkdtemp(prefix="temporal-batching-demo-"))
     try:
         async with AsyncExitStack() as stack:
             stage = await _set_up(stack, settings, target, plan, directory)
-            report, found = await stage.perform()
-            _show(report, found)
+            report, audited = await stage.perform()
+            _show(report, audited)
             if plan.json:
                 print(json.dumps(asdict(report)), flush=True)
             if plan.keep:
+                stage.say_where_to_look()
                 await stage.stay()
             elif stage.web_ui and out.is_terminal:
                 out.print("[dim]With --keep everything stays up, to look around in the Web UI.[/dim]")
-        return EXIT_FAILED if found.problems else 0
+        return EXIT_FAILED if audited.problems else 0
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -178,9 +180,6 @@ async def _database(sink: str, directory: Path) -> AsyncIterator[str]:
         url = load({"sink": sink}).sink_url()
         if url == CONSOLE:
             raise SettingsError("--sink 'console': sqlite, postgresql or a database URL, for the demo audits the rows")
-        from temporal_batching.cli.database import prepare_database
-
-        await prepare_database(url, create_tables=True)
         yield url
 
 
@@ -207,16 +206,17 @@ class _Stage:
 
     def __post_init__(self) -> None:
         self._workers: dict[str, asyncio.subprocess.Process] = {}
-        self._main_service = find_main_service()
-
-    @property
-    def _counters(self) -> Path:
-        return self.directory / "counters.json"
+        self._services = services_root()
 
     async def start_workers(self) -> None:
-        command = [sys.executable, "-m", "temporal_batching.cli", "worker", "--create-tables"]
-        await self._start("batcher worker", [*command, "--counters", str(self._counters)])
-        await self._start("main worker", [sys.executable, str(self._main_service / "worker.py")])
+        from temporal_batching.cli.database import prepare_database
+
+        await prepare_database(self.settings.sink_url(), create_tables=True)
+        for name, script in (
+            ("batcher worker", "batcher-service/worker.py"),
+            ("main worker", "main-service/worker.py"),
+        ):
+            await self._start(name, [sys.executable, str(self._services / script)])
         deadline = time.monotonic() + READY_SECONDS
         while True:
             self._check_workers()
@@ -228,23 +228,33 @@ class _Stage:
                     raise CommandError(f"{problem} Its log: {tail(self._log('batcher worker'))}") from None
             await asyncio.sleep(0.2)
 
-    async def perform(self) -> tuple[Report, Audit]:
-        payments = list(example_payments(self.plan.workflows, prefix=f"P{secrets.token_hex(4)}"))
-        source, results = self.directory / "payments.csv", self.directory / "results.jsonl"
-        with source.open("w", encoding="utf-8", newline="") as file:
-            write_csv(iter(payments), file)
-        out.print(
-            f"{plural(len(payments), 'payment')}: a workflow each, which writes one row and hears what became of it."
-        )
+    async def perform(self) -> tuple[Report, AuditedRun]:
+        count = self.plan.workflows
+        out.print(f"{plural(count, 'payment')}: a workflow each, which writes one row and receives its outcome.")
         began = time.monotonic()
-        await self._start_payments(source, results)
+        results = await self._book(self.directory / "results.jsonl")
         seconds = time.monotonic() - began
-        told = _read_results(results)
         stats = await read_stats(self.client, self.settings)
-        from temporal_batching.cli.demo.audit import audit
+        out.print("The audit compares their histories with the ledger and the rows.")
+        from temporal_batching.cli.demo.audit import audit_run
 
-        found = await asyncio.to_thread(audit, self.settings.sink_url(), payments, told)
-        return await self._report(told, stats, found, seconds), found
+        own = self.plan.sink in ("sqlite", "postgresql")
+        queue = self.main_queue
+        audited = await audit_run(self.client, self.settings, task_queue=queue, results=results, own_database=own)
+        return self._report(results, stats, audited, seconds), audited
+
+    def say_where_to_look(self) -> None:
+        """How to look into the database, and to audit it once more."""
+        url = self.settings.sink_url()
+        out.print(f"Database: {url}", markup=False)
+        if url.startswith("sqlite:///"):
+            program = ["sqlite3", url.removeprefix("sqlite:///")]
+        else:
+            program = ["psql", url.replace("+psycopg", "")]
+        for table in ("entries", "batching_ledger"):
+            out.print(f"  {shlex.join([*program, f'SELECT * FROM {table} LIMIT 5'])}", markup=False)
+        where = ["--address", self.client.service_client.config.target_host, "--name", self.settings.name]
+        out.print(f"  {shlex.join(['temporal-batching', 'audit', *where, '--sink', url])}", markup=False)
 
     async def stay(self) -> None:
         out.print("Everything stays up until Ctrl-C" + (f": {self.web_ui}" if self.web_ui else "."))
@@ -256,9 +266,10 @@ class _Stage:
         process = child_process(command, log=self._log(name), env=self.environment | self._queue())
         self._workers[name] = await self.stack.enter_async_context(process)
 
-    async def _start_payments(self, source: Path, results: Path) -> None:
-        command = [sys.executable, str(self._main_service / "starter.py"), "--input", str(source)]
-        command += ["--via", self.plan.via, "--results", str(results)]
+    async def _book(self, results: Path) -> dict[str, dict[str, Any]]:
+        """Runs the main service's starter, and returns how each payment ended."""
+        command = [sys.executable, str(self._services / "main-service" / "starter.py"), "--via", self.plan.via]
+        command += ["--workflows", str(self.plan.workflows), "--results", str(results)]
         handover = Handover(self.client, self.settings, expected=self.plan.workflows, hold=self.plan.hold)
         await handover.begin()
         process = await asyncio.create_subprocess_exec(
@@ -273,6 +284,7 @@ class _Stage:
                     await handover.look()
         finally:
             await asyncio.shield(stop(process))
+        return _read_results(results)
 
     def _queue(self) -> dict[str, str]:
         return {"MAIN_TASK_QUEUE": self.main_queue}
@@ -285,39 +297,23 @@ class _Stage:
             if process.returncode is not None:
                 raise CommandError(f"the {name} ended with status {process.returncode}: {tail(self._log(name))}")
 
-    async def _report(
-        self, told: Mapping[str, Mapping[str, Any]], stats: list[BatcherStats], found: Audit, seconds: float
+    def _report(
+        self, results: Mapping[str, Mapping[str, Any]], stats: list[BatcherStats], audited: AuditedRun, seconds: float
     ) -> Report:
-        confirmed = sum(row["ok"] for row in told.values())
+        booked = [row for row in results.values() if row["ok"]]
         return Report(
             workflows=self.plan.workflows,
-            confirmed=confirmed,
-            failed=len(told) - confirmed,
-            rows=found.rows,
-            duplicates=found.duplicates,
-            ledger_rows=found.ledger_rows,
-            batches=sum(shard.batches for shard in stats),
+            confirmed=len(booked),
+            failed=len(results) - len(booked),
+            rows=audited.report.rows,
+            ledger_rows=audited.report.written,
+            transactions=len({row["batch_id"] for row in booked}),
             largest_batch=max(shard.largest_batch for shard in stats),
-            sink_transactions=await self._transactions(found.rows),
             seconds=round(seconds, 2),
             batcher_runs=sum(shard.continue_as_new + 1 for shard in stats),
             web_ui=self.web_ui,
-            audit="holds" if not found.problems else "; ".join(found.problems[:SHOWN]),
+            audit="holds" if not audited.problems else "; ".join(audited.problems[:SHOWN]),
         )
-
-    async def _transactions(self, rows: int) -> int:
-        """What the sink itself counted. Its worker writes the figures down every moment, so they may lag a little."""
-        for _ in range(20):
-            counters = _read_counters(self._counters)
-            if counters["rows"] >= rows:
-                return counters["transactions"]
-            await asyncio.sleep(0.2)
-        raise CommandError(f"the batcher worker did not report its {plural(rows, 'row')}")
-
-
-def _read_counters(file: Path) -> dict[str, int]:
-    counters: dict[str, int] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": -1}
-    return counters
 
 
 def _read_results(file: Path) -> dict[str, dict[str, Any]]:
@@ -326,26 +322,18 @@ def _read_results(file: Path) -> dict[str, dict[str, Any]]:
     return {row["payment_id"]: row for row in map(json.loads, file.read_text(encoding="utf-8").splitlines())}
 
 
-def find_main_service() -> Path:
-    """The main service's directory, in a checkout or in an installed package that ships it."""
-    here = Path(__file__).resolve()
-    for path in (here.parents[4] / "main-service", here.parents[2] / "_demo" / "main-service"):
-        if (path / "worker.py").is_file():
-            return path
-    raise CommandError("the demo needs the directory main-service: run it in a checkout of temporal-batching")
-
-
-def _show(report: Report, found: Audit) -> None:
-    saved = report.workflows - report.sink_transactions
+def _show(report: Report, audited: AuditedRun) -> None:
+    saved = report.workflows - report.transactions
+    read, compared = plural(audited.report.workflows, "workflow"), plural(audited.report.records, "record")
     lines = [
         ("payments confirmed", f"{report.confirmed:,} of {report.workflows:,}"),
-        ("rows", f"{report.rows:,}, {plural(report.duplicates, 'duplicate')}"),
-        ("batches", f"{report.batches:,}, the largest of {report.largest_batch:,} records"),
+        ("rows", f"{report.rows:,}, and {report.ledger_rows:,} in the ledger"),
         (
             "database transactions",
-            f"{report.sink_transactions:,} instead of {report.workflows:,}: {saved / report.workflows:.1%} saved",
+            f"{report.transactions:,} instead of {report.workflows:,}: {saved / report.workflows:.1%} saved",
         ),
-        ("ledger and rows", "agree, row for row" if not found.problems else "[red]do not agree[/red]"),
+        ("largest batch", f"{report.largest_batch:,} requests"),
+        ("promises", f"kept: {read} and {compared} compared" if not audited.problems else "[red]broken[/red]"),
         ("took", f"{report.seconds:.1f} s, {report.confirmed / report.seconds:.0f} payments a second"),
         ("batcher runs", f"{report.batcher_runs:,} (one a shard, and one for each continue-as-new)"),
     ]
@@ -357,7 +345,7 @@ def _show(report: Report, found: Audit) -> None:
     else:
         for name, value in lines:
             out.print(f"{name + ':':<23}{value}")
-    for problem in found.problems[:SHOWN]:
+    for problem in audited.problems[:SHOWN]:
         err.print(f"[red]audit:[/red] {escape(problem)}")
-    if (more := len(found.problems) - SHOWN) > 0:
+    if (more := len(audited.problems) - SHOWN) > 0:
         err.print(f"[red]audit:[/red] ... and {more} more")

@@ -1,6 +1,6 @@
-"""Plausible payments for demos: the same seed gives the same payments. ``examples/payments.csv`` was made here.
+"""Makes the example payments: the same seed gives the same ones.
 
-python -m temporal_batching.cli.demo.payments > examples/payments.csv
+python examples/make_payments.py > examples/payments.csv
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
-from typing import TextIO
 
 FIELDS = ("payment_id", "account", "amount", "currency", "booked_at", "memo")
 SEED = 20260301
@@ -48,32 +46,8 @@ def plausible_payments(count: int, *, seed: int = SEED, prefix: str = "P") -> It
         }
 
 
-def example_payments(count: int, *, prefix: str) -> Iterator[dict[str, str]]:
-    """``count`` payments with ids of their own: the example file's, over and over."""
-    file = find_examples()
-    rows = list(read_csv(file)) if file else list(plausible_payments(EXAMPLES))
-    for number in range(count):
-        yield {**rows[number % len(rows)], "payment_id": f"{prefix}-{number + 1:06}"}
-
-
-def find_examples() -> Path | None:
-    """The example file, in a checkout or in an installed package that ships it."""
-    here = Path(__file__).resolve()
-    candidates = (here.parents[4] / "examples" / "payments.csv", here.parents[2] / "_demo" / "payments.csv")
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def read_csv(path: Path) -> Iterator[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file)
-
-
-def write_csv(rows: Iterator[dict[str, str]], file: TextIO) -> None:
-    writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-
-
 if __name__ == "__main__":
     sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
-    write_csv(plausible_payments(EXAMPLES), sys.stdout)
+    writer = csv.DictWriter(sys.stdout, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(plausible_payments(EXAMPLES))
