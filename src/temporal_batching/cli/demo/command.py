@@ -136,6 +136,9 @@ async def _set_up(
 ) -> _Stage:
     began = time.monotonic()
     url = await stack.enter_async_context(_database(plan.sink, directory))
+    from temporal_batching.cli.database import prepare_database
+
+    await prepare_database(url, create_tables=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
     web_ui = None
     if address := target.address or os.environ.get("TEMPORAL_ADDRESS"):
