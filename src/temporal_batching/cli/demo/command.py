@@ -249,11 +249,14 @@ class _Stage:
     def say_where_to_look(self) -> None:
         """How to look into the database, and to audit it once more."""
         url = self.settings.sink_url()
+        if self.plan.sink not in ("sqlite", "postgresql"):
+            out.print(f"Database: {redact_url(url)}, tables entries and batching_ledger", markup=False)
+            return
         out.print(f"Database: {url}", markup=False)
         if url.startswith("sqlite:///"):
             program = ["sqlite3", url.removeprefix("sqlite:///")]
         else:
-            program = ["psql", url.replace("+psycopg", "")]
+            program = ["psql", url.replace("+psycopg", ""), "-c"]
         for table in ("entries", "batching_ledger"):
             out.print(f"  {shlex.join([*program, f'SELECT * FROM {table} LIMIT 5'])}", markup=False)
         where = ["--address", self.client.service_client.config.target_host, "--name", self.settings.name]
