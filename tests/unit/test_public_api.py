@@ -172,3 +172,28 @@ def test_only_the_sql_sink_knows_a_database() -> None:
                 roots.add((node.module or "").split(".")[0])
         if not name.startswith(("sinks.sql", "cli.", "audit.", "testing.servers")):
             assert not roots & drivers, name
+
+
+PUBLIC = {
+    "temporal_batching",
+    *(f"temporal_batching.{name}" for name in ("audit", "monitoring", "service", "sinks", "testing")),
+}
+SERVICES = [
+    path for service in ("main-service", "batcher-service") for path in (PACKAGE.parents[1] / service).glob("*.py")
+]
+
+
+@pytest.mark.parametrize("path", SERVICES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_the_example_services_import_public_names_only(path: Path) -> None:
+    for node in statements(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("temporal_batching"):
+            assert node.module in PUBLIC
+            assert {alias.name for alias in node.names} <= set(import_module(node.module).__all__)
+        elif isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("temporal_batching") for alias in node.names)
+
+
+@pytest.mark.parametrize("service", ["main-service", "batcher-service"])
+def test_a_services_worker_is_short(service: str) -> None:
+    worker = (PACKAGE.parents[1] / service / "worker.py").read_text(encoding="utf-8")
+    assert len(worker.split("@command", 1)[1].splitlines()) <= 30
