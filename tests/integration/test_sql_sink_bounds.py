@@ -213,6 +213,29 @@ async def test_a_table_of_dead_letters_that_an_outsider_has_locked_is_waited_for
         assert time.monotonic() - started < 2
 
 
+@pytest.mark.xfail(strict=True, reason="who was not tried does not say what the trouble is")
+async def test_every_request_that_waits_says_what_the_trouble_is(database: TestDatabase) -> None:
+    """An operator sees the reason of one of them, whichever comes first."""
+    database.execute(ENTRIES)
+    sink = database.sink()
+    await sink.open()
+    if database.dialect == "sqlite":
+        endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT sum(i) FROM n"
+        sink = database.sink(statement_timeout=timedelta(milliseconds=300))
+        with sqlite3.connect(str(database.engine.url.database)) as connection:
+            connection.execute(f"CREATE TRIGGER slow BEFORE INSERT ON entries BEGIN SELECT ({endless}); END")
+        connection.close()
+        trouble = "too long"
+    else:
+        database.execute(on_slow_rows("RAISE 'no room' USING ERRCODE = '53100';"))
+        trouble = "no room"
+    batch = Batch([entry(n, SLOW) for n in range(30)], id="main-0/1")
+    for _ in range(2):
+        outcomes = await sink.write(batch)
+        assert {o.kind for o in outcomes} == {OutcomeKind.RETRY}
+        assert all(trouble in str(o.reason) for o in outcomes)
+
+
 async def test_an_index_that_a_rule_needs_and_that_is_dropped_holds_up_its_table_alone(database: TestDatabase) -> None:
     database.execute(f"{ENTRIES};;CREATE UNIQUE INDEX by_amount ON entries (amount);;CREATE TABLE others (id integer)")
     rules = {"entries": TableRule(conflict="ignore", key=["amount"]), "others": TableRule()}
