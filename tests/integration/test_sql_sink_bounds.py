@@ -213,7 +213,6 @@ async def test_a_table_of_dead_letters_that_an_outsider_has_locked_is_waited_for
         assert time.monotonic() - started < 2
 
 
-@pytest.mark.xfail(strict=True, reason="who was not tried does not say what the trouble is")
 async def test_every_request_that_waits_says_what_the_trouble_is(database: TestDatabase) -> None:
     """An operator sees the reason of one of them, whichever comes first."""
     database.execute(ENTRIES)

@@ -111,9 +111,6 @@ class Answer(Protocol):
     def __call__(self, request: PreparedRequest, outcome: Outcome, *, applied: bool) -> None: ...
 
 
-NOT_TRIED = "it was not tried: another request of this batch, before it, has to wait"
-
-
 class FaultIsolator:
     """Applies requests in a transaction that is open, and isolates those that the database refuses or cannot take now.
 
@@ -179,7 +176,7 @@ class FaultIsolator:
 
     def _may_be_tried(self, request: PreparedRequest) -> bool:
         if request.key in self._blocked or self._progress.spent or self._progress.is_hopeless(request.rows):
-            self._wait(request, NOT_TRIED)
+            self._wait(request, self._progress.not_tried)
             return False
         return True
 

@@ -25,6 +25,8 @@ its neighbours wait for each of these waits, and it comes again."""
 LONGEST_BRIEF_LOCK = 0.25
 """Of the limit: as long a single request may come to wait for a lock, twice as long with each attempt that failed."""
 
+NOT_TRIED = "it was not tried, for another request of its batch has to wait"
+
 FIRST_SHARE = 0.6
 """Of the time: as long the first try of several requests may take, and what one may come to take that was too slow
 before, twice as long with each attempt. The rest is left to isolate it in."""
@@ -87,6 +89,7 @@ class Progress:
         # Halving down to one, twice over, fits the time that the first try leaves.
         self._brief = max(BRIEF_TRY, self._time * (1 - FIRST_SHARE) / (2 * (len(batch).bit_length() + 1)))
         self._patience = 2 ** min(batch.attempt, 8)
+        self._trouble = ""
         self._in_a_row = 0
         self._of_table: Counter[BoundTable] = Counter()
         self._committed = False
@@ -133,6 +136,7 @@ class Progress:
         if failure.error_class not in (ErrorClass.MOMENT, ErrorClass.AGAIN):
             self._in_a_row = 0  # the database takes writes: it has judged one
             return
+        self._trouble = failure.reason
         self._in_a_row += 1
         self._brief_lock = True
         self._brief_tries = self._brief_tries or failure.timed_out
@@ -143,6 +147,11 @@ class Progress:
         if failure.timed_out:
             self._timed_out.add(request_id)
         self._of_table.update({row.table for row in rows})
+
+    @property
+    def not_tried(self) -> str:
+        """Why a request was not tried, with the latest trouble: it may be the only reason that an operator sees."""
+        return f"{NOT_TRIED}: {self._trouble}" if self._trouble else NOT_TRIED
 
     def took_too_long(self, request_id: str) -> bool:
         """Whether the request has been tried by itself, and not been done in its time."""

@@ -41,7 +41,6 @@ from temporal_batching.errors import SinkConfigurationError, SinkError, SinkUnav
 from temporal_batching.sinks.base import Batch, Sink
 from temporal_batching.sinks.dead_letters import DeadLetter
 from temporal_batching.sinks.ledger import LedgerEntry
-from temporal_batching.sinks.sql.apply import NOT_TRIED
 from temporal_batching.sinks.sql.connect import connect_engine, make_database, without_password
 from temporal_batching.sinks.sql.database import DatabaseAdapter, SinkCounters
 from temporal_batching.sinks.sql.dead_letters import DEFAULT_DEAD_LETTERS, DeadLetters
@@ -436,7 +435,7 @@ class SqlSink(Sink):
                 p for p in half if progress.spent or batch[p].key in waiting or progress.is_hopeless(rows.get(p, ()))
             ]
             for position in held:
-                progress.outcomes[position] = progress.retry(position, NOT_TRIED)
+                progress.outcomes[position] = progress.retry(position, progress.not_tried)
             ready = [p for p in half if p not in held]
             if ready:
                 self._flush_part(batch, ready, progress, settle=settle)
