@@ -190,6 +190,33 @@ async def test_readmes_example_writes_its_row(
         batch_id = await (await start_payment(client, workflow)).result()
     assert re.fullmatch(r"main-0\.[0-9a-f]{8}/1", batch_id), worker.output
     assert postgresql.rows("SELECT account, amount::text FROM entries") == [("a-1", "9.50")]
+    assert await audited_by_the_documents_example(start, client, postgresql, tmp_path) == [
+        "1 workflows, 1 requests written, every promise kept: True"
+    ]
+
+
+async def audited_by_the_documents_example(
+    start: Start, client: Client, database: TestDatabase, directory: Path
+) -> list[str]:
+    """What the example of an audit prints, once Temporal lists the workflow."""
+
+    async def listed() -> None:
+        ended = "WorkflowType = 'Payment' AND ExecutionStatus = 'Completed'"
+        assert (await client.count_workflows(ended)).count == 1
+
+    await assert_eventually(listed)
+    (example,) = blocks("docs/operating.md", "python")
+    address = client.service_client.config.target_host
+    for shown_address, real in {
+        "localhost:7233": address,
+        "postgresql://auditor@localhost/app": database.url,
+    }.items():
+        assert example.count(shown_address) == 1
+        example = example.replace(shown_address, real)
+    (directory / "audit_example.py").write_text(example, encoding="utf-8")
+    process = await start("python", str(directory / "audit_example.py"))
+    assert await process.ends() == 0, process.output
+    return process.lines
 
 
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
