@@ -15,6 +15,9 @@ MAX_REQUEST_BYTES = 1_500_000
 CARRY_LIMIT_BYTES = 1_048_576
 """What a batcher may carry over continue-as-new: the new run's input is one payload, and its history starts with it."""
 
+CONFIRMATION_TIMEOUT = timedelta(minutes=2)
+"""The default of a caller's wait for its confirmation, and of the deadline of a request that brings none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPolicy:
@@ -45,7 +48,7 @@ class BatchPolicy:
     max_pending: int = 10_000
     max_pending_bytes: int = 8 * 1_048_576
     max_in_flight: int = 1
-    confirmation_timeout: timedelta = timedelta(minutes=2)
+    confirmation_timeout: timedelta = CONFIRMATION_TIMEOUT
     flush_timeout: timedelta = timedelta(seconds=30)
     retry_initial: timedelta = timedelta(seconds=1)
     retry_max: timedelta = timedelta(seconds=30)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_plus
 
 
 def redact_url(url: str) -> str:
@@ -16,6 +16,12 @@ def redact_url(url: str) -> str:
     return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
+def driver_message(error: Exception) -> str:
+    """The first line of what a driver says: the others are for its own developers."""
+    cause = getattr(error, "orig", None) or error
+    return next(iter(str(cause).strip().splitlines()), type(cause).__name__).rstrip(".")
+
+
 def without_secrets(text: str, url: str) -> str:
     """``text``, as a driver wrote it, without ``url`` and without the login and the parameters it holds."""
     login, found, _ = url.partition("://")[2].rpartition("@")
@@ -25,7 +31,9 @@ def without_secrets(text: str, url: str) -> str:
         # A password with an unescaped "@" or "/" is taken apart, and a piece of it may pass for the host.
         secrets |= {password, unquote(password), *re.split("[@:/]", password)}
     parameters = (pair.partition("=") for pair in url.partition("?")[2].split("&"))
-    secrets |= {unquote(value) for name, _, value in parameters if "pass" in name.lower()}
+    secrets |= {
+        read(value) for name, _, value in parameters if "pass" in name.lower() for read in (unquote, unquote_plus)
+    }
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, "***")
     return text

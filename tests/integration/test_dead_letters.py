@@ -19,8 +19,7 @@ from temporal_batching.cli.letter_box import list_dead_letters, resend_dead_lett
 from temporal_batching.contract import Outcome, Record, RejectCode, WriteRequest
 from temporal_batching.errors import SinkError, SinkUnavailable
 from temporal_batching.settings import BatcherSettings, SettingsError, load
-from temporal_batching.sinks.dead_letters import DeadLetter, read_content
-from temporal_batching.sinks.sql.dead_letters import DEFAULT_DEAD_LETTERS
+from temporal_batching.sinks.dead_letters import DEFAULT_DEAD_LETTERS, DeadLetter, read_content
 from tests.support.callers import DOORS
 from tests.support.databases import TestDatabase
 from tests.support.service import QUICK, Service, entry, running

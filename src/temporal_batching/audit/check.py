@@ -28,7 +28,7 @@ from temporal_batching.audit.rules import (
 )
 from temporal_batching.audit.store import FactStore
 from temporal_batching.audit.tables import AuditedTables
-from temporal_batching.sinks.sql.ledger import DEFAULT_LEDGER
+from temporal_batching.sinks.ledger import DEFAULT_LEDGER
 from temporal_batching.sinks.sql.schema import TableRule
 
 IDS_AT_ONCE = 500

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from temporal_batching.audit.finder import RowFinder
 from temporal_batching.audit.finder_sqlite import SqliteRowFinder
 from temporal_batching.errors import AuditError, InvalidAudit, SinkConfigurationError
-from temporal_batching.redaction import redact_url, without_secrets
+from temporal_batching.redaction import driver_message, redact_url, without_secrets
 from temporal_batching.sinks.sql.connect import connect_engine, make_database
 from temporal_batching.sinks.sql.database import DatabaseAdapter, SinkCounters
 from temporal_batching.sinks.sql.ledger import ledger_table
@@ -102,11 +102,5 @@ def _errors_named(url: str) -> Iterator[None]:
     try:
         yield
     except sa.exc.SQLAlchemyError as err:
-        reason = without_secrets(first_line(err), url)
+        reason = without_secrets(driver_message(err), url)
         raise AuditError(f"The database at {redact_url(url)} cannot be audited: {reason}") from None
-
-
-def first_line(err: Exception) -> str:
-    """The driver's own message, of which only the first line is for people."""
-    cause = getattr(err, "orig", None) or err
-    return next(iter(str(cause).strip().splitlines()), type(cause).__name__).rstrip(".")

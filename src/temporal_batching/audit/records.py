@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from temporal_batching.audit.database import OpenDatabase, first_line
+from temporal_batching.audit.database import OpenDatabase
 from temporal_batching.audit.facts import LedgerFact, RecordMatch, RowPool
 from temporal_batching.audit.finder import FoundRow
 from temporal_batching.audit.isolate import VALUE_ERRORS, Refused, look_up_each
@@ -18,6 +18,7 @@ from temporal_batching.audit.rules import POSITIVE, CallResult, Rule, Violation
 from temporal_batching.audit.store import FactStore
 from temporal_batching.audit.tables import AuditedTable, AuditedTables, NotCheckable
 from temporal_batching.contract import RejectCode
+from temporal_batching.redaction import driver_message
 
 
 @dataclass(frozen=True)
@@ -113,14 +114,14 @@ class RecordCheck:
         except sa.exc.OperationalError as err:
             if err.connection_invalidated:
                 raise
-            raise NotCheckable(first_line(err)) from None
+            raise NotCheckable(driver_message(err)) from None
         except (sa.exc.DBAPIError, *VALUE_ERRORS) as err:
             # The error's name: its message may quote the value.
             at_fault = type(getattr(err, "orig", None) or err).__name__
         try:
             self._query(shape, [])
         except sa.exc.DBAPIError as err:
-            raise NotCheckable(first_line(err)) from None
+            raise NotCheckable(driver_message(err)) from None
         raise Refused(f"a value that its column cannot hold as it is now ({at_fault})")
 
     def _query(self, shape: _Shape, rows: Sequence[Sequence[Any]]) -> list[list[FoundRow]]:

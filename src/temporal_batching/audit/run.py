@@ -17,7 +17,7 @@ from temporal_batching.audit.store import FactStore
 from temporal_batching.contract import DEFAULT_BATCHER
 from temporal_batching.errors import AuditError, InvalidAudit, SinkConfigurationError
 from temporal_batching.routing import default_task_queue
-from temporal_batching.sinks.sql.ledger import DEFAULT_LEDGER
+from temporal_batching.sinks.ledger import DEFAULT_LEDGER
 from temporal_batching.sinks.sql.schema import TableRule
 
 

@@ -11,6 +11,7 @@ from temporal_batching.cli.console import EXIT_TROUBLE, complain, run, sql_is_in
 from temporal_batching.cli.options import switch, with_settings
 from temporal_batching.errors import BatchingError
 from temporal_batching.settings import BatcherSettings
+from temporal_batching.sinks.ledger import DEFAULT_LEDGER
 
 
 @with_settings("name", "task_queue", "sink")
@@ -37,7 +38,7 @@ def audit(
             show_default=False,
         ),
     ] = None,
-    ledger: Annotated[str, typer.Option("--ledger", metavar="TABLE", help="The ledger's table.")] = "batching_ledger",
+    ledger: Annotated[str, typer.Option("--ledger", metavar="TABLE", help="The ledger's table.")] = DEFAULT_LEDGER,
     json: Annotated[bool, switch("--json", "As JSON.")] = False,
 ) -> None:
     """Compare what callers asked for and got with the ledger and the rows.

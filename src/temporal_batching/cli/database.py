@@ -6,12 +6,15 @@ import asyncio
 from typing import Any
 
 from temporal_batching.cli.console import CommandError
-from temporal_batching.redaction import redact_url, without_secrets
+from temporal_batching.errors import SinkConfigurationError
+from temporal_batching.redaction import driver_message, redact_url, without_secrets
 
 CONNECT_SECONDS = 5
 
 try:
     import sqlalchemy as sa
+
+    from temporal_batching.sinks.sql.connect import read_url
 except ImportError:  # pragma: no cover - the console sink does without
     sa = None  # type: ignore[assignment]
 
@@ -43,11 +46,7 @@ def sync_engine(url: str) -> sa.Engine:
             "for PostgreSQL the extra 'postgresql'"
         )
     try:
-        parsed = sa.make_url(url)
-        drivers = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
-        if parsed.get_backend_name() not in drivers:
-            raise CommandError(f"{redact_url(url)}: a sink is a SQLite or PostgreSQL database, or 'console'")
-        parsed = parsed.set(drivername=drivers[parsed.get_backend_name()])
+        parsed = read_url(url)
         arguments: dict[str, Any] = {}
         if parsed.get_backend_name() == "postgresql":
             # Nothing is prepared under a name: a pooler in transaction mode would not find it again.
@@ -55,6 +54,8 @@ def sync_engine(url: str) -> sa.Engine:
         return sa.create_engine(parsed, connect_args=arguments, poolclass=sa.NullPool, hide_parameters=True)
     except ImportError as err:
         raise CommandError(f"the driver for {redact_url(url)} is not installed: {err}") from None
+    except SinkConfigurationError as err:
+        raise CommandError(f"{redact_url(url)}: {err}") from None
     except (sa.exc.SQLAlchemyError, ValueError) as err:
         # The driver's own words may quote a part of the URL, and so of the password.
         raise CommandError(f"{redact_url(url)} is not a usable database URL ({type(err).__name__})") from None
@@ -71,9 +72,8 @@ async def prepare_database(url: str, *, create_tables: bool) -> None:
         async with asyncio.timeout(2 * CONNECT_SECONDS):
             await asyncio.to_thread(_prepare, engine, create_tables)
     except (sa.exc.SQLAlchemyError, OSError, TimeoutError) as err:
-        cause = getattr(err, "orig", None) or err
-        first_line = next(iter(str(cause).strip().splitlines()), f"no answer within {2 * CONNECT_SECONDS} s")
-        reason = without_secrets(first_line, url).rstrip(".")
+        message = driver_message(err) if str(err) else f"no answer within {2 * CONNECT_SECONDS} s"
+        reason = without_secrets(message, url)
         raise CommandError(
             f"Cannot use the database at {redact_url(url)}: {reason}. Check --sink (or BATCHING_SINK)."
         ) from None

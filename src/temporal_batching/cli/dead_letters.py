@@ -10,6 +10,7 @@ from temporal_batching.cli.connect import Target, connect_to_batcher
 from temporal_batching.cli.console import run, sql_is_installed
 from temporal_batching.cli.options import BATCHER, switch, with_settings
 from temporal_batching.settings import BatcherSettings
+from temporal_batching.sinks.dead_letters import DEFAULT_DEAD_LETTERS
 
 LettersTable = Annotated[str, typer.Option("--table", metavar="TABLE", help="The table of dead letters.")]
 
@@ -18,7 +19,7 @@ LettersTable = Annotated[str, typer.Option("--table", metavar="TABLE", help="The
 def dead_letters(
     settings: BatcherSettings,
     target: Target,
-    table: LettersTable = "batching_dead_letters",
+    table: LettersTable = DEFAULT_DEAD_LETTERS,
     json: Annotated[bool, switch("--json", "A JSON object each, with the records.")] = False,
 ) -> None:
     """List the batcher's rejected requests that have no reply address: signals without `reply_to`."""
@@ -31,7 +32,7 @@ def resend(
     target: Target,
     letters: Annotated[list[str] | None, typer.Argument(metavar="[LETTER]...", show_default=False)] = None,
     every: Annotated[bool, switch("--all", "All that there are.")] = False,
-    table: LettersTable = "batching_dead_letters",
+    table: LettersTable = DEFAULT_DEAD_LETTERS,
 ) -> None:
     """Resubmit the batcher's dead letters. Exit status 0 only if all of them are written then."""
     run(_resend(settings, target, table, letters or [], every))

@@ -18,7 +18,7 @@ from temporal_batching import BatchClient
 from temporal_batching.cli.console import EXIT_FAILED, CommandError, err, out, plural
 from temporal_batching.cli.database import sync_engine
 from temporal_batching.errors import WriteError
-from temporal_batching.redaction import redact_url, without_secrets
+from temporal_batching.redaction import driver_message, redact_url, without_secrets
 from temporal_batching.routing import batcher_of
 from temporal_batching.settings import CONSOLE, BatcherSettings, SettingsError
 from temporal_batching.sinks.sql.dead_letters import DeadLetters, KeptLetter
@@ -54,8 +54,7 @@ class Box:
             with self._engine.begin() as connection:
                 return work(connection)
         except sa.exc.SQLAlchemyError as problem:
-            first = next(iter(str(getattr(problem, "orig", None) or problem).strip().splitlines()), "")
-            reason = without_secrets(first, self._url)
+            reason = without_secrets(driver_message(problem), self._url)
             raise CommandError(f"Cannot read the dead letters in {redact_url(self._url)}: {reason}") from None
 
 

@@ -8,6 +8,9 @@ from hashlib import blake2b
 
 from temporal_batching.contract import Outcome, Record, WriteRequest
 
+DEFAULT_DEAD_LETTERS = "batching_dead_letters"
+"""The table of dead letters, unless a sink is given another name."""
+
 
 @dataclass(frozen=True)
 class DeadLetter:

@@ -12,6 +12,9 @@ from typing import Any
 
 from temporal_batching.contract import Outcome, Record, RejectCode
 
+DEFAULT_LEDGER = "batching_ledger"
+"""The ledger's table, unless a sink is given another name."""
+
 MAX_REQUEST_ID_BYTES = 1024
 """A B-tree entry of PostgreSQL ends at 2,704 bytes: an id beyond it would fail the statement of the whole batch."""
 

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 from uuid import uuid4
 
 from temporalio.client import ActivityFailureError, Client
-from temporalio.common import RetryPolicy
 
 from temporal_batching.batcher.handle import BatcherHandle
 from temporal_batching.contract import (
@@ -32,9 +31,10 @@ from temporal_batching.errors import (
     WriteExpired,
     WriteRejected,
 )
-from temporal_batching.policy import BatchPolicy
+from temporal_batching.policy import CONFIRMATION_TIMEOUT, BatchPolicy
 from temporal_batching.routing import check_name, check_shards, default_task_queue, shard_of
 from temporal_batching.wire.submission import ENVELOPE_BYTES, Submission, encode_request, read_submission
+from temporal_batching.writers.attempts import ATTEMPT_TIMEOUT, activity_times
 from temporal_batching.writers.failures import rejected_at_the_door, write_error
 
 WriteResult: TypeAlias = Confirmation | WriteError
@@ -47,8 +47,6 @@ PARCEL_ENVELOPE_BYTES = ENVELOPE_BYTES + 100
 
 PARCELS_UNDER_WAY = 16
 """Parcels of one `write_many` that wait for their confirmation at the same time."""
-
-_RETRY = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=10))
 
 
 class BatchClient:
@@ -70,8 +68,8 @@ class BatchClient:
         *,
         shards: int = 1,
         task_queue: str | None = None,
-        timeout: timedelta = timedelta(minutes=2),
-        attempt_timeout: timedelta = timedelta(seconds=30),
+        timeout: timedelta = CONFIRMATION_TIMEOUT,
+        attempt_timeout: timedelta = ATTEMPT_TIMEOUT,
     ) -> None:
         self._client = client
         self._name = check_name(name)
@@ -210,10 +208,7 @@ class BatchClient:
             id=f"{activity}-{uuid4()}",
             task_queue=self._task_queue,
             result_type=result_type,
-            schedule_to_close_timeout=timeout,
-            schedule_to_start_timeout=timeout,
-            start_to_close_timeout=min(timeout, self._attempt_timeout),
-            retry_policy=_RETRY,
+            **activity_times(timeout, self._attempt_timeout),
         )
 
 

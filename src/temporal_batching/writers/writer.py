@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
 
 from temporal_batching.contract import (
@@ -25,18 +24,13 @@ from temporal_batching.contract import (
     WriteRequest,
 )
 from temporal_batching.errors import InvalidRequest, WriteExpired, WriteNotConfirmed, WriteNotSubmitted, WriteRejected
+from temporal_batching.policy import CONFIRMATION_TIMEOUT
 from temporal_batching.routing import batcher_workflow_id, check_name, check_shards, default_task_queue, shard_of
 from temporal_batching.wire.submission import deadline_after, encode_request, read_submission
+from temporal_batching.writers.attempts import ATTEMPT_TIMEOUT, activity_times
 from temporal_batching.writers.failures import EXPIRED, refusal, rejected_at_the_door, write_error
 from temporal_batching.writers.inbox import Inbox
 from temporal_batching.writers.retries import pause_before_retry
-
-CONFIRMATION_TIMEOUT = timedelta(minutes=2)
-"""How long a caller waits for its confirmation unless it says otherwise."""
-
-ATTEMPT_TIMEOUT = timedelta(seconds=30)
-"""How long one attempt to hand a write over may go unanswered. Longer than the default linger, or a request that waits
-for its batch would be handed over twice: harmless, but not free."""
 
 
 class BatchWriter:
@@ -141,11 +135,8 @@ class BatchWriter:
                 wire,
                 task_queue=self._task_queue,
                 result_type=Confirmation,
-                schedule_to_close_timeout=timeout,
-                schedule_to_start_timeout=timeout,
-                start_to_close_timeout=min(timeout, self._attempt_timeout),
-                retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=10)),
                 summary=_summary(wire),
+                **activity_times(timeout, self._attempt_timeout),
             )
         except ActivityError as err:
             if isinstance(err.cause, CancelledError):

@@ -35,6 +35,7 @@ from temporal_batching.monitoring import NoAnswer
 from temporal_batching.redaction import redact_url
 from temporal_batching.routing import batcher_workflow_id
 from temporal_batching.settings import CONSOLE, ENV_PREFIX, BatcherSettings, SettingsError, load
+from temporal_batching.sinks.ledger import DEFAULT_LEDGER
 from temporal_batching.testing.servers import child_process, postgres_server, stop, tail, temporal_server
 
 if TYPE_CHECKING:
@@ -250,14 +251,14 @@ class _Stage:
         """How to look into the database, and to audit it once more."""
         url = self.settings.sink_url()
         if self.plan.sink not in ("sqlite", "postgresql"):
-            out.print(f"Database: {redact_url(url)}, tables entries and batching_ledger", markup=False)
+            out.print(f"Database: {redact_url(url)}, tables entries and {DEFAULT_LEDGER}", markup=False)
             return
         out.print(f"Database: {url}", markup=False)
         if url.startswith("sqlite:///"):
             program = ["sqlite3", url.removeprefix("sqlite:///")]
         else:
             program = ["psql", url.replace("+psycopg", ""), "-c"]
-        for table in ("entries", "batching_ledger"):
+        for table in ("entries", DEFAULT_LEDGER):
             out.print(f"  {shlex.join([*program, f'SELECT * FROM {table} LIMIT 5'])}", markup=False)
         where = ["--address", self.client.service_client.config.target_host, "--name", self.settings.name]
         out.print(f"  {shlex.join(['temporal-batching', 'audit', *where, '--sink', url])}", markup=False)

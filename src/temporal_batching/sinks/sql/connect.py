@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from temporal_batching.errors import SinkConfigurationError
+from temporal_batching.redaction import without_secrets
 from temporal_batching.sinks.sql.database import DatabaseAdapter, SinkCounters
 
 SUPPORTED = "sqlite:///file.db and postgresql://user@host/database (psycopg 3) are supported"
@@ -37,7 +38,7 @@ def connect_engine(
                 "poolclass=StaticPool and connect_args={'check_same_thread': False}"
             )
         return engine, False, 1 if driver[0] == "sqlite" else max_connections
-    url = _read_url(url_or_engine)
+    url = read_url(url_or_engine)
     options: dict[str, Any] = {"hide_parameters": True}
     if url.get_backend_name() == "sqlite":
         threads = 1
@@ -64,7 +65,12 @@ def connect_engine(
         ) from None
 
 
-def _read_url(given: str | sa.URL) -> sa.URL:
+def read_url(given: str | sa.URL) -> sa.URL:
+    """The URL, with the driver that is used for its database.
+
+    Raises:
+        SinkConfigurationError: It is none, or one for another database or driver.
+    """
     if not isinstance(given, str | sa.URL):
         raise SinkConfigurationError(f"a {type(given).__name__} is no URL and no synchronous engine; {SUPPORTED}")
     if isinstance(given, str) and given.startswith("postgres:"):
@@ -126,10 +132,4 @@ def make_database(
 
 def without_password(text: str, engine: sa.Engine) -> str:
     """A message that may be stored in a history: drivers quote the URL's parts now and then."""
-    url = engine.url
-    # What follows an unescaped "@" in a password passes for a part of the host.
-    secrets = [url.password, (url.host or "").rpartition("@")[0]]
-    secrets += [value for name, value in url.query.items() if "pass" in name.lower() and isinstance(value, str)]
-    for secret in sorted({secret for secret in secrets if secret}, key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return text
+    return without_secrets(text, engine.url.render_as_string(hide_password=False))

@@ -14,7 +14,6 @@ from temporal_batching.sinks.dead_letters import DeadLetter, read_content
 from temporal_batching.sinks.sql import tables
 from temporal_batching.sinks.sql.tables import own_name
 
-DEFAULT_DEAD_LETTERS = "batching_dead_letters"
 ROWS_PER_STATEMENT = 500
 """Of eight values each: SQLite takes 32,766 in a statement (https://www.sqlite.org/limits.html), PostgreSQL 65,535."""
 

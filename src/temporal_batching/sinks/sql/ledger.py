@@ -12,8 +12,6 @@ from temporal_batching.sinks.ledger import IDENTITY_ID, LedgerEntry, LedgerStatu
 from temporal_batching.sinks.sql import tables
 from temporal_batching.sinks.sql.tables import own_name, table_ddl
 
-DEFAULT_LEDGER = "batching_ledger"
-
 _IDENTITY = {
     # The server draws it: a migration that is run on two databases must give each its own. The date keeps it from
     # whoever deletes old ids.

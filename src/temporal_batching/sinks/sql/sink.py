@@ -39,15 +39,14 @@ import sqlalchemy as sa
 from temporal_batching.contract import Outcome, OutcomeKind
 from temporal_batching.errors import SinkConfigurationError, SinkError, SinkUnavailable
 from temporal_batching.sinks.base import Batch, Sink
-from temporal_batching.sinks.dead_letters import DeadLetter
-from temporal_batching.sinks.ledger import LedgerEntry
+from temporal_batching.sinks.dead_letters import DEFAULT_DEAD_LETTERS, DeadLetter
+from temporal_batching.sinks.ledger import DEFAULT_LEDGER, LedgerEntry
 from temporal_batching.sinks.sql.connect import connect_engine, make_database, without_password
 from temporal_batching.sinks.sql.database import DatabaseAdapter, SinkCounters
-from temporal_batching.sinks.sql.dead_letters import DEFAULT_DEAD_LETTERS, DeadLetters
+from temporal_batching.sinks.sql.dead_letters import DeadLetters
 from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass
 from temporal_batching.sinks.sql.failed_tries import FailedTries
 from temporal_batching.sinks.sql.ledger import (
-    DEFAULT_LEDGER,
     check_still_there,
     ensure_identity,
     ensure_ledger,
