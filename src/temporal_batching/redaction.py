@@ -31,9 +31,8 @@ def without_secrets(text: str, url: str) -> str:
         # A password with an unescaped "@" or "/" is taken apart, and a piece of it may pass for the host.
         secrets |= {password, unquote(password), *re.split("[@:/]", password)}
     parameters = (pair.partition("=") for pair in url.partition("?")[2].split("&"))
-    secrets |= {
-        read(value) for name, _, value in parameters if "pass" in name.lower() for read in (unquote, unquote_plus)
-    }
+    passwords = [value for name, _, value in parameters if "pass" in name.lower()]
+    secrets |= {*map(unquote, passwords), *map(unquote_plus, passwords)}
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
