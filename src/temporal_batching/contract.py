@@ -1,7 +1,7 @@
 """The wire contract: names and JSON shapes that callers, gateway, batcher and sink share. Imports nothing of ours.
 
 Everything here travels as JSON through Temporal, so it is plain data: renaming a field or a name breaks callers in
-other languages and stored histories. ``docs/wire-contract.md`` is this module for readers of other languages.
+other languages and stored histories. ``docs/reference/wire-contract.md`` is this module for readers of other languages.
 """
 
 # No postponed annotations here: in a caller's sandbox, which does not know this module by name, the SDK could not

@@ -2,8 +2,8 @@
 
 The hash is the first eight bytes of SHA-256 over the key's UTF-8 bytes, read as a big-endian number; the shard is
 that number modulo the number of shards. SHA-256 because every language ships it, not for secrecy. A request without a
-key is routed by its request id. ``docs/wire-contract.md`` publishes test vectors; ``tests/unit/test_routing.py`` holds
-them.
+key is routed by its request id. ``docs/reference/wire-contract.md`` publishes test vectors;
+``tests/unit/test_routing.py`` holds them.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from temporal_batching.wire.submission import read_submission
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Start
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROGRAMS = ("make", "uv", "pip", "python", "pytest", "temporal", "temporal-batching", "docker", "kubectl", "psql")
 
 SERVICES = "tests/acceptance/test_services.py"
@@ -205,7 +205,7 @@ async def audited_by_the_documents_example(
         assert (await client.count_workflows(ended)).count == 1
 
     await assert_eventually(listed)
-    (example,) = blocks("docs/operating.md", "python")
+    (example,) = blocks("docs/how-to/operate.md", "python")
     address = client.service_client.config.target_host
     for shown_address, real in {
         "localhost:7233": address,
@@ -254,7 +254,7 @@ async def test_readmes_worker_finishes_its_flush_when_it_is_told_to_stop(
 
 def test_the_example_of_a_test_passes_as_it_stands(tmp_path: Path) -> None:
     """As a user's own test; only Temporal's server is not downloaded."""
-    (caller, _), (example,) = blocks("README.md", "python"), blocks("docs/testing.md", "python")
+    (caller, _), (example,) = blocks("README.md", "python"), blocks("docs/how-to/test-your-code.md", "python")
     assert example.count("start_local()") == 1
     here = example.replace("start_local()", f"start_local(dev_server_existing_path={str(find_temporal())!r})")
     (tmp_path / "payments.py").write_text(caller, encoding="utf-8")
@@ -267,13 +267,13 @@ def test_the_example_of_a_test_passes_as_it_stands(tmp_path: Path) -> None:
 # What else the documents show
 
 
-@pytest.mark.parametrize("number", range(len(blocks("docs/wire-contract.md", "json"))))
+@pytest.mark.parametrize("number", range(len(blocks("docs/reference/wire-contract.md", "json"))))
 def test_the_requests_of_the_wire_contract_are_requests(number: int) -> None:
-    wire = json.loads(blocks("docs/wire-contract.md", "json")[number])
+    wire = json.loads(blocks("docs/reference/wire-contract.md", "json")[number])
     if "records" in wire:
         assert read_submission(wire).records == len(wire["records"])
     elif "reply_to" in wire:
-        request = json.loads(blocks("docs/wire-contract.md", "json")[0])
+        request = json.loads(blocks("docs/reference/wire-contract.md", "json")[0])
         assert read_submission({**request, **wire}).replies == [wire["reply_to"]]
     else:
         with pytest.raises(InvalidRequest):
@@ -281,7 +281,7 @@ def test_the_requests_of_the_wire_contract_are_requests(number: int) -> None:
 
 
 async def test_the_tables_of_the_documents_are_what_the_sink_needs(postgresql: TestDatabase) -> None:
-    (ddl,) = blocks("docs/operating.md", "sql")
+    (ddl,) = blocks("docs/how-to/operate.md", "sql")
     postgresql.execute(ddl.replace(");\nCREATE", ");;CREATE"))
     sink = postgresql.sink(create_ledger=False)
     await sink.open()
@@ -289,7 +289,7 @@ async def test_the_tables_of_the_documents_are_what_the_sink_needs(postgresql: T
         WriteRequest("r", [Record("t", {"n": 1})]), Outcome.rejected(RejectCode.TYPE, "no"), "main-0/1"
     )
     assert await sink.keep_dead_letters([rejected])
-    text = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/how-to/operate.md").read_text(encoding="utf-8")
     (tidying,) = re.findall(r"`(DELETE FROM [^`]+)`", text)
     postgresql.execute(tidying)
 

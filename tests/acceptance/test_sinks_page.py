@@ -1,4 +1,4 @@
-"""The sinks of docs/sinks.md keep the promises that the page lists."""
+"""The sinks of docs/how-to/write-a-sink.md keep the promises that the page lists."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from temporal_batching import Record
 from temporal_batching.testing import SinkPromise, check_sink
 from temporal_batching.testing.sink_promises import CHECKS
 
-PAGE = (ROOT / "docs/sinks.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/how-to/write-a-sink.md").read_text(encoding="utf-8")
 DUCK, DUCK_TEST, BULK = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 

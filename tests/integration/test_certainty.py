@@ -37,7 +37,7 @@ HEARD = {
     "locked": EXPIRED,
     "breaker open": EXPIRED,
 }
-"""By state and way in. docs/guarantees.md has it as a table."""
+"""By state and way in. docs/explanation/guarantees.md has it as a table."""
 
 
 async def write_by(service: Service, way: str, n: int) -> set[str]:

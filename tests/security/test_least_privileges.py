@@ -1,4 +1,4 @@
-"""The roles that docs/security.md grants are enough, and what they do not grant is refused."""
+"""The roles that docs/explanation/security.md grants are enough, and what they do not grant is refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.callers import DOORS, Write
 from tests.support.databases import TestDatabase
 from tests.support.service import running
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "security.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "explanation" / "security.md"
 
 NO_DDL = """
 CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no DDL here'; END $$;;

@@ -1,4 +1,4 @@
-"""A key finds the same shard for ever, in every language: `docs/routing-vectors.json` holds the published vectors."""
+"""A key finds the same shard forever, in every language: the vectors of `docs/reference/` hold it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from temporal_batching.errors import InvalidPolicy
 from temporal_batching.routing import MAX_SHARDS, batcher_workflow_id, check_name, check_shards, shard_of
 
 VECTORS: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parents[2] / "docs" / "routing-vectors.json").read_text(encoding="utf-8")
+    (Path(__file__).parents[2] / "docs" / "reference" / "routing-vectors.json").read_text(encoding="utf-8")
 )["vectors"]
 
 

@@ -1,4 +1,4 @@
-"""What a sink promises, one check each. The docstring of a check is the promise, and `docs/sinks.md` lists them."""
+"""A sink's promises, a check each. A check's docstring is the promise: `docs/how-to/write-a-sink.md` lists them."""
 
 from __future__ import annotations
 

@@ -224,7 +224,7 @@ def _bodies(body: JsonObject) -> Sequence[JsonObject]:
 
 
 def read_submission(wire: Any) -> Submission:
-    """Reads one request, or one parcel, as it travels: ``docs/wire-contract.md`` has the shape.
+    """Reads one request, or one parcel, as it travels: ``docs/reference/wire-contract.md`` has the shape.
 
     Raises:
         InvalidRequest: With what is wrong and what is allowed.
