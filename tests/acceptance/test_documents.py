@@ -205,7 +205,7 @@ async def audited_by_the_documents_example(
         assert (await client.count_workflows(ended)).count == 1
 
     await assert_eventually(listed)
-    (example,) = blocks("docs/how-to/operate.md", "python")
+    (example,) = blocks("docs/how-to/audit.md", "python")
     address = client.service_client.config.target_host
     for shown_address, real in {
         "localhost:7233": address,
@@ -281,7 +281,7 @@ def test_the_requests_of_the_wire_contract_are_requests(number: int) -> None:
 
 
 async def test_the_tables_of_the_documents_are_what_the_sink_needs(postgresql: TestDatabase) -> None:
-    (ddl,) = blocks("docs/how-to/operate.md", "sql")
+    ddl, *_ = blocks("docs/how-to/connect-a-database.md", "sql")
     postgresql.execute(ddl.replace(");\nCREATE", ");;CREATE"))
     sink = postgresql.sink(create_ledger=False)
     await sink.open()
@@ -289,7 +289,7 @@ async def test_the_tables_of_the_documents_are_what_the_sink_needs(postgresql: T
         WriteRequest("r", [Record("t", {"n": 1})]), Outcome.rejected(RejectCode.TYPE, "no"), "main-0/1"
     )
     assert await sink.keep_dead_letters([rejected])
-    text = (ROOT / "docs/how-to/operate.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/how-to/connect-a-database.md").read_text(encoding="utf-8")
     (tidying,) = re.findall(r"`(DELETE FROM [^`]+)`", text)
     postgresql.execute(tidying)
 

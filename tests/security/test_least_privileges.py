@@ -1,4 +1,4 @@
-"""The roles that docs/explanation/security.md grants are enough, and what they do not grant is refused."""
+"""The roles that docs/how-to/connect-a-database.md grants are enough, and what they do not grant is refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.callers import DOORS, Write
 from tests.support.databases import TestDatabase
 from tests.support.service import running
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "explanation" / "security.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "how-to" / "connect-a-database.md"
 
 NO_DDL = """
 CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no DDL here'; END $$;;
@@ -33,8 +33,6 @@ def batcher_url(postgresql: TestDatabase) -> Iterator[sa.URL]:
         "CREATE TABLE entries (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n integer);;"
         "CREATE TABLE balances (account text PRIMARY KEY, n integer);;CREATE TABLE others (n integer)"
     )
-    postgresql.run_ddl(SqlSink(postgresql.url).ledger_ddl())
-    postgresql.execute(SqlSink(postgresql.url).dead_letters_ddl())
     sql = "\n".join(re.findall(r"^```sql\n(.*?)^```$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
     # Roles belong to the whole server, which other tests use too.
     own = str(postgresql.engine.url.database)
