@@ -94,7 +94,7 @@ class Scene:
     # Workers
 
     async def start_batcher(
-        self, *, seam: str = "", after: int = 0, source: Path | None = None, **policy: str
+        self, *, seam: str = "", after: int = 0, source: Path | None = None, url: str = "", **policy: str
     ) -> Process:
         """Starts a worker of the batcher, and waits until its shards answer.
 
@@ -102,6 +102,7 @@ class Scene:
             seam: Where it breaks, as `tests.faults.worker` knows it; nowhere by default.
             after: How often it passes there before.
             source: The library it runs; this checkout's by default.
+            url: Its database; the scene's by default.
             policy: Its limits, in the words of its settings.
         """
         settings = {"linger": "500ms", "retry_initial": "200ms", "retry_max": "1s", **policy}
@@ -110,7 +111,7 @@ class Scene:
             "BATCHING_NAME": self.name,
             "BATCHING_TASK_QUEUE": self.queue,
             "BATCHING_SHARDS": str(self.shards),
-            "BATCHING_SINK": self.database.url,
+            "BATCHING_SINK": url or self.database.url,
         }
         program = command("worker")
         if seam:

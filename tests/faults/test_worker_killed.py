@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from temporalio.client import Client
 
+from tests.faults.auditing import TABLE, create_table
 from tests.faults.scene import NewScene
-from tests.support.databases import TestDatabase
+from tests.support.databases import TestDatabase, sqlite_file
 
 pytestmark = pytest.mark.faults
 
@@ -87,3 +89,22 @@ async def test_a_worker_killed_while_its_shard_continues_as_new(
     assert stats.continue_as_new >= 1
     assert set(scene.verdicts()) <= {"written", "duplicate"}
     assert recovered < WITHIN
+
+
+async def test_a_first_batch_whose_worker_is_killed_after_its_commit_goes_into_no_other_database(
+    client: Client, sqlite: TestDatabase, new_scene: NewScene, tmp_path: Path
+) -> None:
+    scene = await new_scene(client, sqlite)
+    first = await scene.start_batcher(seam="committed")
+    scene.ask_each(count=1)
+    await first.dies()
+    with sqlite_file(tmp_path / "other.db") as other:
+        create_table(other)
+        stranger = await scene.start_batcher(url=other.url)
+        await stranger.says("has been written to the ledger")
+        await stranger.kill()
+        assert other.scalar(f"SELECT count(*) FROM {TABLE}") == 0
+    await scene.start_batcher()
+    await scene.until_told()
+    await scene.audit()
+    assert set(scene.verdicts()) == {"written"}

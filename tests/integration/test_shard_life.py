@@ -201,6 +201,12 @@ async def test_a_worker_that_starts_while_a_shard_ends_starts_it_anew(client: Cl
         await pending(service, 1)
         run_id = (await service.stats()).run_id
         await service.shard().cancel()
+
+        # An announcement that comes in one task with the cancellation counts as before it.
+        async def ending() -> None:
+            assert (await service.stats()).draining
+
+        await assert_eventually(ending)
         await service.stop_batcher()
         await service.start_batcher()
         sink.over = True

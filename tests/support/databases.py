@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,14 @@ def postgresql(postgresql_server: sa.URL) -> Iterator[TestDatabase]:
 @pytest.fixture
 def sqlite(tmp_path: Path) -> Iterator[TestDatabase]:
     """A fresh SQLite file."""
-    url = f"sqlite:///{tmp_path}/test.db"
+    with sqlite_file(tmp_path / "test.db") as database:
+        yield database
+
+
+@contextmanager
+def sqlite_file(path: Path) -> Iterator[TestDatabase]:
+    """An SQLite file of the caller's choice, for a test that needs more than one."""
+    url = f"sqlite:///{path}"
     engine = sa.create_engine(url)
     database = TestDatabase("sqlite", url, engine)
     with database.stack:
