@@ -52,7 +52,8 @@ async def test_a_database_that_cannot_store_is_waited_for(
             (stats,) = await scene.stats()
             assert stats.breaker == "open"
             assert words in str(stats.sink_error)
-            assert stats.flush_failures > 2
+            # Each request may be one that there is room for: the sink asks for a retry of each, and raises nothing.
+            assert stats.flush_failures + stats.retries > 2 * stats.requeued
 
         await assert_eventually(waits)
         await scene.until_told(hasty, within=20)
@@ -60,7 +61,8 @@ async def test_a_database_that_cannot_store_is_waited_for(
     usable = time.time()
     await scene.until_told(within=30)
     print(
-        f"\n{stats.sink_error}: {stats.flush_failures} tries, hasty {verdicts(hasty)}; the patient were told "
+        f"\n{stats.sink_error}: {stats.flush_failures} failures, {stats.retries} retries, "
+        f"hasty {verdicts(hasty)}; the patient were told "
         f"{max(one.told_at for one in patient) - usable:.1f} s after there was room again"
     )
     await scene.audit()
