@@ -31,25 +31,26 @@ EXIT_USAGE = 2
 
 
 class Command(TyperCommand):
-    """A command whose help shows no Python types."""
+    """A command whose help shows no Python type beside a flag."""
 
-    def get_help_option(self, ctx: Any) -> Any:
-        """``--help`` itself, as a flag."""
-        return _without_type(super().get_help_option(ctx))
+    def get_params(self, ctx: Any) -> Any:
+        """The parameters, ``--help`` among them."""
+        return _without_types(super().get_params(ctx))
 
 
 class Group(TyperGroup):
-    """A group of commands whose help shows no Python types."""
+    """A group of commands whose help shows no Python type beside a flag."""
 
-    def get_help_option(self, ctx: Any) -> Any:
-        """``--help`` itself, as a flag."""
-        return _without_type(super().get_help_option(ctx))
+    def get_params(self, ctx: Any) -> Any:
+        """The parameters, ``--help`` among them."""
+        return _without_types(super().get_params(ctx))
 
 
-def _without_type(option: Any) -> Any:
-    if option is not None:
-        option.metavar = ""
-    return option
+def _without_types(params: Any) -> Any:
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+    return params
 
 
 BATCHER = ("name", "task_queue", "shards")
