@@ -76,8 +76,8 @@ class TimedSink(Sink):
         recorder.flushed(batch.id, start, time.time())
         return outcomes
 
-    async def settle(self, batch: Batch) -> Sequence[Outcome]:
-        return await self._sink.settle(batch)
+    async def fence(self, batch: Batch) -> Sequence[Outcome]:
+        return await self._sink.fence(batch)
 
     @property
     def statements(self) -> int:

@@ -75,7 +75,7 @@ class GatewayPlugin(_PassthroughPlugin):
         """Adds the gateway's activities."""
         config = super().configure_worker(config)
         gateway = Gateway(config["client"], name=self._batcher, shards=self._shards, task_queue=self._task_queue)
-        config["activities"] = [*config.get("activities", []), *_doors(gateway)]
+        config["activities"] = [*config.get("activities", []), *_gateway_activities(gateway)]
         return config
 
 
@@ -122,7 +122,7 @@ class BatcherPlugin(_PassthroughPlugin):
         )
         config["activities"] = [
             *config.get("activities", []),
-            *_doors(gateway),
+            *_gateway_activities(gateway),
             Flusher(self._sink, batcher=self._batcher, shards=self._shards).flush_batch,
             deliver_confirmations,
             cancel_shard,
@@ -183,7 +183,7 @@ async def cancel_shard() -> None:
         await activity.client().get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id).cancel()
 
 
-def _doors(gateway: Gateway) -> list[Callable[..., Any]]:
+def _gateway_activities(gateway: Gateway) -> list[Callable[..., Any]]:
     return [gateway.batch_write, gateway.batch_write_many, gateway.batch_withdraw]
 
 

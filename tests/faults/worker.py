@@ -53,7 +53,7 @@ def accepted() -> None:
 
 def flushing() -> None:
     """A flush has begun, and has not gone to the sink."""
-    setattr(flush, "settle", die_later)  # noqa: B010
+    setattr(flush, "write_batch", die_later)  # noqa: B010
 
 
 def inserting() -> None:

@@ -116,7 +116,7 @@ class Lost(MemorySink):
     async def write(self, batch: Batch) -> Sequence[Outcome]:
         raise SinkUnavailable("down", in_doubt=True)
 
-    async def settle(self, batch: Batch) -> Sequence[Outcome]:
+    async def fence(self, batch: Batch) -> Sequence[Outcome]:
         raise SinkUnavailable("down", in_doubt=True)
 
 

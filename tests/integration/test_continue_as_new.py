@@ -15,7 +15,7 @@ from temporalio.client import Client, WorkflowExecutionStatus
 
 import temporal_batching.batcher.workflow as batcher
 from temporal_batching import BatchPolicy, MemorySink
-from temporal_batching.batcher.shards import once_ready
+from temporal_batching.batcher.shards import retry_while_not_ready
 from temporal_batching.errors import SinkUnavailable
 from temporal_batching.routing import batcher_workflow_id
 from tests.support.callers import DOORS, Listener, Write
@@ -47,7 +47,7 @@ async def stream(service: Service, way: str, numbers: range, *, many: int = 1) -
         if way == "signal":
             await service.shard().signal("add_write_request", part)
         else:
-            result = await once_ready(lambda part=part: service.shard().execute_update("submit", part))  # type: ignore[misc]
+            result = await retry_while_not_ready(lambda part=part: service.shard().execute_update("submit", part))  # type: ignore[misc]
             assert not result["refused"], result
 
 

@@ -107,7 +107,7 @@ async def test_a_workflow_that_is_reset_does_not_write_twice(
     async with into() as service:
         write = Write([row(1)], request_id=f"{service.name}-1")
         caller = await service.run(Resettable.run, service.job(door, [write]))
-        first = await _told(caller)
+        first = await _notified(caller)
         await client.workflow_service.reset_workflow_execution(
             ResetWorkflowExecutionRequest(
                 namespace=client.namespace,
@@ -118,7 +118,7 @@ async def test_a_workflow_that_is_reset_does_not_write_twice(
             )
         )
         current = client.get_workflow_handle_for(Resettable.run, caller.id)
-        again = await _told(current)
+        again = await _notified(current)
         await current.signal(Resettable.finish)
         await current.result()
     # A reset brings the signals after its point along, so that door may hear its first confirmation again.
@@ -127,7 +127,7 @@ async def test_a_workflow_that_is_reset_does_not_write_twice(
     assert database.rows("SELECT id FROM entries") == [(1,)]
 
 
-async def _told(caller: Any) -> Told:
+async def _notified(caller: Any) -> Told:
     found: list[Told] = []
 
     async def check() -> None:

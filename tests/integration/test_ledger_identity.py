@@ -48,7 +48,7 @@ async def test_a_ledger_that_disappears_is_never_replaced(database: TestDatabase
             await sink.write(batch(2, n=2))
         assert not caught.value.in_doubt
         with pytest.raises(SinkUnavailable, match="ledger"):
-            await sink.settle(batch(2, n=2))
+            await sink.fence(batch(2, n=2))
     assert database.rows("SELECT n FROM entries") == [(1,)]
 
 

@@ -33,15 +33,15 @@ async def test_the_ledger_says_rejected_of_what_was_rejected(client: Client, dat
 
 async def fenced_as_rejected(sink: SqlSink | MemorySink) -> None:
     request, late = (WriteRequest(name, [Record("entries", {"n": 1})]) for name in ("r", "late"))
-    outcomes = await sink.settle(Batch([request], id="main-0/1", fence_as=OutcomeKind.REJECTED))
-    outcomes = [*outcomes, *await sink.settle(Batch([late], id="main-0/1"))]
+    outcomes = await sink.fence(Batch([request], id="main-0/1", fence_as=OutcomeKind.REJECTED))
+    outcomes = [*outcomes, *await sink.fence(Batch([late], id="main-0/1"))]
     assert [outcome.kind.value for outcome in outcomes] == ["rejected", "expired"]
     known = await sink.lookup(["r", "late"])
     assert {name: known[name].status.value for name in known} == {"r": "rejected", "late": "expired"}
     # What an attempt of the same batch that comes later is told agrees with it, and so does a second fence.
     attempt = Batch([request, late], id="main-0/1")
     assert [outcome.kind.value for outcome in await sink.write(attempt)] == ["rejected", "expired"]
-    assert [outcome.kind.value for outcome in await sink.settle(attempt)] == ["rejected", "expired"]
+    assert [outcome.kind.value for outcome in await sink.fence(attempt)] == ["rejected", "expired"]
     assert [outcome.kind.value for outcome in await sink.write(Batch([request], id="main-0/2"))] == ["written"]
     assert (await sink.lookup(["r"]))["r"].status.value == "written"
 

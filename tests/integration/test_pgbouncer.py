@@ -105,7 +105,7 @@ async def test_every_batch_is_written_whatever_connection_it_gets(
         return outcomes
 
     found = [outcomes for part in range(5) for outcomes in await asyncio.gather(*(one(8 * part + n) for n in range(8)))]
-    settled = await sink.settle(Batch([WriteRequest("late", [Record("t", {"id": -1})])], id="main-0/99"))
+    settled = await sink.fence(Batch([WriteRequest("late", [Record("t", {"id": -1})])], id="main-0/99"))
     await sink.close()
     if engine is not None:
         engine.dispose()

@@ -38,7 +38,7 @@ class Locked(MemorySink):
 
 
 class BreaksAfterItsEffect(Sink):
-    """Has no ledger and no `settle` of its own; for one row it raises when the row is written."""
+    """Has no ledger and no `fence` of its own; for one row it raises when the row is written."""
 
     def __init__(self) -> None:
         self.rows: list[int] = []

@@ -105,10 +105,10 @@ async def test_an_attempt_that_committed_has_the_last_word_over_the_deadline(cli
                 raise SinkUnavailable("the answer was lost", in_doubt=True)
             return outcomes
 
-        async def settle(self, batch: Batch) -> Sequence[Outcome]:
+        async def fence(self, batch: Batch) -> Sequence[Outcome]:
             if not self.up:
                 raise SinkUnavailable("still down", in_doubt=True)
-            return await super().settle(batch)
+            return await super().fence(batch)
 
     sink = LosesAnswers()
     policy = BatchPolicy(linger=QUICK.linger, retry_initial=QUICK.retry_initial, retry_max=QUICK.retry_initial)

@@ -51,7 +51,7 @@ async def test_a_batch_is_written_with_its_ids(database: TestDatabase) -> None:
 async def test_an_empty_batch_is_answered_with_nothing(database: TestDatabase) -> None:
     sink = database.sink()
     assert list(await sink.write(Batch([], id="main-0/1"))) == []
-    assert list(await sink.settle(Batch([], id="main-0/1"))) == []
+    assert list(await sink.fence(Batch([], id="main-0/1"))) == []
     assert await sink.lookup([]) == {}
 
 
@@ -134,7 +134,7 @@ async def test_an_expired_request_that_was_written_is_said_to_be(database: TestD
     await sink.write(batch)
     now[0] = 20.0
     assert kinds(await sink.write(batch)) == ["written"]
-    assert kinds(await sink.settle(batch)) == ["written"]
+    assert kinds(await sink.fence(batch)) == ["written"]
 
 
 async def test_settle_finds_what_is_there_and_fences_off_the_rest(database: TestDatabase) -> None:
@@ -143,10 +143,10 @@ async def test_settle_finds_what_is_there_and_fences_off_the_rest(database: Test
     await sink.write(Batch([entry(1)], id="main-0/1"))
     await sink.write(Batch([entry(2)], id="main-0/2"))
     batch = Batch([entry(1), entry(2), entry(3), entry(9, request_id="r2")], id="main-0/1")
-    outcomes = await sink.settle(batch)
+    outcomes = await sink.fence(batch)
     assert kinds(outcomes) == ["written", "duplicate", "expired", "rejected"]
     assert (await sink.lookup(["r3"]))["r3"].status is LedgerStatus.EXPIRED
-    assert kinds(await sink.settle(batch)) == kinds(outcomes)
+    assert kinds(await sink.fence(batch)) == kinds(outcomes)
     # The attempt of that batch which comes too late:
     assert kinds(await sink.write(Batch([entry(3)], id="main-0/1"))) == ["expired"]
     assert database.scalar("SELECT count(*) FROM entries") == 2
@@ -155,12 +155,12 @@ async def test_settle_finds_what_is_there_and_fences_off_the_rest(database: Test
 async def test_an_id_that_expired_may_be_submitted_anew(database: TestDatabase) -> None:
     database.execute(ENTRIES)
     sink = database.sink()
-    await sink.settle(Batch([entry(1)], id="main-0/1"))
+    await sink.fence(Batch([entry(1)], id="main-0/1"))
     anew = Batch([entry(2, request_id="r1"), entry(3)], id="main-0/2")
     assert kinds(await sink.write(anew)) == ["written", "written"]
     assert (await sink.lookup(["r1"]))["r1"].batch_id == "main-0/2"
     assert kinds(await sink.write(Batch([entry(1)], id="main-0/1"))) == ["rejected"]
-    assert kinds(await sink.settle(Batch([entry(2, request_id="r1")], id="main-0/1"))) == ["duplicate"]
+    assert kinds(await sink.fence(Batch([entry(2, request_id="r1")], id="main-0/1"))) == ["duplicate"]
 
 
 async def test_the_records_of_a_request_are_written_together_or_not_at_all(database: TestDatabase) -> None:

@@ -126,7 +126,7 @@ async def test_an_id_that_only_the_server_can_refuse_is_rejected_alone(
         assert [n for n, o in enumerate(outcomes) if o.kind is OutcomeKind.REJECTED] == [3, 6]
         assert {outcomes[n].code for n in (3, 6)} == {RejectCode.INVALID}
         assert {o.kind for n, o in enumerate(outcomes) if n not in (3, 6)} == {OutcomeKind.WRITTEN}
-        settled = await sink.settle(Batch([*requests, entry(9)], id="main-0/1"))
+        settled = await sink.fence(Batch([*requests, entry(9)], id="main-0/1"))
         assert [o.kind.value for o in settled] == [o.kind.value for o in outcomes] + ["expired"]
         assert set(await sink.lookup([r.request_id for r in requests])) == {
             r.request_id for n, r in enumerate(requests) if n not in (3, 6)

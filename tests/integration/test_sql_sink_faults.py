@@ -65,7 +65,7 @@ async def test_settle_waits_for_an_attempt_that_is_about_to_commit(database: Tes
     await sink.open()
     writing = asyncio.create_task(_write(zombie))
     await gate.wait()
-    settling = asyncio.create_task(sink.settle(BATCH))
+    settling = asyncio.create_task(sink.fence(BATCH))
 
     async def is_blocked() -> None:
         if database.dialect == "postgresql":
@@ -100,7 +100,7 @@ async def test_after_settle_an_attempt_that_comes_late_writes_nothing(
         patch.setattr(BatchTransaction, "_at_once", held)
         writing = asyncio.create_task(_write(zombie))
         assert await asyncio.to_thread(reached.wait, 10)
-    assert [o.kind.value for o in await sink.settle(BATCH)] == ["expired", "expired"]
+    assert [o.kind.value for o in await sink.fence(BATCH)] == ["expired", "expired"]
     released.set()
     assert [o.kind.value for o in await writing] == ["expired", "expired"]
     assert database.scalar("SELECT count(*) FROM entries") == 0
@@ -135,7 +135,7 @@ async def test_a_cancelled_caller_leaves_an_attempt_that_settle_accounts_for(
     with pytest.raises(asyncio.CancelledError):
         await writing
     gate.released.set()
-    assert [o.kind.value for o in await other.settle(BATCH)] == ["written", "written"]
+    assert [o.kind.value for o in await other.fence(BATCH)] == ["written", "written"]
 
 
 @contextmanager
@@ -211,7 +211,7 @@ async def test_a_killed_connection_commits_nothing_it_does_not_admit(postgresql:
     with pytest.raises(SinkUnavailable) as caught:
         await writing
     assert caught.value.in_doubt
-    assert [o.kind.value for o in await sink.settle(Batch([entry(1)], id="main-0/1"))] == ["expired"]
+    assert [o.kind.value for o in await sink.fence(Batch([entry(1)], id="main-0/1"))] == ["expired"]
     assert [o.kind.value for o in await sink.write(BATCH)] == ["expired", "written"]
 
 
@@ -322,7 +322,7 @@ async def test_a_server_that_is_not_there_is_unavailable_and_the_password_stays_
         postgresql.engine.url.set(username="nobody", password="s3cr3t").render_as_string(hide_password=False),
     ):
         sink = postgresql.sink(url=url)
-        for call in (sink.open(), sink.write(BATCH), sink.lookup(["r1"]), sink.settle(BATCH)):
+        for call in (sink.open(), sink.write(BATCH), sink.lookup(["r1"]), sink.fence(BATCH)):
             with pytest.raises(SinkUnavailable) as caught:
                 await call
             assert "s3cr3t" not in str(caught.value)

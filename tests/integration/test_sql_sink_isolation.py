@@ -110,7 +110,7 @@ async def test_requests_that_no_ledger_can_hold_are_invalid(database: TestDataba
     requests.append(WriteRequest("no-json", [Record("entries", {"id": object()})]))
     requests.append(WriteRequest("keys", [Record("entries", {1: 1, "id": 2})]))  # type: ignore[dict-item]
     requests += [entry(50), WriteRequest("no-table", [Record("", {})])]
-    for answer in (await sink.write(Batch(requests, id="main-0/1")), await sink.settle(Batch(requests, id="main-0/1"))):
+    for answer in (await sink.write(Batch(requests, id="main-0/1")), await sink.fence(Batch(requests, id="main-0/1"))):
         assert [o.code for o in answer[:6]] == [RejectCode.INVALID] * 6
         assert answer[7].kind is OutcomeKind.WRITTEN
     assert database.scalar("SELECT count(*) FROM entries") == 1

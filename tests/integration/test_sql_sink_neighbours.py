@@ -181,10 +181,10 @@ async def test_settle_answers_for_those_whose_row_in_the_ledger_nobody_has_locke
         outsider.execute(
             sa.text("INSERT INTO batching_ledger VALUES ('r3', 'x', 'other-0/1', 'written', now())"),
         )
-        outcomes = await sink.settle(Batch(poisoned(10), id="main-0/1"))
+        outcomes = await sink.fence(Batch(poisoned(10), id="main-0/1"))
     assert [n for n, o in enumerate(outcomes) if o.kind is OutcomeKind.RETRY] == [3]
     assert {o.kind for n, o in enumerate(outcomes) if n != 3} == {OutcomeKind.EXPIRED}
-    assert [o.kind.value for o in await sink.settle(Batch([entry(3)], id="main-0/1"))] == ["expired"]
+    assert [o.kind.value for o in await sink.fence(Batch([entry(3)], id="main-0/1"))] == ["expired"]
 
 
 async def test_text_that_the_databases_encoding_lacks_rejects_its_request(
@@ -207,7 +207,7 @@ async def test_text_that_the_databases_encoding_lacks_rejects_its_request(
         outcomes = await sink.write(Batch(requests, id="main-0/1"))
         assert [o.kind.value for o in outcomes] == ["written", "rejected", "rejected", "written", "rejected", "written"]
         assert [outcomes[n].code for n in (1, 2, 4)] == [RejectCode.INVALID, RejectCode.TYPE, RejectCode.INVALID]
-        assert [o.kind.value for o in await sink.settle(Batch(requests[1:3], id="m/1"))] == ["rejected", "expired"]
+        assert [o.kind.value for o in await sink.fence(Batch(requests[1:3], id="m/1"))] == ["rejected", "expired"]
         await sink.close()
         engine.dispose()
     finally:

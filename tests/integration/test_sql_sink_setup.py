@@ -286,7 +286,7 @@ async def test_few_privileges_are_enough(postgresql: TestDatabase) -> None:
         assert [o.kind for o in outcomes] == [OutcomeKind.WRITTEN, OutcomeKind.REJECTED, OutcomeKind.WRITTEN]
         assert outcomes[1].code is RejectCode.DATABASE
         assert "permission denied" in str(outcomes[1].reason)
-        assert [o.kind.value for o in await sink.settle(Batch([entry(9), entry(1)], id="main-0/1"))] == [
+        assert [o.kind.value for o in await sink.fence(Batch([entry(9), entry(1)], id="main-0/1"))] == [
             "expired",
             "written",
         ]

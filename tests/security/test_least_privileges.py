@@ -71,7 +71,7 @@ async def test_it_may_settle_and_isolate_without_any_other_right(postgresql: Tes
     outcomes = await sink.write(Batch(requests, id="main-0/1"))
     assert [outcome.kind.value for outcome in outcomes] == ["written", "expired", "written", "rejected"]
     assert "permission denied" in str(outcomes[3].reason)
-    outcomes = await sink.settle(Batch(requests[:3], id="main-0/1"))
+    outcomes = await sink.fence(Batch(requests[:3], id="main-0/1"))
     assert [outcome.kind.value for outcome in outcomes] == ["written", "expired", "written"]
     assert set(await sink.lookup(["r0", "nobody"])) == {"r0"}
     for _ in range(2):

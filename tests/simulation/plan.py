@@ -48,7 +48,7 @@ class Plan:
     faults: dict[str, float]
     steps: tuple[CallPlan | Trouble, ...]
     fenced: bool = True
-    """Whether the sink has a `settle` of its own."""
+    """Whether the sink has a `fence` of its own."""
 
 
 def make_plan(seed: int) -> Plan:

@@ -14,7 +14,7 @@ from temporal_batching.batcher.buffer import Accepted, Buffer, BufferFull
 from temporal_batching.contract import FlushInput, FlushResult, JsonObject, RejectCode
 from temporal_batching.errors import ErrorType, InvalidRequest
 from temporal_batching.flush.delivery import Answer
-from temporal_batching.flush.settlement import Settled, settle
+from temporal_batching.flush.settlement import BatchResult, write_batch
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.wire.submission import read_submission
 from tests.simulation.world import Connection, Task, WithoutFence, World
@@ -56,9 +56,9 @@ class Shard:
         self.buffer = Buffer(self._name, BatchPolicy.from_wire(policy))
         self.arrivals: list[Arrival] = []
         self.unanswered: dict[tuple[str, ...], tuple[str, str]] = {}  # by address: workflow and id that wait here
-        self._told: set[tuple[str, ...]] = set()
+        self._notified: set[tuple[str, ...]] = set()
         self.owed = 0  # requests that this shard has to settle
-        self._closing = False
+        self._should_end = False
         self._timer_at: float | None = None
         self._timer = 0
         self._attempts: list[tuple[Attempt, Any]] = []
@@ -114,7 +114,7 @@ class Shard:
         reply_to, request_id = wire["reply_to"], wire["request_id"]
         address = _address(reply_to, request_id)
         # What is attached may have had its answer a moment ago, while the shard does not know it yet.
-        if accepted is Accepted.NEW or address not in self._told:
+        if accepted is Accepted.NEW or address not in self._notified:
             self.unanswered[address] = (reply_to["workflow_id"], request_id)
         self._world.note(f"shard {self._number}: {wire['request_id']} from {wire['reply_to']}: {accepted}", accepted)
         if accepted is Accepted.NEW:
@@ -138,7 +138,7 @@ class Shard:
         self.look()
 
     def close(self) -> None:
-        self._closing = True
+        self._should_end = True
         self.look()
 
     # Ends
@@ -156,7 +156,7 @@ class Shard:
         self._execution += 1
         self.buffer = Buffer(self._name, self.buffer.policy)
         self.owed = 0
-        self._closing = False
+        self._should_end = False
         self._timer_at = None
         self._timer += 1
 
@@ -178,9 +178,9 @@ class Shard:
                 assert buffer.settled == self.owed, f"settled {buffer.settled} of {self.owed} requests"
                 self._start_anew()
                 return
-        if self._closing and not buffer.batches_in_flight and not buffer.deliveries_in_flight:
+        if self._should_end and not buffer.batches_in_flight and not buffer.deliveries_in_flight:
             self._continue_as_new()
-        if not self._closing:
+        if not self._should_end:
             while (batch := self.buffer.next_batch(now)) is not None:
                 self._start_flush(batch)
         answers = self.buffer.next_deliveries()
@@ -190,9 +190,9 @@ class Shard:
         if at is not None and at > now and (self._timer_at is None or at < self._timer_at):
             self._timer += 1
             self._timer_at = at
-            self._world.after(at - now + 0.001, self._ring, self._timer)
+            self._world.after(at - now + 0.001, self._fire_timer, self._timer)
 
-    def _ring(self, timer: int) -> None:
+    def _fire_timer(self, timer: int) -> None:
         if timer == self._timer:
             self._timer_at = None
             self.look()
@@ -201,7 +201,7 @@ class Shard:
         state, ending = over_the_wire(self.buffer.carry()), self.buffer.ending
         self.buffer = Buffer.restore(self._name, state)
         self.buffer.ending = ending
-        self._closing = False
+        self._should_end = False
         self._timer_at = None
         self._timer += 1
         self._world.note(f"shard {self._number} continues as new with {self.buffer.pending}", "continued as new")
@@ -230,11 +230,13 @@ class Shard:
         # Clocks that differ are only safe with a fence: what is late by one may be written by the other.
         skew = rng.choice([0.0, 0.0, -0.3, 0.3]) if world.fenced else 0.0
         connection = Connection(world, rng)
-        body = settle(connection if world.fenced else WithoutFence(connection), flush, clock=lambda: world.clock + skew)
+        body = write_batch(
+            connection if world.fenced else WithoutFence(connection), flush, clock=lambda: world.clock + skew
+        )
         world.after(self.buffer.policy.flush_timeout.total_seconds(), self._fail, attempt, batch.id, "timed out", True)
         self._attempts.append((attempt, lambda: self._fail(attempt, batch.id, "its worker crashed", True)))
 
-        def done(settled: Settled | None, error: Exception | None) -> None:
+        def done(settled: BatchResult | None, error: Exception | None) -> None:
             if settled is not None:
                 self._confirm(attempt, batch.id, settled, rng)
             elif isinstance(error, ApplicationError) and error.type == ErrorType.SINK_UNAVAILABLE:
@@ -244,7 +246,7 @@ class Shard:
 
         attempt.task = Task(world, body, done)
 
-    def _confirm(self, attempt: Attempt, batch_id: str, settled: Settled, rng: Any) -> None:
+    def _confirm(self, attempt: Attempt, batch_id: str, settled: BatchResult, rng: Any) -> None:
         """The flush has its outcomes; its answers and its result go out, each by a way of its own."""
         world = self._world
         if rng.random() < world.faults["broken"] / 2:
@@ -279,7 +281,7 @@ class Shard:
         if not failed:
             address = _address(answer.reply_to, answer.body.get("request_id", ""))
             self.unanswered.pop(address, None)
-            self._told.add(address)
+            self._notified.add(address)
         return not failed
 
     def _settle(self, attempt: Attempt, batch_id: str, result: FlushResult) -> None:
@@ -293,7 +295,7 @@ class Shard:
                 self.unanswered.pop(_address(reply, submission.id), None)
         seen = [*result.outcomes, *(["requeued"] if result.requeued else []), *(["unknown"] if result.unknown else [])]
         self._world.note(f"{batch_id}: {result}", *seen, *(["stalled"] if result.stalled else []))
-        self.buffer.settle(batch_id, result, self._world.clock)
+        self.buffer.complete(batch_id, result, self._world.clock)
         self.look()
 
     def _fail(self, attempt: Attempt, batch_id: str, problem: str, in_doubt: bool) -> None:

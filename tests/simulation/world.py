@@ -166,11 +166,11 @@ class Connection(Sink):
                 waiting |= {request.key} - {""}
         return later
 
-    async def settle(self, batch: Batch) -> Sequence[Outcome]:
+    async def fence(self, batch: Batch) -> Sequence[Outcome]:
         await self._takes_time()
         self._fails_if_down()
         self._may_be_cut(batch, "before")
-        outcomes = await self._world.database.settle(batch)
+        outcomes = await self._world.database.fence(batch)
         self._world.note(f"{batch.id}: settles {_pairs(batch, outcomes)}", "asked the ledger")
         await self._takes_time()
         self._may_be_cut(batch, "after")
@@ -191,7 +191,7 @@ class Connection(Sink):
 
 
 class WithoutFence(Sink):
-    """The same way, for a sink without a `settle` of its own."""
+    """The same way, for a sink without a `fence` of its own."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

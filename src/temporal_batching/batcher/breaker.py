@@ -34,7 +34,7 @@ class Breaker:
         self.error = None
 
 
-def pause_after(failures: int, policy: BatchPolicy, patience: float) -> float:
+def pause_after(failures: int, policy: BatchPolicy, backoff_factor: float) -> float:
     """The pause after so many failures in a row, the last one not counted: doubled each time, up to a limit."""
     initial, most = policy.retry_initial.total_seconds(), policy.retry_max.total_seconds()
-    return min(most, initial * 2.0 ** min(failures, 30)) * patience
+    return min(most, initial * 2.0 ** min(failures, 30)) * backoff_factor

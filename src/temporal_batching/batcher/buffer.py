@@ -1,4 +1,4 @@
-"""The batcher's state machine: accept, deduplicate, form batches, settle, carry over.
+"""The batcher's state machine: accept, deduplicate, form batches, complete them, carry over.
 
 Pure: no Temporal, no clock, no randomness. Time comes in as seconds since the epoch, so every decision can be replayed
 and property-tested (``tests/unit/test_buffer.py``). `BatcherWorkflow` owns one `Buffer` and does what it says.
@@ -66,7 +66,7 @@ class Buffer:
         self.retries = 0
         self.unknown = 0
         self.sink_errors = 0
-        self.unheard: list[str] = []  # answers for nobody, until they are logged
+        self.unreported: list[str] = []  # answers for nobody, until they are logged
         self._name = name
         self._batches = Batches()
         self._pending = Pending(self._batches)
@@ -256,7 +256,7 @@ class Buffer:
         return [submission.id for submission in gone]
 
     def next_batch(self, now: float, *, force: bool = False) -> PendingBatch | None:
-        """The batch to flush now, or None. It is in flight until `settle` or `fail`.
+        """The batch to flush now, or None. It is in flight until `complete` or `fail`.
 
         Args:
             now: Seconds since the epoch.
@@ -307,18 +307,18 @@ class Buffer:
         self._batch_number += 1
         return PendingBatch(f"{self._name}/{self._batch_number}", self._batch_number, trigger, submissions)
 
-    def settle(self, batch_id: str, result: FlushResult, now: float, *, patience: float = 1.0) -> None:
+    def complete(self, batch_id: str, result: FlushResult, now: float, *, backoff_factor: float = 1.0) -> None:
         """The sink has answered for the batch, and whoever has an outcome was told; what is to be retried stays.
 
         Args:
             batch_id: As from `next_batch`.
             result: What the flush reports.
             now: Seconds since the epoch.
-            patience: How many times longer than usual retries pause.
+            backoff_factor: How many times longer than usual retries pause.
         """
         batch = self._batches.in_flight.pop(batch_id)
         fresh, together = not batch.tried, len(batch.submissions) > 1
-        self._end_retry(batch, now, patience)
+        self._end_retry(batch, now, backoff_factor)
         self._count(batch, result)
         if not result.stalled:
             self._breaker.close()
@@ -328,11 +328,11 @@ class Buffer:
             # None of several got through: more likely the sink's trouble than theirs. One by itself, or what was
             # retried before, proves nothing.
             self._breaker.fail(
-                now, result.requeued[0].reason, pause_after(self._breaker.failures, self.policy, patience)
+                now, result.requeued[0].reason, pause_after(self._breaker.failures, self.policy, backoff_factor)
             )
         for answer in result.undelivered:
             self._outbox.add({**answer, "attempts": 1})
-        self._requeue(batch, result, now, patience)
+        self._requeue(batch, result, now, backoff_factor)
 
     def _count(self, batch: PendingBatch, result: FlushResult) -> None:
         self.outcomes.update(result.outcomes)
@@ -342,7 +342,7 @@ class Buffer:
         self.batches_by_trigger[batch.trigger] += not batch.counted
         batch.counted = True
 
-    def _requeue(self, batch: PendingBatch, result: FlushResult, now: float, patience: float) -> None:
+    def _requeue(self, batch: PendingBatch, result: FlushResult, now: float, backoff_factor: float) -> None:
         """Keeps of the batch what is to be retried, with its own pauses and under its id."""
         kept = {one.position: one for one in result.requeued}
         unknown = set(result.unknown)
@@ -352,34 +352,34 @@ class Buffer:
         told = [
             submission for position, submission in enumerate(batch.submissions) if position not in {*kept, *unknown}
         ]
-        self._outbox.note_told((reply for submission in told for reply in submission.replies), but=result.unreached)
+        self._outbox.note_notified((reply for submission in told for reply in submission.replies), but=result.unreached)
         for position, one in kept.items():
             batch.submissions[position].in_doubt |= one.in_doubt
         batch.submissions = [batch.submissions[position] for position in sorted(kept)]
         batch.attempt += 1
         if batch.submissions:
             self.retries += batch.requests
-            self._wait(batch, now, patience)
+            self._wait(batch, now, backoff_factor)
             self._take_back_withdrawn(list(batch.submissions), now)
 
-    def _wait(self, batch: PendingBatch, now: float, patience: float) -> None:
-        batch.wait(now, pause_after(batch.retries, self.policy, patience))
+    def _wait(self, batch: PendingBatch, now: float, backoff_factor: float) -> None:
+        batch.wait(now, pause_after(batch.retries, self.policy, backoff_factor))
         batch.retries += 1
         batch.overtaken = False
         self._batches.requeue(batch)
 
-    def _end_retry(self, batch: PendingBatch, now: float, patience: float) -> None:
+    def _end_retry(self, batch: PendingBatch, now: float, backoff_factor: float) -> None:
         """Retries take a shard half its time at most, and a run's history grows with them no faster than in an outage.
 
         However many requests are to be retried: two retries are apart by a pause, no shorter than what the first took.
         In a run whose history is past Temporal's warning, because it holds too much to continue as new, by more.
         """
         if batch.own_pace:
-            limits = self.policy.retry_initial if patience <= 1.0 else self.policy.retry_max
-            pause = limits.total_seconds() * patience
+            limits = self.policy.retry_initial if backoff_factor <= 1.0 else self.policy.retry_max
+            pause = limits.total_seconds() * backoff_factor
             self._retries_from = now + max(pause, now - batch.started_at)
 
-    def fail(self, batch_id: str, now: float, error: str, *, in_doubt: bool, patience: float = 1.0) -> None:
+    def fail(self, batch_id: str, now: float, error: str, *, in_doubt: bool, backoff_factor: float = 1.0) -> None:
         """The sink was unavailable: the batch is requeued as it is, and the breaker opens, or stays open longer.
 
         If another batch got through since its last attempt, the trouble is more likely its own than the sink's: then it
@@ -390,10 +390,10 @@ class Buffer:
             now: Seconds since the epoch.
             error: The sink's complaint.
             in_doubt: The batch may be committed all the same.
-            patience: How many times longer than usual the breaker pauses.
+            backoff_factor: How many times longer than usual the breaker pauses.
         """
         batch = self._batches.in_flight.pop(batch_id)
-        self._end_retry(batch, now, patience)
+        self._end_retry(batch, now, backoff_factor)
         self.flush_failures += 1
         self._down_since_attempt = batch.started_at
         batch.attempt += 1
@@ -403,11 +403,11 @@ class Buffer:
         submissions = list(batch.submissions)
         if batch.overtaken:
             for half in batch.halves():
-                self._wait(half, now, patience)
+                self._wait(half, now, backoff_factor)
         else:
             batch.own_pace = batch.overtaken = False
             self._batches.requeue(batch)
-            self._breaker.fail(now, error, pause_after(self._breaker.failures, self.policy, patience))
+            self._breaker.fail(now, error, pause_after(self._breaker.failures, self.policy, backoff_factor))
         self._take_back_withdrawn(submissions, now)
 
     # Answers that no flush delivers
@@ -436,9 +436,9 @@ class Buffer:
             if accepted:
                 self._outbox.add(answer)
             elif not self._outbox.add_refusal(answer):
-                self.unheard.append(f"{submission.id!r} ({code or outcome}; too many answers wait)")
+                self.unreported.append(f"{submission.id!r} ({code or outcome}; too many answers wait)")
         elif code is not RejectCode.WITHDRAWN:
-            self.unheard.append(f"{submission.id!r} ({code or outcome})")
+            self.unreported.append(f"{submission.id!r} ({code or outcome})")
 
     # What the workflow and the monitor want to know
 

@@ -11,7 +11,7 @@ from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from temporal_batching.batcher.shards import once_ready, start_shard, update_with_start
+from temporal_batching.batcher.shards import retry_while_not_ready, start_shard, update_with_start
 from temporal_batching.contract import (
     DEFAULT_BATCHER,
     NO_LEDGER,
@@ -87,7 +87,7 @@ class BatcherHandle:
             return update_with_start(self._client, UPDATE_CONTROL, control, start=start, task_queue=self._task_queue)
 
         try:
-            await once_ready(update)
+            await retry_while_not_ready(update)
         except WorkflowUpdateFailedError as err:
             if isinstance(err.cause, ApplicationError) and err.cause.type == ErrorType.BATCHER_BUSY:
                 workflow_id = batcher_workflow_id(start.batcher, start.shard)
@@ -170,7 +170,7 @@ class BatcherHandle:
         workflow_id = batcher_workflow_id(self._name, shard)
         try:
             handle = self._client.get_workflow_handle(workflow_id)
-            await once_ready(lambda: handle.execute_update(UPDATE_CONTROL, control))
+            await retry_while_not_ready(lambda: handle.execute_update(UPDATE_CONTROL, control))
         except WorkflowUpdateFailedError as err:
             cause = err.cause
             if isinstance(cause, ApplicationError) and cause.type == ErrorType.INVALID_POLICY:

@@ -41,7 +41,7 @@ class Outbox:
         self._refusals_bytes = 0
         self._in_delivery = 0
         self._waiting: set[tuple[str | None, ...]] = set()  # activities whose answer is here
-        self._told: dict[tuple[str | None, ...], None] = {}  # activities that had theirs, oldest first
+        self._notified: dict[tuple[str | None, ...], None] = {}  # activities that had theirs, oldest first
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -73,17 +73,17 @@ class Outbox:
         Only for activities, each of which asks once: a workflow may have had its answer, and have asked again.
         """
         addresses = [_activity(reply) for reply in submission.replies]
-        return bool(addresses) and all(address in self._waiting or address in self._told for address in addresses)
+        return bool(addresses) and all(address in self._waiting or address in self._notified for address in addresses)
 
-    def note_told(self, replies: Iterable[JsonObject], *, but: Iterable[JsonObject] = ()) -> None:
+    def note_notified(self, replies: Iterable[JsonObject], *, but: Iterable[JsonObject] = ()) -> None:
         """Remembers activities that were told, but for those whose answer waits here, and the unreached."""
         unreached = set(map(_activity, but))
         for reply in replies:
             address = _activity(reply)
             if "activity_id" in reply and address not in self._waiting and address not in unreached:
-                self._told[address] = None
-        while len(self._told) > MAX_REMEMBERED_ANSWERS:
-            del self._told[next(iter(self._told))]
+                self._notified[address] = None
+        while len(self._notified) > MAX_REMEMBERED_ANSWERS:
+            del self._notified[next(iter(self._notified))]
 
     def next_deliveries(self) -> list[JsonObject]:
         """The answers to deliver now; empty while a delivery is under way. `delivered` ends it."""
@@ -116,7 +116,7 @@ class Outbox:
             self.add(answer)
         not_told = set(failed)
         told = (reply for i, answer in enumerate(part) if i not in not_told for reply in answer["reply_to"])
-        self.note_told(told, but=unreached)
+        self.note_notified(told, but=unreached)
 
     def carry(self) -> list[JsonObject]:
         return self._answers

@@ -19,7 +19,7 @@ T = TypeVar("T")
 _NOT_READY_PAUSES = (0.02, 0.1, 0.5)
 
 
-async def once_ready(update: Callable[[], Awaitable[T]]) -> T:
+async def retry_while_not_ready(update: Callable[[], Awaitable[T]]) -> T:
     """Sends an update again that met a failing workflow task, as a shard's is that ends its run under fire.
 
     The server then says FAILED_PRECONDITION. Now and then the update had arrived all the same: only what may be

@@ -52,7 +52,7 @@ MAX_UPDATES_PER_RUN = 1_800
 """Of Temporal's 2,000 a run."""
 
 MAX_IDLE_CYCLES = 10
-"""Runs in a row that settle nothing though requests wait: then cycling stops until something is settled."""
+"""Runs in a row that complete no request though some wait: then cycling stops until one is completed."""
 
 HEARTBEAT_TIMEOUT = timedelta(seconds=5)
 """How soon a flush whose worker died is noticed."""
@@ -105,7 +105,7 @@ class BatcherWorkflow:
         self._signals_received = 0
         self._updates = 0
         self._policy_known = bool(state) or start.policy is not None
-        self._resting = False
+        self._yielding = False
         self._awake = True  # a first look: what was carried over may be due
         self._timer: asyncio.Task[None] | None = None
         self._timer_at = 0.0
@@ -120,26 +120,26 @@ class BatcherWorkflow:
             await self._despite_cancellation(lambda: asyncio.shield(asking))
         while True:
             await self._despite_cancellation(
-                lambda: workflow.wait_condition(lambda: self._awake or bool(self._signals and not self._resting))
+                lambda: workflow.wait_condition(lambda: self._awake or bool(self._signals and not self._yielding))
             )
             self._read_signals()
-            if self._signals and not self._resting:
-                self._resting = True
-                asyncio.create_task(self._rest())  # noqa: RUF006  the SDK's event loop keeps its tasks
+            if self._signals and not self._yielding:
+                self._yielding = True
+                asyncio.create_task(self._yield())  # noqa: RUF006  the SDK's event loop keeps its tasks
             if not self._awake:
                 continue
             self._awake = False
             now = workflow.time()
             self._buffer.expire(now)
-            self._log_unheard()
+            self._log_unreported()
             if self._cancelled:
                 self._give_up(now)
-            closing = self._closing()
-            if self._cancel_requested and self._buffer.idle and self._may_close():
+            ending = self._should_end()
+            if self._cancel_requested and self._buffer.idle and self._can_end():
                 raise asyncio.CancelledError
-            if closing and self._may_close():
+            if ending and self._can_end():
                 self._continue_as_new()
-            self._start_flushes(now, closing)
+            self._start_flushes(now, ending)
             self._start_delivery()
             self._set_timer(now)
 
@@ -164,7 +164,7 @@ class BatcherWorkflow:
             except BufferFull as err:
                 self._buffer.refused += submission.requests
                 refused.append([position, RejectCode.OVERLOADED, str(err)])
-        self._look(now)
+        self._wake_if_needed(now)
         policy = self._buffer.policy
         return SubmitResult(refused, min(MAX_GATHER, policy.linger.total_seconds() / 10), policy.max_batch_size)
 
@@ -180,7 +180,7 @@ class BatcherWorkflow:
             raise busy("the batcher is draining: it takes no more requests")
         if buffer.pending >= buffer.policy.max_pending or buffer.pending_bytes >= buffer.policy.max_pending_bytes:
             raise busy("the batcher's buffer is full")
-        if self._closing() and buffer.pending_bytes >= CARRY_LIMIT_BYTES // 2:
+        if self._should_end() and buffer.pending_bytes >= CARRY_LIMIT_BYTES // 2:
             raise busy("the batcher is about to continue as new and carries enough", soon=True)
 
     # One handler for every signal, which keeps it as it came: ten thousand of them may come in one activation, after an
@@ -264,7 +264,7 @@ class BatcherWorkflow:
     # Signals
 
     def _read_signals(self) -> None:
-        """Reads what came, in order. Of a flood it reads a portion; the rest has a task of its own (`_rest`)."""
+        """Reads what came, in order. Of a flood it reads a portion; the rest has a task of its own (`_yield`)."""
         if not self._policy_known or not self._signals:
             return
         now = workflow.time()
@@ -275,32 +275,32 @@ class BatcherWorkflow:
             workflow.logger.warning("A signal was ignored: %s", problem)
         if more:
             workflow.logger.warning("%d more signals, or requests in them, were ignored", more)
-        self._log_unheard()
-        self._look(now)
+        self._log_unreported()
+        self._wake_if_needed(now)
 
     def _closed_to_signals(self) -> str | None:
         if self._cancelled:
             return CANCELLED
-        if workflow.info().get_current_history_size() > MAX_HISTORY_BYTES and self._closing():
+        if workflow.info().get_current_history_size() > MAX_HISTORY_BYTES and self._should_end():
             return "the batcher cannot continue as new until it has written some of what it holds"
         return None
 
-    async def _rest(self) -> None:
+    async def _yield(self) -> None:
         await asyncio.sleep(0.001)
-        self._resting = False
+        self._yielding = False
 
-    def _log_unheard(self) -> None:
+    def _log_unreported(self) -> None:
         """Requests that are not written, and that nobody is told of: some by name, the others by number."""
-        unheard, self._buffer.unheard = self._buffer.unheard, []
-        if unheard:
-            some = ", ".join(unheard[:5]) + ("" if len(unheard) <= 5 else f" and {len(unheard) - 5} more")
+        unreported, self._buffer.unreported = self._buffer.unreported, []
+        if unreported:
+            some = ", ".join(unreported[:5]) + ("" if len(unreported) <= 5 else f" and {len(unreported) - 5} more")
             workflow.logger.warning("Not written, and nobody waits for it: %s", some)
 
-    def _look(self, now: float) -> None:
+    def _wake_if_needed(self, now: float) -> None:
         """Wakes the loop if a message changed anything it would act on; most only join a batch that waits."""
         at = self._buffer.wake_at()
         sooner = at is not None and (self._timer is None or at < self._timer_at)
-        if sooner or self._buffer.outbox or self._closing():
+        if sooner or self._buffer.outbox or self._should_end():
             self._awake = True
 
     # The loop's parts
@@ -320,11 +320,11 @@ class BatcherWorkflow:
         self._policy_known = True
         self._read_signals()
 
-    def _start_flushes(self, now: float, closing: bool) -> None:
-        # While closing nothing new starts, so that the run can end; except when it holds more than it may carry.
-        if closing and (self._buffer.batches_in_flight or not self._buffer.has_to_flush_to_end):
+    def _start_flushes(self, now: float, ending: bool) -> None:
+        # While ending nothing new starts, so that the run can end; except when it holds more than it may carry.
+        if ending and (self._buffer.batches_in_flight or not self._buffer.has_to_flush_to_end):
             return
-        force = closing or self._is_runaway()
+        force = ending or self._is_runaway()
         while (batch := self._next_batch(now, force=force)) is not None:
             asyncio.create_task(self._flush(batch))  # noqa: RUF006  the SDK's event loop keeps its tasks
 
@@ -366,19 +366,19 @@ class BatcherWorkflow:
                     self._ledger, self._ledger_asked = ledger, True
                 else:
                     self._ledger_asked = False  # nothing went there yet: the next one goes alone, and decides
-            self._buffer.fail(batch.id, workflow.time(), problem, in_doubt=in_doubt, patience=_patience())
+            self._buffer.fail(batch.id, workflow.time(), problem, in_doubt=in_doubt, backoff_factor=_backoff_factor())
             workflow.logger.warning("Batch %s goes back to the buffer: %s", batch.id, problem)
         except Exception as err:
             # The activity could not even be scheduled, for what is in the batch. In flight it would stay for ever and
             # block the shard; set back, and never written, it can expire.
             problem = f"cannot be scheduled: {err}"
-            self._buffer.fail(batch.id, workflow.time(), problem, in_doubt=False, patience=_patience())
+            self._buffer.fail(batch.id, workflow.time(), problem, in_doubt=False, backoff_factor=_backoff_factor())
             workflow.logger.exception("Batch %s cannot be scheduled", batch.id)
         else:
             if self._ledger is None:
                 self._ledger = result.ledger
             self._ledger_asked = True
-            self._buffer.settle(batch.id, result, workflow.time(), patience=_patience())
+            self._buffer.complete(batch.id, result, workflow.time(), backoff_factor=_backoff_factor())
             if result.requeued:
                 workflow.logger.info(
                     "Batch %s: %d submissions are to be retried by themselves", batch.id, batch.requests
@@ -416,9 +416,9 @@ class BatcherWorkflow:
             self._timer.cancel()
         self._timer_at = at
         # A millisecond on top: rounding must not make the timer ring just before what it is for.
-        self._timer = asyncio.create_task(self._ring(min(at - now, LONGEST_TIMER) + 0.001))
+        self._timer = asyncio.create_task(self._fire_timer(min(at - now, LONGEST_TIMER) + 0.001))
 
-    async def _ring(self, seconds: float) -> None:
+    async def _fire_timer(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
         self._timer = None
         self._awake = True
@@ -457,7 +457,7 @@ class BatcherWorkflow:
 
     # Continue-as-new
 
-    def _closing(self) -> bool:
+    def _should_end(self) -> bool:
         """Whether this run should end."""
         due = (
             workflow.info().is_continue_as_new_suggested()
@@ -470,7 +470,7 @@ class BatcherWorkflow:
         """Whether run after run ends without settling anything: then this one stays until it has."""
         return self._idle_cycles >= MAX_IDLE_CYCLES and self._buffer.settled == self._settled_before
 
-    def _may_close(self) -> bool:
+    def _can_end(self) -> bool:
         return (
             not self._signals
             and self._buffer.batches_in_flight == 0
@@ -541,7 +541,7 @@ def _shallow(message: FlushInput | BatcherStart) -> JsonObject:
     return vars(message)
 
 
-def _patience() -> float:
+def _backoff_factor() -> float:
     """How much longer than usual to wait between two tries in a run that holds too much to continue as new.
 
     Each try costs eight events of the 51,200 after which the server ends a run. Past its warning the pauses grow with

@@ -24,7 +24,7 @@ from temporal_batching.contract import (
     FlushResult,
 )
 from temporal_batching.flush.delivery import deliver
-from temporal_batching.flush.settlement import Settled, settle, unavailable
+from temporal_batching.flush.settlement import BatchResult, unavailable, write_batch
 from temporal_batching.flush.sink_calls import without_values
 from temporal_batching.sinks.base import Sink
 from temporal_batching.wire.addressee import check_batcher
@@ -61,7 +61,7 @@ class Flusher:
             if flush.ledger is None and self._sink.identity is not None:
                 await _declare(self._sink.identity)
             try:
-                settled = await settle(self._sink, flush)
+                settled = await write_batch(self._sink, flush)
                 delivery = await deliver(activity.client(), settled.answers)
             except ApplicationError:
                 raise
@@ -149,7 +149,7 @@ async def _heartbeats(ledger: str | None) -> AsyncIterator[None]:
         task.cancel()
 
 
-def _measure(flush: FlushInput, settled: Settled, seconds: float) -> None:
+def _measure(flush: FlushInput, settled: BatchResult, seconds: float) -> None:
     """Publishes what monitoring wants, through the SDK's meter (Prometheus or OpenTelemetry by its runtime)."""
     attributes: dict[str, Any] = {"batcher": flush.batcher, "shard": str(flush.shard)}
     meter = activity.metric_meter().with_additional_attributes(attributes)

@@ -51,7 +51,7 @@ def unavailable(problem: str, *, in_doubt: bool, ledger: str | None = None) -> A
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class BatchResult:
     """What became of a batch.
 
     Attributes:
@@ -126,7 +126,7 @@ class _Unit:
 _COMMITTED = {OutcomeKind.WRITTEN, OutcomeKind.DUPLICATE}
 
 
-async def settle(sink: Sink, flush: FlushInput, *, clock: Callable[[], float] = time.time) -> Settled:
+async def write_batch(sink: Sink, flush: FlushInput, *, clock: Callable[[], float] = time.time) -> BatchResult:
     """Writes a batch through the sink. Needs no Temporal, so that a simulation can run what an activity runs.
 
     Raises:
@@ -152,7 +152,7 @@ async def settle(sink: Sink, flush: FlushInput, *, clock: Callable[[], float] = 
     if unknown:
         names = named([unit.submission["request_id"] for unit in unknown])
         activity.logger.error("Nobody can know whether this is written, in batch %s: %s", flush.batch_id, names)
-    return Settled(
+    return BatchResult(
         counts=counts,
         records=sum(len(request.records) for unit in units for request in unit.requests),
         answers=_answers(flush, units, datetime.fromtimestamp(clock(), UTC)),

@@ -42,7 +42,7 @@ class SinkCalls:
         self.errors = 0
         self._sink = sink
         self._flush = flush
-        self._has_fence = getattr(sink.settle, "__func__", None) is not Sink.settle
+        self._has_fence = getattr(sink.fence, "__func__", None) is not Sink.fence
         self._fence_as = OutcomeKind.EXPIRED
         self._problems: dict[str, list[str]] = {}  # what went wrong, and with which requests
 
@@ -109,7 +109,7 @@ class SinkCalls:
 
         Returns:
             An outcome for each, or None where nobody can know: the sink fails on it, or it is in doubt and the sink has
-            no `settle` of its own.
+            no `fence` of its own.
 
         Raises:
             SinkUnavailable: The sink cannot tell now.
@@ -125,7 +125,7 @@ class SinkCalls:
     async def _fence_part(self, requests: Sequence[WriteRequest], outcomes: list[Outcome | None]) -> None:
         if not requests:
             return
-        answers = await self._ask("settle", self._sink.settle, requests)
+        answers = await self._ask("fence", self._sink.fence, requests)
         if answers is None and len(requests) > 1:
             middle = len(requests) // 2
             await self._fence_part(requests[:middle], outcomes)

@@ -124,7 +124,7 @@ class Gateway:
         try:
             check_batcher(wire.get("batcher"), self._name)
         except ApplicationError as err:
-            raise _turned_back(
+            raise _refused_outright(
                 err.message, ErrorType.WRONG_BATCHER, expires_at=_deadline(wire), delay=_WRONG_DELAY
             ) from None
 
@@ -152,7 +152,7 @@ class Gateway:
             activity.raise_complete_async()
         code, reason = refusal
         if code == RejectCode.OVERLOADED:
-            raise _turned_back(
+            raise _refused_outright(
                 reason, ErrorType.BATCHER_BUSY, expires_at=submission.expires_at, delay=_BUSY_DELAY, benign=True
             )
         raise _rejected(submission.id, RejectCode(code), reason)
@@ -202,7 +202,7 @@ def _note_refusal() -> bool:
     return always
 
 
-def _turned_back(
+def _refused_outright(
     reason: str, error_type: ErrorType, *, expires_at: Any, delay: timedelta, benign: bool = False
 ) -> ApplicationError:
     """The failure of an attempt that was refused outright: the request waits in Temporal, and comes again.

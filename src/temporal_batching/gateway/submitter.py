@@ -15,7 +15,7 @@ from temporalio.client import Client, WorkflowUpdateFailedError, WorkflowUpdateR
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.service import RPCError, RPCStatusCode
 
-from temporal_batching.batcher.shards import once_ready, update_with_start
+from temporal_batching.batcher.shards import retry_while_not_ready, update_with_start
 from temporal_batching.contract import UPDATE_SUBMIT, BatcherStart, JsonObject, RejectCode, SubmitResult
 from temporal_batching.errors import ErrorType
 from temporal_batching.policy import BatchPolicy
@@ -49,7 +49,7 @@ class PendingSubmission:
     submission: Submission
     answer: asyncio.Future[tuple[str, str] | None]
     arrived: float
-    patience: float
+    max_gather: float
     """Seconds that it may wait for company at most, because of its deadline."""
 
 
@@ -71,12 +71,12 @@ class ShardSubmitter:
     async def submit(self, submission: Submission) -> tuple[str, str] | None:
         """Returns None if the shard accepted the request, else the code and the reason of its refusal."""
         loop = asyncio.get_running_loop()
-        patience = (
+        max_gather = (
             math.inf
             if submission.expires_at is None
             else LATEST_GATHERED * max(0.0, submission.expires_at - time.time())
         )
-        waiting = PendingSubmission(submission, loop.create_future(), loop.time(), patience)
+        waiting = PendingSubmission(submission, loop.create_future(), loop.time(), max_gather)
         self._waiting.append(waiting)
         self._arrived.set()
         if self._runner is None:
@@ -110,7 +110,7 @@ class ShardSubmitter:
         looked_at = records = size = 0
         while True:
             for waiting in self._waiting[looked_at:]:
-                until = min(until, waiting.arrived + min(self._gather, waiting.patience))
+                until = min(until, waiting.arrived + min(self._gather, waiting.max_gather))
                 records += waiting.submission.records
                 size += waiting.submission.size
             looked_at = len(self._waiting)
@@ -139,12 +139,12 @@ class ShardSubmitter:
             async with asyncio.timeout(SUBMISSION_TIMEOUT.total_seconds()):
                 for pause in BUSY_PAUSES:
                     try:
-                        return await once_ready(lambda: self._update(self._wires(part)))
+                        return await retry_while_not_ready(lambda: self._update(self._wires(part)))
                     except WorkflowUpdateFailedError as err:
                         if not _is_busy_for_a_moment(err):
                             raise
                     await asyncio.sleep(pause)
-                return await once_ready(lambda: self._update(self._wires(part)))
+                return await retry_while_not_ready(lambda: self._update(self._wires(part)))
         except WorkflowUpdateFailedError as err:
             cause = err.cause
             if isinstance(cause, ApplicationError) and cause.type == ErrorType.BATCHER_BUSY:

@@ -20,7 +20,7 @@ class Batch(Sequence[WriteRequest]):
         shard: The batcher shard it comes from.
         trigger: What made it start.
         attempt: Earlier attempts at this batch; 0 for the first.
-        fence_as: For `Sink.settle`: what the callers of requests that are not there are told, `expired` or `rejected`.
+        fence_as: For `Sink.fence`: what the callers of requests that are not there are told, `expired` or `rejected`.
     """
 
     __slots__ = ("_requests", "attempt", "fence_as", "id", "shard", "trigger")
@@ -94,14 +94,14 @@ class Sink(ABC):
 
         An exception other than `SinkUnavailable` is no verdict on a request: it may be written all the same. The batch
         is halved until the request is found that the sink fails on. That one is retried, in doubt, and asked about by
-        `settle` at its deadline; so is one whose answer is no `Outcome`.
+        `fence` at its deadline; so is one whose answer is no `Outcome`.
 
         Raises:
             SinkUnavailable: The sink cannot take writes now. The whole batch is tried again later. With
                 ``in_doubt=False`` nothing of it is committed.
         """
 
-    async def settle(self, batch: Batch) -> Sequence[Outcome]:
+    async def fence(self, batch: Batch) -> Sequence[Outcome]:
         """Answers for requests past their deadline of which an earlier attempt at ``batch.id`` may have committed.
 
         Each is answered `written` if it is there; otherwise as ``batch.fence_as`` says, and then the sink has made sure

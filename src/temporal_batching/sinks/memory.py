@@ -97,7 +97,7 @@ class MemorySink(Sink):
         at = datetime.fromtimestamp(self._clock(), UTC)
         self.ledger[request_id] = LedgerEntry(request_id, status, batch_id, at, mark)
 
-    async def settle(self, batch: Batch) -> Sequence[Outcome]:
+    async def fence(self, batch: Batch) -> Sequence[Outcome]:
         outcomes = []
         for request in batch:
             if fault := request_id_fault(request.request_id):

@@ -80,7 +80,7 @@ async def check_sink(
         outage: Gives a context manager in which the store is away.
         dead_letters: Reads the request ids of the dead letters that are kept.
         exactly_once: Whether the sink remembers request ids; one without is checked for little.
-        fences: Whether `settle` keeps a late attempt from writing; False for a sink that inherits it.
+        fences: Whether `fence` keeps a late attempt from writing; False for a sink that inherits it.
         ordered: Whether ``rows`` tells the order in which rows were applied.
         timeout: The longest that one call of the sink may take.
 

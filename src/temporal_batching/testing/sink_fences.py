@@ -30,7 +30,7 @@ async def _deadline(kit: Kit) -> None:
 
 @checks(SinkPromise.NEVER_EXPIRED, "exactly_once")
 async def _never_expired(kit: Kit) -> None:
-    """What was written is never called `expired`, however late one asks: not by `write`, nor by `settle`."""
+    """What was written is never called `expired`, however late one asks: not by `write`, nor by `fence`."""
     async with kit.sink() as sink:
         kit.case = "a batch that was written, and is tried again when the deadline of its request has passed"
         first = kit.request(expires_at=time.time() + 3600)
@@ -48,7 +48,7 @@ async def _never_expired(kit: Kit) -> None:
 
 @checks(SinkPromise.FENCED, "exactly_once", "fences")
 async def _fenced(kit: Kit) -> None:
-    """What `settle` answers with `expired` cannot be written by its batch any more, not even by an attempt that comes
+    """What `fence` answers with `expired` cannot be written by its batch any more, not even by an attempt that comes
     later, from another sink too. In a new batch it can be: then its caller has submitted it anew.
     """
     async with kit.sink() as sink, kit.sink() as other:
@@ -69,12 +69,12 @@ async def _fenced(kit: Kit) -> None:
 
 @checks(SinkPromise.FENCE_RACE, "exactly_once", "fences")
 async def _fence_race(kit: Kit) -> None:
-    """An attempt under way and a `settle` of the same batch agree: either both say that it is written, or both that it
+    """An attempt under way and a `fence` of the same batch agree: either both say that it is written, or both that it
     is expired, and the rows agree with them.
     """
     async with kit.sink() as one, kit.sink() as two:
         for race in range(RACES):
-            kit.case = "write and settle of the same batch at the same time"
+            kit.case = "write and fence of the same batch at the same time"
             request = kit.request()
             batch = kit.batch(request)
             attempt = asyncio.ensure_future(kit.kinds(one, batch))
@@ -88,7 +88,7 @@ async def _fence_race(kit: Kit) -> None:
 
 @checks(SinkPromise.FENCED_AS, "exactly_once", "fences")
 async def _fenced_as(kit: Kit) -> None:
-    """What is not there is answered as ``batch.fence_as`` says, `expired` or `rejected`, by `settle` and by every later
+    """What is not there is answered as ``batch.fence_as`` says, `expired` or `rejected`, by `fence` and by every later
     attempt at its batch, whatever a later fence is for.
     """
     async with kit.sink() as sink, kit.sink() as other:

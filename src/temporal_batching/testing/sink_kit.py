@@ -160,7 +160,7 @@ class Kit:
 
     async def fence(self, sink: Sink, batch: Batch) -> list[Outcome]:
         """Settles as a batcher does, likewise."""
-        return await self._until_available("settle", batch, sink.settle)
+        return await self._until_available("fence", batch, sink.fence)
 
     async def attempt(self, sink: Sink, batch: Batch) -> list[Outcome]:
         """Writes once.
@@ -198,7 +198,7 @@ class Kit:
         except TimeoutError:
             raise self.broken(f"{name} answers", f"no answer within {seconds:g} s") from None
         except Exception as err:
-            allowed = "an outcome for each request, or SinkUnavailable" if name in ("write", "settle") else "no error"
+            allowed = "an outcome for each request, or SinkUnavailable" if name in ("write", "fence") else "no error"
             raise self.broken(allowed, f"{name} raised {type(err).__name__}: {err}") from err
 
     def _checked(self, name: str, batch: Batch, outcomes: Sequence[Outcome]) -> list[Outcome]:

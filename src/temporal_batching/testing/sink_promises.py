@@ -48,7 +48,7 @@ class SinkPromise(StrEnum):
     CANCELLED = "a-cancelled-attempt-can-be-repeated"
     DEADLINE = "what-is-late-is-not-written"
     NEVER_EXPIRED = "what-is-written-is-never-called-expired"
-    FENCED = "what-is-settled-as-expired-is-not-written-any-more"
+    FENCED = "what-is-fenced-as-expired-is-not-written-any-more"
     FENCED_AS = "what-is-fenced-keeps-the-outcome-it-was-fenced-with"
     FENCE_RACE = "an-attempt-and-its-fence-agree"
     IDS = "every-request-id-is-an-id-of-its-own"

@@ -35,7 +35,7 @@ from temporal_batching.policy import CONFIRMATION_TIMEOUT, BatchPolicy
 from temporal_batching.routing import check_name, check_shards, default_task_queue, shard_of
 from temporal_batching.wire.submission import ENVELOPE_BYTES, Submission, encode_request, read_submission
 from temporal_batching.writers.attempts import ATTEMPT_TIMEOUT, activity_times
-from temporal_batching.writers.failures import rejected_at_the_door, write_error
+from temporal_batching.writers.failures import rejected_before_submission, write_error
 
 WriteResult: TypeAlias = Confirmation | WriteError
 
@@ -104,7 +104,7 @@ class BatchClient:
             wire = encode_request(request)
             read_submission(wire)
         except InvalidRequest as err:
-            raise rejected_at_the_door(request.request_id, err) from None
+            raise rejected_before_submission(request.request_id, err) from None
         timeout = timeout or self._timeout
         try:
             confirmation: Confirmation = await self._run(ACTIVITY_WRITE, wire, Confirmation, timeout)
@@ -136,7 +136,7 @@ class BatchClient:
             try:
                 submissions.append((position, read_submission(encode_request(request))))
             except InvalidRequest as err:
-                results[position] = rejected_at_the_door(request.request_id, err)
+                results[position] = rejected_before_submission(request.request_id, err)
         slots = asyncio.Semaphore(PARCELS_UNDER_WAY)
 
         async def one(parcel: list[tuple[int, Submission]], before: set[asyncio.Task[None]]) -> None:

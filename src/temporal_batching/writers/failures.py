@@ -21,14 +21,16 @@ from temporal_batching.errors import (
 EXPIRED = "write {}: its deadline passed before it could be written; it is not and will not be written"
 
 
-def refusal(request_id: str, reason: str | None) -> str:
+def rejection_message(request_id: str, reason: str | None) -> str:
     return f"write {request_id}: rejected: {reason or 'no reason given'}"
 
 
-def rejected_at_the_door(request_id: object, err: InvalidRequest) -> WriteRejected:
+def rejected_before_submission(request_id: object, err: InvalidRequest) -> WriteRejected:
     """The error for a write that no batch can take, raised before it goes anywhere."""
     confirmation = Confirmation(str(request_id), OutcomeKind.REJECTED, code=err.code, reason=str(err))
-    return WriteRejected(refusal(str(request_id), str(err)), request_id=str(request_id), confirmation=confirmation)
+    return WriteRejected(
+        rejection_message(str(request_id), str(err)), request_id=str(request_id), confirmation=confirmation
+    )
 
 
 def write_error(request_id: str, cause: BaseException | None, timeout: timedelta) -> WriteError:
@@ -40,7 +42,9 @@ def write_error(request_id: str, cause: BaseException | None, timeout: timedelta
     if isinstance(cause, ApplicationError):
         if cause.type == ErrorType.REJECTED:
             confirmation = _confirmation(request_id, OutcomeKind.REJECTED, cause)
-            return WriteRejected(refusal(request_id, cause.message), request_id=request_id, confirmation=confirmation)
+            return WriteRejected(
+                rejection_message(request_id, cause.message), request_id=request_id, confirmation=confirmation
+            )
         if cause.type == ErrorType.EXPIRED:
             confirmation = _confirmation(request_id, OutcomeKind.EXPIRED, cause)
             return WriteExpired(EXPIRED.format(request_id), request_id=request_id, confirmation=confirmation)

@@ -28,7 +28,7 @@ from temporal_batching.policy import CONFIRMATION_TIMEOUT
 from temporal_batching.routing import batcher_workflow_id, check_name, check_shards, default_task_queue, shard_of
 from temporal_batching.wire.submission import deadline_after, encode_request, read_submission
 from temporal_batching.writers.attempts import ATTEMPT_TIMEOUT, activity_times
-from temporal_batching.writers.failures import EXPIRED, refusal, rejected_at_the_door, write_error
+from temporal_batching.writers.failures import EXPIRED, rejected_before_submission, rejection_message, write_error
 from temporal_batching.writers.inbox import Inbox
 from temporal_batching.writers.retries import pause_before_retry
 
@@ -118,9 +118,9 @@ class BatchWriter:
             wire = encode_request(WriteRequest(request_id, records, key))
             read_submission(wire)  # a write that no batch can take fails here, and costs the batcher nothing
         except InvalidRequest as err:
-            raise rejected_at_the_door(request_id, err) from None
+            raise rejected_before_submission(request_id, err) from None
         except RecursionError:
-            raise rejected_at_the_door(request_id, InvalidRequest("a value is nested too deeply")) from None
+            raise rejected_before_submission(request_id, InvalidRequest("a value is nested too deeply")) from None
         if self._via == "signal":
             return await self._write_by_signal(wire, timeout)
         return await self._write_by_activity(wire, timeout)
@@ -189,7 +189,7 @@ class BatchWriter:
                 _leave(sending)
         if confirmation.outcome == OutcomeKind.REJECTED:
             raise WriteRejected(
-                refusal(request_id, confirmation.reason), request_id=request_id, confirmation=confirmation
+                rejection_message(request_id, confirmation.reason), request_id=request_id, confirmation=confirmation
             )
         if confirmation.outcome == OutcomeKind.EXPIRED:
             raise WriteExpired(EXPIRED.format(request_id), request_id=request_id, confirmation=confirmation)

@@ -57,7 +57,7 @@ def test_when_the_oldest_leaves_the_next_one_counts(way: str) -> None:
     else:
         batch = take(buf, NOW + 5)
         assert ids(batch) == ["a"]
-        buf.settle(batch.id, FlushResult({"written": 1}), NOW)
+        buf.complete(batch.id, FlushResult({"written": 1}), NOW)
     assert buf.oldest_age(NOW + 10) == 5.0
     assert buf.wake_at() == NOW + 25
 
@@ -68,7 +68,7 @@ def test_a_full_batch_is_flushed_at_once_and_the_rest_waits() -> None:
         buf.accept(submission(name), NOW)
     batch = take(buf, NOW)
     assert (batch.trigger, ids(batch)) == (Trigger.COUNT, ["a", "b"])
-    buf.settle(batch.id, FlushResult({"written": 2}), NOW)
+    buf.complete(batch.id, FlushResult({"written": 2}), NOW)
     assert buf.next_batch(NOW) is None
 
 
@@ -98,7 +98,7 @@ def test_an_explicit_flush_takes_what_is_there_and_not_what_comes_later() -> Non
     assert buf.wake_at() == 0.0
     batch = take(buf, NOW + 1)
     assert (batch.trigger, ids(batch)) == (Trigger.MANUAL, ["a"])
-    buf.settle(batch.id, FlushResult({"written": 1}), NOW)
+    buf.complete(batch.id, FlushResult({"written": 1}), NOW)
     buf.accept(submission("b"), NOW + 2)
     assert buf.next_batch(NOW + 2) is None
 
@@ -110,7 +110,7 @@ def test_without_linger_an_idle_shard_flushes_at_once_and_gathers_during_a_flush
     for name in "bcd":
         buf.accept(submission(name), NOW + 1)
     assert buf.next_batch(NOW + 1) is None
-    buf.settle(first.id, FlushResult({"written": 1}), NOW)
+    buf.complete(first.id, FlushResult({"written": 1}), NOW)
     assert ids(take(buf, NOW + 2)) == ["b", "c", "d"]
 
 
@@ -140,7 +140,7 @@ def test_as_many_flushes_run_beside_each_other_as_the_policy_allows() -> None:
     second = take(buf, NOW)
     assert buf.next_batch(NOW) is None
     assert (buf.batches_in_flight, buf.in_flight, buf.pending) == (2, 2, 1)
-    buf.settle(second.id, FlushResult({"written": 1}), NOW)
+    buf.complete(second.id, FlushResult({"written": 1}), NOW)
     assert ids(take(buf, NOW)) == ["c"]
 
 
@@ -287,7 +287,7 @@ def test_the_breaker_backs_off_to_its_limit_and_closes_with_the_first_success() 
         pauses.append(wake - now)
         now = wake
     assert pauses == [1, 2, 4, 5, 5]
-    buf.settle(take(buf, now).id, FlushResult({"written": 1}), NOW)
+    buf.complete(take(buf, now).id, FlushResult({"written": 1}), NOW)
     assert (buf.breaker_open, buf.sink_error) == (False, None)
     buf.accept(submission("b"), now)
     assert buf.next_batch(now) is not None
@@ -297,8 +297,8 @@ def test_the_breaker_pauses_longer_for_a_run_that_must_spare_its_history() -> No
     buf = buffer(linger=0, retry_initial=1, retry_max=4)
     buf.accept(submission("a", expires_at=NOW + 10_000), NOW)
     now = NOW
-    for patience, pause in [(1.0, 1.0), (3.0, 6.0), (3.0, 12.0), (1.0, 4.0)]:
-        buf.fail(take(buf, now).id, now, "down", in_doubt=False, patience=patience)
+    for backoff_factor, pause in [(1.0, 1.0), (3.0, 6.0), (3.0, 12.0), (1.0, 4.0)]:
+        buf.fail(take(buf, now).id, now, "down", in_doubt=False, backoff_factor=backoff_factor)
         assert buf.next_batch(now + pause - 0.01) is None
         now += pause
 
@@ -353,7 +353,7 @@ def test_the_attempt_of_the_flush_counts() -> None:
     buf = buffer()
     buf.accept(submission("a"), NOW)
     answer = {"reply_to": [caller("w-a")], "confirmation": {"request_id": "a", "outcome": "written"}}
-    buf.settle(take(buf, NOW, force=True).id, FlushResult({"written": 1}, [answer]), NOW)
+    buf.complete(take(buf, NOW, force=True).id, FlushResult({"written": 1}, [answer]), NOW)
     for _ in range(MAX_DELIVERIES - 1):
         assert buf.next_deliveries() == [answer]
         buf.delivered([0])
@@ -434,6 +434,6 @@ def test_what_never_expires_leaves_no_trace_in_memory() -> None:
     for n in range(5_000):
         buf.accept(submission(f"a-{n}"), NOW + n)
         while (batch := buf.next_batch(NOW + n)) is not None:
-            buf.settle(batch.id, FlushResult({"written": batch.requests}), NOW)
+            buf.complete(batch.id, FlushResult({"written": batch.requests}), NOW)
     assert len(buf._pending._deadlines) < 100
     assert (buf._batches.by_id, buf._outbox._waiting, buf.pending_bytes) == ({}, set(), 0)

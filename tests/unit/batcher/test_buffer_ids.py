@@ -92,9 +92,9 @@ def test_an_id_in_a_batch_keeps_another_caller_with_it_waiting() -> None:
     assert buf.next_batch(NOW) is None
     for name in "vw":
         assert buf.accept(submission("a", name), NOW) is Accepted.ATTACHED
-    buf.settle(first.id, FlushResult({"written": 1}), NOW)
+    buf.complete(first.id, FlushResult({"written": 1}), NOW)
     second = take(buf, NOW)
-    buf.settle(second.id, FlushResult({"duplicate": 1}), NOW)
+    buf.complete(second.id, FlushResult({"duplicate": 1}), NOW)
     assert buf.accept(submission("a", "x"), NOW) is Accepted.NEW
 
 
@@ -103,7 +103,7 @@ def test_an_activity_whose_answer_is_on_its_way_gets_no_second_one() -> None:
     buf.accept(submission("a", "v"), NOW)
     batch = take(buf, NOW, force=True)
     answer = {"reply_to": [caller("v")], "confirmation": {"request_id": "a", "outcome": "written"}}
-    buf.settle(batch.id, FlushResult({"written": 1}, [answer]), NOW)
+    buf.complete(batch.id, FlushResult({"written": 1}, [answer]), NOW)
     assert buf.accept(submission("a", "v"), NOW) is Accepted.ANSWERED
     assert buf.accept(submission("a", "w"), NOW) is Accepted.NEW
     restored = Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
@@ -117,7 +117,7 @@ def test_an_attempt_that_arrives_after_its_activity_was_told_is_not_taken_in() -
     # It was taken for a new request: one that was told `rejected` could be written then.
     buf = buffer(max_batch_size=1)
     buf.accept(submission("a", "v"), NOW)
-    buf.settle(take(buf, NOW).id, FlushResult({"rejected": 1}), NOW)
+    buf.complete(take(buf, NOW).id, FlushResult({"rejected": 1}), NOW)
     assert buf.accept(submission("a", "v", resubmitted=True), NOW) is Accepted.ANSWERED
     assert (buf.pending, buf.outbox) == (0, 0)
     assert buf.accept(submission("a", "w"), NOW) is Accepted.NEW, "another caller may send it anew"
@@ -127,7 +127,7 @@ def test_an_activity_that_could_not_be_told_may_ask_again() -> None:
     buf = buffer(max_batch_size=1)
     buf.accept(submission("a", "v"), NOW)
     answer = {"reply_to": [caller("v")], "confirmation": {"request_id": "a", "outcome": "written"}}
-    buf.settle(take(buf, NOW).id, FlushResult({"written": 1}, [answer]), NOW)
+    buf.complete(take(buf, NOW).id, FlushResult({"written": 1}, [answer]), NOW)
     for _ in range(MAX_DELIVERIES - 1):
         buf.next_deliveries()
         buf.delivered([0])
@@ -138,7 +138,7 @@ def test_an_activity_that_could_not_be_told_may_ask_again() -> None:
 def test_an_activity_that_was_between_two_attempts_may_ask_again() -> None:
     buf = buffer(max_batch_size=1)
     buf.accept(submission("a", "v", "w"), NOW)
-    buf.settle(take(buf, NOW).id, FlushResult({"rejected": 1}, unreached=[caller("v")]), NOW)
+    buf.complete(take(buf, NOW).id, FlushResult({"rejected": 1}, unreached=[caller("v")]), NOW)
     assert buf.accept(submission("a", "w", resubmitted=True), NOW) is Accepted.ANSWERED
     assert buf.accept(submission("a", "v", resubmitted=True), NOW) is Accepted.NEW
 
@@ -157,8 +157,8 @@ def test_activities_that_were_told_are_not_remembered_without_end() -> None:
     buf = buffer(max_batch_size=1)
     for n in range(MAX_REMEMBERED_ANSWERS + 5):
         buf.accept(submission(f"a-{n}"), NOW)
-        buf.settle(take(buf, NOW).id, FlushResult({"written": 1}), NOW)
-    assert len(buf._outbox._told) == MAX_REMEMBERED_ANSWERS
+        buf.complete(take(buf, NOW).id, FlushResult({"written": 1}), NOW)
+    assert len(buf._outbox._notified) == MAX_REMEMBERED_ANSWERS
     assert buf.accept(submission("a-4", resubmitted=True), NOW) is Accepted.NEW
 
 
@@ -231,7 +231,7 @@ def test_what_is_in_flight_stays_and_so_does_its_outcome() -> None:
     buf.accept(submission("a"), NOW)
     batch = take(buf, NOW, force=True)
     assert buf.withdraw("a", "w-a", "run", now=NOW) is False
-    buf.settle(batch.id, FlushResult({"written": 1}), NOW)
+    buf.complete(batch.id, FlushResult({"written": 1}), NOW)
     assert told(buf) == []
     assert buf.accept(submission("a", "v"), NOW) is Accepted.NEW, "it is not the one that was withdrawn"
     assert take(buf, NOW, force=True).submissions[0].withdrawn is False

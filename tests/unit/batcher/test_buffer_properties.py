@@ -353,9 +353,9 @@ class BufferMachine(RuleBasedStateMachine):
     def flush_ends(self, data: st.DataObject) -> None:
         flight = self.flights.pop(data.draw(st.sampled_from(sorted(self.flights))))
         fates = data.draw(st.lists(st.sampled_from(FATES), max_size=4))
-        self.settle(flight, fates, data.draw(st.booleans()))
+        self.complete(flight, fates, data.draw(st.booleans()))
 
-    def settle(self, flight: Flight, fates: list[str], all_delivered: bool = True) -> None:
+    def complete(self, flight: Flight, fates: list[str], all_delivered: bool = True) -> None:
         outcomes: Counter[str] = Counter()
         undelivered: list[JsonObject] = []
         requeued: list[Requeued] = []
@@ -388,7 +388,7 @@ class BufferMachine(RuleBasedStateMachine):
         self.outcomes.update(outcomes)
         fresh, together, open_before = flight.batch.attempt == 0, len(flight.tickets) > 1, self.buffer.breaker_open
         stalled = not settled
-        self.buffer.settle(
+        self.buffer.complete(
             flight.batch.id, FlushResult(outcomes, undelivered, requeued, unknown, stalled=stalled), self.now
         )
         assert self.buffer.breaker_open is (stalled and (open_before or (fresh and together)))
@@ -552,7 +552,7 @@ class BufferMachine(RuleBasedStateMachine):
             if self.buffer.idle:
                 break
             for flight in list(self.flights.values()):
-                self.settle(self.flights.pop(flight.batch.id), [])
+                self.complete(self.flights.pop(flight.batch.id), [])
             if self.in_delivery:
                 self.end_delivery([])
             self.delivery_starts()

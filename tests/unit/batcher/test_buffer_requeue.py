@@ -16,7 +16,7 @@ def requeue(buf: Buffer, batch: PendingBatch, *positions: int, now: float = NOW,
     """Ends a flush: these submissions are to be retried, the others are written."""
     written = len(batch.submissions) - len(positions)
     requeued = [Requeued(position, "locked", in_doubt) for position in positions]
-    buf.settle(batch.id, FlushResult({"written": written}, requeued=requeued, stalled=not written), now)
+    buf.complete(batch.id, FlushResult({"written": written}, requeued=requeued, stalled=not written), now)
 
 
 def fill(buf: Buffer, *names: str, key: str = "", now: float = NOW, expires_at: float = NOW + 10_000) -> None:
@@ -51,10 +51,10 @@ def test_only_the_key_of_what_waits_is_blocked_and_keeps_its_order() -> None:
     fill(buf, "a3", key="a")
     other = take(buf, NOW)
     assert ids(other) == ["b1", "free"]
-    buf.settle(other.id, FlushResult({"written": 2}), NOW)
+    buf.complete(other.id, FlushResult({"written": 2}), NOW)
     assert buf.next_batch(NOW) is None
     again = take(buf, NOW + 1)
-    buf.settle(again.id, FlushResult({"written": 1}), NOW + 1)
+    buf.complete(again.id, FlushResult({"written": 1}), NOW + 1)
     assert ids(take(buf, NOW + 1)) == ["a2", "a3"]
 
 
@@ -87,7 +87,7 @@ def test_what_is_blocked_makes_no_batch_due() -> None:
     fill(buf, "b", key="b", now=NOW + 0.5)
     batch = take(buf, NOW + 1)
     assert ids(batch) == ["a1", "a2"], "only one request is ready: too few for a batch"
-    buf.settle(batch.id, FlushResult({"written": 2}), NOW + 1)
+    buf.complete(batch.id, FlushResult({"written": 2}), NOW + 1)
     assert ids(take(buf, NOW + 1)) == ["a3", "a4"]
 
 
@@ -113,7 +113,7 @@ def test_if_nothing_of_a_batch_gets_through_the_breaker_opens_and_another_batch_
     assert (buf.breaker_open, buf.sink_error, buf.next_batch(NOW + 0.9)) == (True, "locked", None)
     probe = take(buf, NOW + 1)
     assert ids(probe) == ["a", "b"]
-    buf.settle(probe.id, FlushResult({"written": 2}), NOW + 1)
+    buf.complete(probe.id, FlushResult({"written": 2}), NOW + 1)
     assert (buf.breaker_open, buf.sink_error, buf.requeued) == (False, None, 2)
 
 
@@ -135,13 +135,13 @@ def test_in_an_outage_few_batches_are_probed_in_turn() -> None:
         now += 1
     assert probed[: PROBES_EACH + 1] == ["r0"] * PROBES_EACH + ["r1"]
     assert set(probed) == {f"r{n}" for n in range(5)}, "each enters history once, and few do"
-    buf.settle(take(buf, now).id, FlushResult({"written": 1}), now)
+    buf.complete(take(buf, now).id, FlushResult({"written": 1}), now)
     assert not buf.breaker_open
     written = []
     for _ in range(9):
         batch = take(buf, now)
         written += ids(batch)
-        buf.settle(batch.id, FlushResult({"written": 1}), now)
+        buf.complete(batch.id, FlushResult({"written": 1}), now)
     assert buf.idle
 
 
@@ -160,7 +160,7 @@ def test_one_request_that_takes_the_sink_down_is_isolated_and_its_neighbours_get
             buf.fail(batch.id, now, "crashed", in_doubt=True)
         else:
             written |= set(ids(batch))
-            buf.settle(batch.id, FlushResult({"written": len(batch.submissions)}), now)
+            buf.complete(batch.id, FlushResult({"written": len(batch.submissions)}), now)
     assert written == {"a", "b", "c", *(f"r{n}" for n in range(8))}
     assert (buf.pending, now < NOW + 500) == (1, True)
     fill(buf, "later", now=now)
@@ -178,15 +178,15 @@ def test_halves_that_share_a_key_keep_its_order() -> None:
         now += 1
     other = take(buf, now)
     assert ids(other) == ["a", "b"]
-    buf.settle(other.id, FlushResult({"written": 2}), now)
+    buf.complete(other.id, FlushResult({"written": 2}), now)
     buf.fail(take(buf, now).id, now, "crashed", in_doubt=False)
     for _ in range(3):
         now += 2
         batch = take(buf, now)
         assert ids(batch) == ["k1"]
-        buf.settle(batch.id, FlushResult(requeued=[Requeued(0)], stalled=True), now)
+        buf.complete(batch.id, FlushResult(requeued=[Requeued(0)], stalled=True), now)
     now += 2
-    buf.settle(take(buf, now).id, FlushResult({"written": 1}), now)
+    buf.complete(take(buf, now).id, FlushResult({"written": 1}), now)
     assert ids(take(buf, now + 2)) == ["k2"]
 
 
@@ -202,7 +202,7 @@ def test_retries_leave_half_of_the_time_to_others() -> None:
     requeue(buf, retry, 0, now=NOW + 6)
     assert ids(take(buf, NOW + 6)) == ["a"]
     assert buf.wake_at() == NOW + 10_000, "one in flight"
-    buf.settle("main-0/2", FlushResult({"written": 1}), NOW + 6)
+    buf.complete("main-0/2", FlushResult({"written": 1}), NOW + 6)
     assert buf.wake_at() == NOW + 11
 
 
@@ -226,7 +226,7 @@ def test_in_a_run_that_cannot_end_retries_are_as_rare_as_the_probes_of_an_outage
     fill(buf, "a", "b", "c", expires_at=NOW + 1e6)
     requeue(buf, take(buf, NOW), 0, 1)
     batch = take(buf, NOW + 1)
-    buf.settle(batch.id, FlushResult(requeued=[Requeued(0)], stalled=True), NOW + 1, patience=2.0)
+    buf.complete(batch.id, FlushResult(requeued=[Requeued(0)], stalled=True), NOW + 1, backoff_factor=2.0)
     assert buf.wake_at() == NOW + 61
 
 
@@ -252,7 +252,7 @@ def test_in_doubt_the_sink_is_asked_at_the_deadline_and_nobody_is_told_before() 
     assert buf.wake_at() == NOW + 5
     batch = take(buf, NOW + 5)
     assert (ids(batch), batch.in_doubt, batch.submissions[0].to_wire()["in_doubt"]) == (["a"], True, True)
-    buf.settle(batch.id, FlushResult(unknown=[0], stalled=True), NOW + 5)
+    buf.complete(batch.id, FlushResult(unknown=[0], stalled=True), NOW + 5)
     assert (buf.idle, buf.unknown, buf.settled) == (True, 1, 2)
 
 
@@ -297,7 +297,7 @@ def test_only_those_who_were_told_count_as_told() -> None:
     requeue(buf, take(buf, NOW), 0)
     assert str(buf.accept(submission("a"), NOW)) == "attached"
     assert str(buf.accept(submission("b"), NOW)) == "answered"
-    buf.settle(take(buf, NOW + 1).id, FlushResult(unknown=[0], stalled=True), NOW + 1)
+    buf.complete(take(buf, NOW + 1).id, FlushResult(unknown=[0], stalled=True), NOW + 1)
     assert str(buf.accept(submission("a"), NOW)) == "new"
 
 
@@ -307,7 +307,7 @@ def test_that_others_got_through_meanwhile_is_known_to_the_next_run() -> None:
     buf.accept(submission("b"), NOW)
     first, second = take(buf, NOW), take(buf, NOW)
     buf.fail(first.id, NOW, "down", in_doubt=False)
-    buf.settle(second.id, FlushResult(outcomes={"written": 1}), NOW)
+    buf.complete(second.id, FlushResult(outcomes={"written": 1}), NOW)
     state = json.loads(json.dumps(buf.carry()))
     assert state["requeued"][0]["overtaken"] is True
     assert json.loads(json.dumps(Buffer.restore("main-0", state).carry())) == state

@@ -28,7 +28,7 @@ from temporal_batching.contract import (
 )
 from temporal_batching.errors import ErrorType, SinkUnavailable
 from temporal_batching.flush.activity import Flusher
-from temporal_batching.flush.settlement import settle, unavailable
+from temporal_batching.flush.settlement import unavailable, write_batch
 from temporal_batching.sinks.base import Batch, Sink
 from temporal_batching.sinks.memory import MemorySink
 
@@ -47,7 +47,7 @@ class FakeSink(Sink):
         self.batches.append(batch)
         return self._write(batch)
 
-    async def settle(self, batch: Batch) -> Sequence[Outcome]:
+    async def fence(self, batch: Batch) -> Sequence[Outcome]:
         self.settled.append([request.request_id for request in batch])
         return [Outcome.written() if "committed" in r.request_id else Outcome.expired() for r in batch]
 
@@ -117,7 +117,7 @@ async def run(sink: Sink, flush: FlushInput, calls: Calls | None = None) -> Flus
 
 
 async def outcomes(sink: Sink, flush: FlushInput) -> list[tuple[str, str]]:
-    answers = (await settle(sink, flush)).answers
+    answers = (await write_batch(sink, flush)).answers
     return [(answer.body["request_id"], str(answer.body["outcome"])) for answer in answers]
 
 
@@ -226,7 +226,7 @@ async def test_an_attempt_still_under_way_cannot_write_what_was_told_expired() -
 async def test_what_the_sink_itself_found_late_is_expired() -> None:
     times = iter([100.0, 300.0, 300.0])
     sink = FakeSink(lambda batch: [Outcome.expired() for _ in batch])
-    result = await settle(sink, flush_of(wire("a", expires_at=200.0)), clock=lambda: next(times))
+    result = await write_batch(sink, flush_of(wire("a", expires_at=200.0)), clock=lambda: next(times))
     assert [str(answer.body["outcome"]) for answer in result.answers] == ["expired"]
 
 
@@ -274,10 +274,10 @@ async def test_a_rejection_that_was_told_holds_when_the_constraint_no_longer_doe
 
 async def test_one_id_twice_in_a_batch_is_written_once_whichever_way_the_sink_is_asked() -> None:
     parcel = {"request_id": "p", "requests": [wire("a"), wire("b")], "reply_to": [caller("p")], "expires_at": None}
-    result = await settle(FakeSink(all_written), flush_of(wire("a"), parcel))
+    result = await write_batch(FakeSink(all_written), flush_of(wire("a"), parcel))
     assert result.counts == {"written": 2, "duplicate": 1}
     late = {**parcel, "requests": [wire("committed")], "expires_at": 1.0}
-    result = await settle(FakeSink(all_written), flush_of(wire("committed"), late, in_doubt=True))
+    result = await write_batch(FakeSink(all_written), flush_of(wire("committed"), late, in_doubt=True))
     assert result.counts == {"written": 1, "duplicate": 1}
 
 
@@ -301,12 +301,12 @@ async def test_a_sink_that_is_down_fails_the_flush_and_nobody_is_told(in_doubt: 
 @pytest.mark.parametrize("alive", [True, False])
 async def test_a_sink_that_cannot_tell_what_became_of_the_late_fails_the_flush(alive: bool) -> None:
     class Silent(FakeSink):
-        async def settle(self, batch: Batch) -> Sequence[Outcome]:
+        async def fence(self, batch: Batch) -> Sequence[Outcome]:
             raise SinkUnavailable("gone", in_doubt=not alive)
 
     submissions = [wire("late", expires_at=1.0), *([wire("a")] if alive else [])]
     with pytest.raises(ApplicationError, match="gone") as failure:
-        await settle(Silent(all_written), flush_of(*submissions))
+        await write_batch(Silent(all_written), flush_of(*submissions))
     assert failure.value.details[0] is alive, "in doubt is what was written before, and nothing else was"
 
 
@@ -320,7 +320,7 @@ async def test_an_exception_that_the_sink_does_not_declare_is_no_verdict_and_sto
 
     names = ["a", "b", "bad", "c", "d"]
     sink = FakeSink(write)
-    result = await settle(sink, flush_of(*map(wire, names)))
+    result = await write_batch(sink, flush_of(*map(wire, names)))
     told = {a.body["request_id"]: str(a.body["outcome"]) for a in result.answers}
     assert told == dict.fromkeys(["a", "b", "c", "d"], "written")
     assert result.requeued == [Requeued(2, "the sink failed on it", in_doubt=True)]
@@ -342,7 +342,7 @@ async def test_the_order_of_a_key_holds_when_the_sink_fails_on_its_first_request
 
     sink = FakeSink(write)
     submissions = [{**wire(name), "key": key} for name, key in (("bad", "k"), ("x", "other"), ("b", "k"), ("c", ""))]
-    result = await settle(sink, flush_of(*submissions))
+    result = await write_batch(sink, flush_of(*submissions))
     assert [answer.body["request_id"] for answer in result.answers] == ["x", "c"]
     assert [(one.position, one.in_doubt) for one in result.requeued] == [(0, True), (2, True)]
     assert ["b"] not in sink.written
@@ -353,7 +353,7 @@ async def test_the_order_of_a_key_holds_when_the_sink_fails_on_its_first_request
 
 
 class NoFence(Sink):
-    """Has no `settle` of its own."""
+    """Has no `fence` of its own."""
 
     async def write(self, batch: Batch) -> Sequence[Outcome]:
         return all_written(batch)
@@ -361,7 +361,7 @@ class NoFence(Sink):
 
 async def test_in_doubt_and_without_a_fence_nobody_is_told_anything() -> None:
     late = [{**wire(name, expires_at=1.0), flag: True} for name, flag in (("a", "in_doubt"), ("b", "resubmitted"))]
-    result = await settle(NoFence(), flush_of(*late, wire("c", expires_at=1.0), wire("d")))
+    result = await write_batch(NoFence(), flush_of(*late, wire("c", expires_at=1.0), wire("d")))
     assert [(a.body["request_id"], str(a.body["outcome"])) for a in result.answers] == [
         ("c", "expired"),
         ("d", "written"),
@@ -371,13 +371,13 @@ async def test_in_doubt_and_without_a_fence_nobody_is_told_anything() -> None:
 
 async def test_a_fence_that_fails_on_one_request_costs_nobody_else_its_outcome() -> None:
     class Fragile(FakeSink):
-        async def settle(self, batch: Batch) -> Sequence[Outcome]:
+        async def fence(self, batch: Batch) -> Sequence[Outcome]:
             if any(request.request_id == "bad" for request in batch):
                 raise ZeroDivisionError
-            return await super().settle(batch)
+            return await super().fence(batch)
 
     submissions = [wire(name, expires_at=1.0) for name in ("committed", "bad", "b")]
-    result = await settle(Fragile(all_written), flush_of(*submissions))
+    result = await write_batch(Fragile(all_written), flush_of(*submissions))
     assert [str(answer.body["outcome"]) for answer in result.answers] == ["written", "expired"]
     assert (result.unknown, result.sink_errors) == ([1], 1)
 
@@ -402,7 +402,7 @@ async def test_what_is_to_be_retried_is_neither_told_nor_fenced(in_doubt: bool) 
 
 async def test_a_parcel_with_one_request_to_be_retried_goes_back_whole_and_in_doubt() -> None:
     parcel = {"request_id": "p", "requests": [wire("a"), wire("b")], "reply_to": [caller("p")], "expires_at": None}
-    result = await settle(FakeSink(retry("b")), flush_of(wire("x"), parcel))
+    result = await write_batch(FakeSink(retry("b")), flush_of(wire("x"), parcel))
     assert [answer.reply_to["workflow_id"] for answer in result.answers] == ["w-x"]
     assert (result.requeued, result.counts) == ([Requeued(1, "locked", in_doubt=True)], {"written": 1})
 
@@ -410,7 +410,7 @@ async def test_a_parcel_with_one_request_to_be_retried_goes_back_whole_and_in_do
 async def test_what_shares_an_id_with_what_is_to_be_retried_waits_with_it() -> None:
     """Else both would be `written`: the ledger takes the one for an earlier attempt at the other."""
     parcel = {"request_id": "p", "requests": [wire("a"), wire("b")], "reply_to": [caller("p")], "expires_at": None}
-    result = await settle(FakeSink(retry("b")), flush_of(wire("a"), parcel, wire("c")))
+    result = await write_batch(FakeSink(retry("b")), flush_of(wire("a"), parcel, wire("c")))
     assert [answer.body["request_id"] for answer in result.answers] == ["c"]
     assert [(one.position, one.in_doubt) for one in result.requeued] == [(0, True), (1, True)]
 
@@ -418,14 +418,14 @@ async def test_what_shares_an_id_with_what_is_to_be_retried_waits_with_it() -> N
 async def test_in_a_half_of_a_batch_no_request_of_a_parcel_is_told_that_it_was_the_first() -> None:
     parcel = {"request_id": "p", "requests": [wire("a"), wire("b")], "reply_to": [caller("p")], "expires_at": None}
     flush = replace(flush_of(wire("x"), parcel), halved=True)
-    result = await settle(FakeSink(all_written), flush)
+    result = await write_batch(FakeSink(all_written), flush)
     assert result.counts == {"written": 1, "duplicate": 2}
 
 
 async def test_a_flush_says_whether_anything_got_through() -> None:
-    assert (await settle(FakeSink(retry("a", "b")), flush_of(wire("a"), wire("b")))).stalled
-    assert not (await settle(FakeSink(retry("a")), flush_of(wire("a"), wire("b")))).stalled
-    assert not (await settle(FakeSink(retry("a")), flush_of(wire("a"), wire("b", expires_at=1.0)))).stalled
+    assert (await write_batch(FakeSink(retry("a", "b")), flush_of(wire("a"), wire("b")))).stalled
+    assert not (await write_batch(FakeSink(retry("a")), flush_of(wire("a"), wire("b")))).stalled
+    assert not (await write_batch(FakeSink(retry("a")), flush_of(wire("a"), wire("b", expires_at=1.0)))).stalled
 
 
 # Whether anything may be committed
@@ -433,12 +433,12 @@ async def test_a_flush_says_whether_anything_got_through() -> None:
 
 async def test_after_a_part_was_written_a_failure_is_in_doubt_whoever_raises_it() -> None:
     class GoesAway(FakeSink):
-        async def settle(self, batch: Batch) -> Sequence[Outcome]:
+        async def fence(self, batch: Batch) -> Sequence[Outcome]:
             raise SinkUnavailable("gone", in_doubt=False)
 
     sink = GoesAway(lambda batch: [Outcome.rejected(RejectCode.CONSTRAINT, "no") for _ in batch])
     with pytest.raises(ApplicationError) as failure:
-        await settle(sink, flush_of(wire("a")))
+        await write_batch(sink, flush_of(wire("a")))
     assert failure.value.details[0] is True
 
 
@@ -449,7 +449,7 @@ async def test_what_raised_before_it_was_halved_may_be_committed() -> None:
         raise SinkUnavailable("down", in_doubt=False)
 
     with pytest.raises(ApplicationError) as failure:
-        await settle(FakeSink(write), flush_of(wire("a"), wire("b")))
+        await write_batch(FakeSink(write), flush_of(wire("a"), wire("b")))
     assert failure.value.details[0] is True
 
 
@@ -463,7 +463,7 @@ async def test_a_half_that_was_written_before_the_other_failed_is_in_doubt() -> 
         return all_written(batch)
 
     with pytest.raises(ApplicationError) as failure:
-        await settle(FakeSink(write), flush_of(wire("a"), wire("b")))
+        await write_batch(FakeSink(write), flush_of(wire("a"), wire("b")))
     assert failure.value.details[0] is True
 
 
@@ -472,7 +472,7 @@ async def test_a_wrong_number_of_outcomes_is_the_sinks_mistake_and_no_verdict(
     answers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     sink = FakeSink(lambda _: [Outcome.written()] * answers)
-    result = await settle(sink, flush_of(wire("a"), wire("b")))
+    result = await write_batch(sink, flush_of(wire("a"), wire("b")))
     assert [(one.position, one.in_doubt) for one in result.requeued] == [(0, True), (1, True)]
     assert (result.answers, result.sink_errors, result.stalled) == ([], 2, True)
     assert f"FakeSink.write answered {answers} outcomes for 1 requests" in caplog.text
@@ -480,13 +480,13 @@ async def test_a_wrong_number_of_outcomes_is_the_sinks_mistake_and_no_verdict(
 
 async def test_what_is_no_outcome_is_the_sinks_mistake_and_no_verdict(caplog: pytest.LogCaptureFixture) -> None:
     odd: Any = [Outcome.written(), None, True]
-    result = await settle(FakeSink(lambda _: odd), flush_of(wire("a"), wire("b"), wire("c")))
+    result = await write_batch(FakeSink(lambda _: odd), flush_of(wire("a"), wire("b"), wire("c")))
     assert [answer.body["request_id"] for answer in result.answers] == ["a"]
     assert [(one.position, one.in_doubt) for one in result.requeued] == [(1, True), (2, True)]
     assert result.sink_errors == 2
     assert "FakeSink.write answered NoneType where an Outcome belongs" in caplog.text
     nothing: Any = None
-    result = await settle(FakeSink(lambda _: nothing), flush_of(wire("a")))
+    result = await write_batch(FakeSink(lambda _: nothing), flush_of(wire("a")))
     assert [one.position for one in result.requeued] == [0]
     assert "FakeSink.write answered NoneType instead of outcomes" in caplog.text
 

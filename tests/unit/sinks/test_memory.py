@@ -50,7 +50,7 @@ async def test_deadlines_and_tombstones_are_kept() -> None:
     sink = MemorySink(clock=lambda: now[0])
     assert await kinds(sink, batch(entry(1, expires_at=10.0), entry(2, expires_at=11.0))) == ["expired", "written"]
     now[0] = 12.0
-    settled = await sink.settle(batch(entry(2), entry(3)))
+    settled = await sink.fence(batch(entry(2), entry(3)))
     assert [o.kind.value for o in settled] == ["written", "expired"]
     assert sink.ledger["r3"].status is LedgerStatus.EXPIRED
     assert await kinds(sink, batch(entry(3))) == ["expired"]

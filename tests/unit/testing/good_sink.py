@@ -53,9 +53,9 @@ class GoodSink(Sink):
         waiting: set[str] = set()
         return [self.one(batch, request, waiting) for request in batch]
 
-    async def settle(self, batch: Batch) -> Sequence[Outcome]:
+    async def fence(self, batch: Batch) -> Sequence[Outcome]:
         await self.trip()
-        return [self.fence(batch, request, batch.fence_as) for request in batch]
+        return [self.fence_one(batch, request, batch.fence_as) for request in batch]
 
     async def trip(self) -> None:
         await asyncio.sleep(0)
@@ -67,7 +67,7 @@ class GoodSink(Sink):
         if answer is not None:
             return answer
         if self.late(request):
-            return self.fence(batch, request, OutcomeKind.EXPIRED)
+            return self.fence_one(batch, request, OutcomeKind.EXPIRED)
         problem = self.problem(request)
         if problem is not None:
             return problem
@@ -112,7 +112,7 @@ class GoodSink(Sink):
     def apply(self, request: WriteRequest) -> None:
         self.store.rows += [(r.values.get("number", -1), r.values["text"]) for r in request.records]
 
-    def fence(self, batch: Batch, request: WriteRequest, fence_as: OutcomeKind) -> Outcome:
+    def fence_one(self, batch: Batch, request: WriteRequest, fence_as: OutcomeKind) -> Outcome:
         if self.known(batch, request) is None:
             self.remember(batch, request, fence_as)
         return self.known(batch, request) or Outcome.expired()

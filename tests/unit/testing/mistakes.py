@@ -272,7 +272,7 @@ class AsksTheClockFirst(GoodSink):
 class InheritsSettle(GoodSink):
     """Does not fence, and says that it does."""
 
-    async def settle(self, batch: Batch) -> Sequence[Outcome]:
+    async def fence(self, batch: Batch) -> Sequence[Outcome]:
         return [Outcome.expired() for _ in batch]
 
 
@@ -287,7 +287,7 @@ class FencesForEver(GoodSink):
 class FencesAfterALook(GoodSink):
     """An attempt gets in between its look and its fence."""
 
-    async def settle(self, batch: Batch) -> Sequence[Outcome]:
+    async def fence(self, batch: Batch) -> Sequence[Outcome]:
         answers = [self.known(batch, request) for request in batch]
         await self.trip()
         for request, answer in zip(batch, answers, strict=True):
@@ -302,8 +302,8 @@ class FencesAfterALook(GoodSink):
 class ExpiresWhateverIsFenced(GoodSink):
     """Does not look at what the fence is for."""
 
-    async def settle(self, batch: Batch) -> Sequence[Outcome]:
-        return [self.fence(batch, request, OutcomeKind.EXPIRED) for request in batch]
+    async def fence(self, batch: Batch) -> Sequence[Outcome]:
+        return [self.fence_one(batch, request, OutcomeKind.EXPIRED) for request in batch]
 
 
 class ForgetsWhatTheFenceWasFor(GoodSink):
@@ -312,8 +312,8 @@ class ForgetsWhatTheFenceWasFor(GoodSink):
     def remember(self, batch: Batch, request: WriteRequest, status: str) -> None:
         super().remember(batch, request, "expired" if status == "rejected" else status)
 
-    async def settle(self, batch: Batch) -> Sequence[Outcome]:
-        outcomes = await super().settle(batch)
+    async def fence(self, batch: Batch) -> Sequence[Outcome]:
+        outcomes = await super().fence(batch)
         rejected = Outcome.rejected(RejectCode.DATABASE, "fenced")
         fenced = batch.fence_as is OutcomeKind.REJECTED
         return [rejected if fenced and o.kind is OutcomeKind.EXPIRED else o for o in outcomes]

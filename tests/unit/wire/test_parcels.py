@@ -14,7 +14,7 @@ from temporal_batching import MemorySink
 from temporal_batching.batcher.buffer import Buffer
 from temporal_batching.contract import FlushInput, JsonObject, RejectCode
 from temporal_batching.errors import InvalidRequest
-from temporal_batching.flush.settlement import settle
+from temporal_batching.flush.settlement import write_batch
 from temporal_batching.policy import MAX_REQUEST_BYTES
 from temporal_batching.wire.submission import Submission, read_requests, read_submission, same_content
 from tests.support.buffers import NOW, buffer, caller, parcel, take
@@ -110,7 +110,7 @@ async def test_a_parcel_that_does_not_hold_what_it_says_is_rejected_and_its_neig
         buf.accept(submission, now)
     batch = take(buf, now)
     submissions = [wire(submission) for submission in batch.submissions]
-    settled = await settle(sink, FlushInput("main", 0, batch.id, batch.trigger, submissions))
+    settled = await write_batch(sink, FlushInput("main", 0, batch.id, batch.trigger, submissions))
     declared = bad["holds"][0]
     assert settled.counts == {"written": 2, "rejected": declared}
     before, told, after = settled.answers

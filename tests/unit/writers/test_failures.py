@@ -19,7 +19,7 @@ from temporal_batching.errors import (
     WriteNotSubmitted,
     WriteRejected,
 )
-from temporal_batching.writers.failures import rejected_at_the_door, write_error
+from temporal_batching.writers.failures import rejected_before_submission, write_error
 
 TIMEOUT = timedelta(minutes=2)
 
@@ -103,7 +103,7 @@ def test_a_failure_without_a_confirmation_still_has_its_reason(details: tuple[An
 
 
 def test_a_request_refused_at_the_door_has_the_doors_code_and_reason() -> None:
-    error = rejected_at_the_door(7, InvalidRequest("it has 3 records", RejectCode.TOO_LARGE))
+    error = rejected_before_submission(7, InvalidRequest("it has 3 records", RejectCode.TOO_LARGE))
     assert error.message == "write 7: rejected: it has 3 records"
     assert error.confirmation is not None
     assert (error.confirmation.code, error.confirmation.reason) == (RejectCode.TOO_LARGE, "it has 3 records")
@@ -119,5 +119,5 @@ def test_an_error_says_its_type_once() -> None:
 
 
 def test_the_error_for_an_id_that_utf8_cannot_encode_can_be_encoded() -> None:
-    error = rejected_at_the_door("a\ud800", InvalidRequest("no"))
+    error = rejected_before_submission("a\ud800", InvalidRequest("no"))
     assert error.message.encode() == rb"write a\ud800: rejected: no"

@@ -67,7 +67,7 @@ class Progress:
         """Begins the call.
 
         Args:
-            batch: With its attempt: a later one has less patience from its start.
+            batch: With its attempt: a later one has shorter limits from its start.
             statement_timeout: The time for all of it, which is below the batcher's ``flush_timeout``.
             lock_timeout: The longest wait for a lock, while nothing has had to wait in vain.
             failed: What the sink remembers of earlier attempts. `remember` adds to it.

@@ -206,15 +206,15 @@ class SqlSink(Sink):
             await asyncio.to_thread(self._engine.dispose)
 
     async def write(self, batch: Batch) -> Sequence[Outcome]:
-        return await self._in_thread(lambda: self._flush(batch, settle=False))
+        return await self._in_thread(lambda: self._flush(batch, fence=False))
 
-    async def settle(self, batch: Batch) -> Sequence[Outcome]:
+    async def fence(self, batch: Batch) -> Sequence[Outcome]:
         """Answers `written` or `duplicate` for what is there; fences off the rest with a tombstone, and `expired`.
 
         The tombstone takes the id's place in the ledger's primary key. An attempt of this batch that is still under
         way either has taken it first, and is waited for, or finds it taken and does not write.
         """
-        return await self._in_thread(lambda: self._flush(batch, settle=True))
+        return await self._in_thread(lambda: self._flush(batch, fence=True))
 
     async def keep_dead_letters(self, letters: Sequence[DeadLetter]) -> bool:
         """Keeps them in their table, in a transaction of its own.
@@ -309,7 +309,7 @@ class SqlSink(Sink):
                     self._catalogue.refresh_if_changed()
             self._checked = self._opened = True
 
-    def _flush(self, batch: Batch, *, settle: bool) -> list[Outcome]:
+    def _flush(self, batch: Batch, *, fence: bool) -> list[Outcome]:
         try:
             self._check()
         except SinkConfigurationError as err:
@@ -321,8 +321,8 @@ class SqlSink(Sink):
             batch, statement_timeout=self._statement_timeout, lock_timeout=self._lock_timeout, failed=self._failed
         )
         try:
-            self._flush_part(batch, progress.order, progress, settle=settle)
-            self._try_alone(batch, progress, settle=settle)
+            self._flush_part(batch, progress.order, progress, fence=fence)
+            self._try_alone(batch, progress, fence=fence)
         except (DatabaseFailure, sa.exc.SQLAlchemyError) as err:
             failure = err if isinstance(err, DatabaseFailure) else self._database.classify(err)
             reason = self._describe(failure)
@@ -351,7 +351,7 @@ class SqlSink(Sink):
         self._checked = False
         return f"{self._engine.dialect.name}: {without_password(failure.reason, self._engine)}"
 
-    def _try_alone(self, batch: Batch, progress: Progress, *, settle: bool) -> None:
+    def _try_alone(self, batch: Batch, progress: Progress, *, fence: bool) -> None:
         """What has to wait gets a transaction of its own first, where nobody else's trouble is near it."""
         if len(batch) == 1:
             return
@@ -365,7 +365,7 @@ class SqlSink(Sink):
                 blocked.add(key)  # it was by itself already
             if key in blocked or progress.took_too_long(batch[position].request_id):
                 continue
-            self._flush_part(batch, [position], progress, settle=settle)
+            self._flush_part(batch, [position], progress, fence=fence)
             if progress.outcomes[position].kind is OutcomeKind.RETRY:
                 failed += 1
                 if key:
@@ -373,13 +373,13 @@ class SqlSink(Sink):
             else:
                 failed = 0
 
-    def _flush_part(self, batch: Batch, positions: list[int], progress: Progress, *, settle: bool) -> None:
+    def _flush_part(self, batch: Batch, positions: list[int], progress: Progress, *, fence: bool) -> None:
         """Commits these requests of a batch: together, unless that is what fails."""
         schema_is_fresh = faulty = False
         while True:
-            rows, misfits = ({}, {}) if settle else self._bind_all(batch, positions)
+            rows, misfits = ({}, {}) if fence else self._bind_all(batch, positions)
             transaction = BatchTransaction(
-                self._database, self._clock, batch, positions, rows, misfits, settle, schema_is_fresh, progress, faulty
+                self._database, self._clock, batch, positions, rows, misfits, fence, schema_is_fresh, progress, faulty
             )
             try:
                 progress.note_committed(self._with_connection(transaction.run))
@@ -397,7 +397,7 @@ class SqlSink(Sink):
                 elif failure.error_class is ErrorClass.AGAIN and progress.may_restart():
                     self.counters.retries += 1
                 elif failure.can_be_isolated(schema_is_fresh=schema_is_fresh):
-                    self._flush_halves(batch, positions, rows, progress, failure, settle=settle)
+                    self._flush_halves(batch, positions, rows, progress, failure, fence=fence)
                     return
                 else:
                     raise
@@ -410,7 +410,7 @@ class SqlSink(Sink):
         progress: Progress,
         failure: DatabaseFailure,
         *,
-        settle: bool,
+        fence: bool,
     ) -> None:
         """Isolates what fails a whole transaction, each half in one of its own.
 
@@ -437,7 +437,7 @@ class SqlSink(Sink):
                 progress.outcomes[position] = progress.retry(position, progress.not_tried)
             ready = [p for p in half if p not in held]
             if ready:
-                self._flush_part(batch, ready, progress, settle=settle)
+                self._flush_part(batch, ready, progress, fence=fence)
 
     def _bind_all(self, batch: Batch, positions: list[int]) -> tuple[dict[int, list[Row]], dict[int, Outcome]]:
         with self._answering():

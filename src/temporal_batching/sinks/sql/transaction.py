@@ -29,7 +29,7 @@ class BatchTransaction:
         positions: Sequence[int],
         rows: Mapping[int, list[Row]],
         misfits: Mapping[int, Outcome],
-        settle: bool,
+        fence: bool,
         schema_is_fresh: bool,
         progress: Progress,
         faulty: bool = False,
@@ -43,7 +43,7 @@ class BatchTransaction:
             positions: Which of its requests.
             rows: Their bound rows by position.
             misfits: The answers for those that could not be bound, unless the ledger knows better.
-            settle: Whether nothing is to be written, only found out and fenced off.
+            fence: Whether nothing is to be written, only found out and fenced off.
             schema_is_fresh: Whether a name that the database does not know is a request's fault, or a reason to look
                 at the schema again.
             progress: Of the call that this transaction is a part of.
@@ -53,7 +53,7 @@ class BatchTransaction:
         self._clock = clock
         self._batch_id = batch.id
         self._fence_as = batch.fence_as
-        self._settle = settle
+        self._fence = fence
         self._schema_is_fresh = schema_is_fresh
         self._progress = progress
         self._faulty = faulty
@@ -125,7 +125,7 @@ class BatchTransaction:
         entries, now = self._entries, self._clock()
         ids = {entry.request_id for entry in entries}
         late = any(entry.expires_at is not None and entry.expires_at <= now for entry in entries)
-        if self._settle or late or self._misfits or len(ids) < len(entries) or not entries:
+        if self._fence or late or self._misfits or len(ids) < len(entries) or not entries:
             return None
         if self._faulty:  # known from an earlier try
             return None
@@ -210,10 +210,10 @@ class BatchTransaction:
     ) -> None:
         now = self._clock()
         fresh: list[PreparedRequest] = []
-        fenced: list[PreparedRequest] = entries if self._settle else []
+        fenced: list[PreparedRequest] = entries if self._fence else []
         transaction.limit(*self._limits())
-        known = {} if self._settle else transaction.lookup([entry.request_id for entry in entries])
-        for entry in [] if self._settle else entries:
+        known = {} if self._fence else transaction.lookup([entry.request_id for entry in entries])
+        for entry in [] if self._fence else entries:
             answer = judge(known.get(entry.request_id), entry.digest, self._batch_id)
             if answer is not None:
                 outcomes[entry.position] = answer
@@ -227,7 +227,7 @@ class BatchTransaction:
             else:
                 fresh.append(entry)
         if fenced:
-            status = LedgerStatus(self._fence_as) if self._settle else LedgerStatus.EXPIRED
+            status = LedgerStatus(self._fence_as) if self._fence else LedgerStatus.EXPIRED
             transaction.claim(replace(stamp, status=status), fenced)
             known = transaction.lookup([entry.request_id for entry in fenced])
             for entry in fenced:
