@@ -13,7 +13,7 @@ export UV_SYSTEM_CERTS ?= true
 SERVICES := main-service batcher-service
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench faults simulate soak streams pins clean
+.PHONY: help setup demo test lint format docs package coverage bench faults simulate soak streams pins clean
 
 help: ## show what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,17 +32,29 @@ demo: setup ## Temporal, a database, both services, 500 payments and an audit; D
 	$(RUN)/temporal-batching demo $(DEMO)
 
 test: setup ## the tests that take minutes at most; TESTS="tests/unit -k settings"
-	$(RUN)/pytest -n 2 -m "not soak and not faults" $(TESTS)
+	$(RUN)/pytest -n 2 -m "not soak and not faults and not package" $(TESTS)
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff, mypy, and the schema of the workflow for GitHub
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
-	$(RUN)/mypy src tests
+	$(RUN)/mypy src tests benchmarks scripts
 	$(foreach service,$(SERVICES),$(RUN)/mypy $(service) &&) true
+	$(RUN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 format: setup ## ruff's fixes and its formatting
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
+
+docs: setup ## the documentation site into build/site; a broken link or reference fails
+	$(RUN)/python scripts/docs.py
+
+package: setup ## build the wheel, install it with each extra into an empty environment, and run the tutorial there
+	$(RUN)/pytest -n 0 -m package $(TESTS)
+
+coverage: setup ## branch coverage of the unit and integration tests: a figure, and a report in build/coverage/
+	$(RUN)/pytest -n 2 -q --cov --cov-report= tests/unit tests/integration $(TESTS)
+	$(RUN)/coverage html -q
+	$(RUN)/coverage report --format=total | sed 's/^/branch coverage, in percent: /' | tee build/coverage/total.txt
 
 bench: setup ## what batching costs and saves: a table and benchmarks/report/; QUICK=1 BENCH="--only ways"
 	QUICK=$(QUICK) $(RUN)/python -m benchmarks $(BENCH)
@@ -67,5 +79,5 @@ pins: setup ## take the newest versions of everything, and pin them in pyproject
 	$(UV) sync --quiet
 
 clean: ## remove what make made
-	rm -rf .venv .tools dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .tools dist build .cache .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import typer
+from scripts.docs import GENERATED
 from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Worker
 from tests.acceptance.conftest import ROOT
+from tests.acceptance.test_guides import SIGNAL
+from tests.package.test_tutorial import COMMANDS as COMMANDS_OF_THE_TUTORIAL
 from tests.support.databases import TestDatabase
 from tests.support.waiting import assert_eventually
 
@@ -33,7 +36,7 @@ from temporal_batching.wire.submission import read_submission
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Start
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROGRAMS = ("make", "uv", "pip", "python", "pytest", "temporal", "temporal-batching", "docker", "kubectl", "psql")
 
 SERVICES = "tests/acceptance/test_services.py"
@@ -43,6 +46,10 @@ KEPT = "tests/acceptance/test_demo.py::test_a_signal_ends_it_without_a_trace"
 OPERATORS = f"{SERVICES}::test_operators_commands_reach_the_batcher"
 AUDIT = "tests/acceptance/test_audit.py::test_a_deployment_holds_its_audit_until_it_is_damaged"
 
+TUTORIAL = "tests/package/test_tutorial.py::test_the_tutorial_leads_to_a_first_batch"
+INSTALLS = "tests/package/test_installs.py::test_the_wheel_installs_and_imports"
+GUIDES = "tests/acceptance/test_guides.py"
+
 LETTERS = f"{SERVICES}::test_an_operator_sends_dead_letters_again"
 
 HELD_BY = {
@@ -50,7 +57,11 @@ HELD_BY = {
     'make demo DEMO="--sink postgresql --keep"': KEPT,
     # What runs this test, and what a person runs for longer; here it is seen that they would run what they say.
     "make test": "Makefile",
+    "make setup": "Makefile",
     "make lint": "Makefile",
+    "make docs": "tests/acceptance/test_site.py::test_the_site_builds_and_has_every_page",
+    "make package": "Makefile",
+    "make coverage": "Makefile",
     "make format": "Makefile",
     "make streams": "Makefile",
     "make soak": "Makefile",
@@ -60,7 +71,9 @@ HELD_BY = {
     "make simulate SEEDS=20000": "tests/simulation/test_simulation.py::test_no_schedule_breaks_a_promise",
     "make pins": "Makefile",
     ".ci/run": "Makefile",
-    'pip install "temporal-batching[postgresql]"': "extras",
+    'pip install "temporal-batching[postgresql]"': INSTALLS,
+    **dict.fromkeys(COMMANDS_OF_THE_TUTORIAL, TUTORIAL),
+    SIGNAL: f"{GUIDES}::test_a_signal_from_the_command_line_is_written",
     # `make setup` does it, without which there are no tests; a second one could change what others use.
     "uv sync": "Makefile",
     "uv run temporal server start-dev": COMMANDS_OF_README,
@@ -75,7 +88,9 @@ HELD_BY = {
     "temporal-batching resume": OPERATORS,
     "temporal-batching drain": OPERATORS,
     "temporal-batching configure": OPERATORS,
+    "temporal-batching configure --linger 1s": OPERATORS,
     "temporal-batching worker": DEMO,
+    "temporal-batching worker --config batching.toml": f"{GUIDES}::test_the_file_with_settings_is_understood",
     "temporal-batching worker --metrics 127.0.0.1:9464": "tests/integration/test_metrics.py",
     "temporal-batching audit": AUDIT,
     "temporal-batching audit --complete": AUDIT,
@@ -91,7 +106,7 @@ HELD_BY = {
 
 def shown(text: str) -> Iterator[str]:
     """The commands in a document: lines of shell blocks and of indented ones, and code within a sentence."""
-    fenced = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    fenced = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
     for language, block in fenced.findall(text):
         if language in ("sh", "bash", "shell", "console"):
             yield from (line.removeprefix("$ ").strip() for line in block.splitlines() if line.strip())
@@ -157,7 +172,7 @@ def test_what_else_is_shown_is_there() -> None:
 
 def blocks(document: str, language: str) -> list[str]:
     text = (ROOT / document).read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\b[^\n]*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def readmes_programs(directory: Path, temporal: str, database: TestDatabase) -> Path:
@@ -295,6 +310,9 @@ async def test_the_tables_of_the_documents_are_what_the_sink_needs(postgresql: T
 
 
 def test_every_link_between_documents_leads_somewhere() -> None:
+    """From one file to another; `make docs` looks at headings too."""
+    generated = {(ROOT / "docs" / name).resolve() for name in GENERATED}
     for path in DOCUMENTS:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
-            assert (path.parent / target).exists(), f"{path.name}: {target}"
+            aim = (path.parent / target).resolve()
+            assert aim.exists() or aim in generated, f"{path.name}: {target}"

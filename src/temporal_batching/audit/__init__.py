@@ -6,6 +6,11 @@ what `histories` reads from Temporal, `tables` and `finder` know the database's 
 `records` and `check` compare.
 """
 
+from importlib.util import find_spec
+
+if find_spec("sqlalchemy") is None:
+    raise ImportError("The audit needs SQLAlchemy: install temporal-batching[sql]")
+
 from temporal_batching.audit.report import AuditReport
 from temporal_batching.audit.rules import CallResult, Rule, Violation
 from temporal_batching.audit.run import audit
