@@ -82,6 +82,21 @@ class GatewayPlugin(_PassthroughPlugin):
 class BatcherPlugin(_PassthroughPlugin):
     """Makes a worker serve a batcher: its workflow, its gateway, its flushes.
 
+    Example:
+        ```python
+        from datetime import timedelta
+
+        from temporal_batching import BatcherPlugin, BatchPolicy, SqlSink, run_worker
+        from temporalio.client import Client
+        from temporalio.worker import Worker
+
+        async def serve() -> None:
+            client = await Client.connect("localhost:7233")
+            policy = BatchPolicy(linger=timedelta(seconds=1))
+            plugin = BatcherPlugin(SqlSink("postgresql://app@localhost/app"), policy=policy)
+            await run_worker(Worker(client, task_queue="batcher-queue", plugins=[plugin]))
+        ```
+
     Args:
         sink: Where batches go. Opened before the worker polls, closed after it has stopped.
         policy: The limits; the defaults of `BatchPolicy` if None. A worker that starts announces them to the shards,

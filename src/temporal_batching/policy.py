@@ -23,6 +23,16 @@ CONFIRMATION_TIMEOUT = timedelta(minutes=2)
 class BatchPolicy:
     """The limits of one batcher shard. Durations are `timedelta`; on the wire they are seconds.
 
+    Example:
+        ```python
+        from datetime import timedelta
+
+        from temporal_batching import BatchPolicy
+
+        bulk = BatchPolicy(max_batch_size=1000, linger=timedelta(seconds=30))
+        group_commit = BatchPolicy(linger=timedelta(0))
+        ```
+
     Attributes:
         max_batch_size: Records in one batch. A full batch is flushed at once. 1 to 10,000.
         linger: The longest a request waits for a fuller batch, counted from the oldest request's arrival. Zero is

@@ -91,7 +91,7 @@ async def test_the_workflow_says_why_it_was_rejected(quiet: str) -> None:
         return "the account is closed"
 
     async with transfers(quiet, reject=reject) as (client, workflow, batcher):
-        assert re.fullmatch(r"rejected: \w+, the account is closed", await transfer(client, workflow))
+        assert re.fullmatch(r"rejected: .*\bthe account is closed", await transfer(client, workflow))
         assert batcher.rows == {}
 
 

@@ -41,10 +41,15 @@ async def audit(
     then; what Temporal has deleted cannot be. Facts are kept in a temporary file, so memory stays small.
 
     Example:
-        In a test of one's own services, after all callers have ended::
+        ```python
+        from temporal_batching.audit import audit
+        from temporalio.client import Client
 
+        async def check() -> None:
+            client = await Client.connect("localhost:7233")
             report = await audit(client, "sqlite:///payments.db", complete=True)
             assert report.holds, report.violations
+        ```
 
     Args:
         client: Its namespace is read, and its data converter decodes what the histories hold.

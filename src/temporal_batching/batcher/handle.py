@@ -29,6 +29,19 @@ from temporal_batching.routing import batcher_workflow_id, check_name, check_sha
 class BatcherHandle:
     """A batcher, seen by who runs it. Hides its workflows, their ids and their messages.
 
+    Example:
+        ```python
+        from temporal_batching import BatcherHandle
+        from temporalio.client import Client
+
+        async def empty() -> None:
+            batcher = BatcherHandle(await Client.connect("localhost:7233"), "main")
+            await batcher.drain()
+            for shard in await batcher.stats():
+                print(shard.pending, shard.outcomes)
+            await batcher.resume()
+        ```
+
     Args:
         client: A client of the batcher's namespace.
         name: The batcher's name.

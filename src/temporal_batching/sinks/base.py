@@ -66,6 +66,23 @@ class Sink(ABC):
 
     One sink object serves a worker process for its lifetime. Calls may overlap when the batcher has several shards
     or more than one flush in flight.
+
+    Example:
+        ```python
+        from collections.abc import Sequence
+
+        from temporal_batching import Batch, Outcome, Sink, SinkUnavailable
+
+        class FileSink(Sink):
+            async def write(self, batch: Batch) -> Sequence[Outcome]:
+                try:
+                    with open("writes.log", "a", encoding="utf-8") as file:
+                        for request in batch:
+                            print(request.request_id, request.records, file=file)
+                except OSError as err:
+                    raise SinkUnavailable(str(err)) from None
+                return [Outcome.written() for _ in batch]
+        ```
     """
 
     identity: str | None = None

@@ -82,6 +82,18 @@ async def running_batcher(
     name that already run are left alone, and the block is refused, for their requests would be gone; but for those of
     a test that was killed: its process is gone or, on another machine, no worker answers for them.
 
+    Example:
+        ```python
+        from temporal_batching import BatchClient
+        from temporal_batching.testing import running_batcher
+        from temporalio.testing import WorkflowEnvironment
+
+        async def test_an_entry_is_written() -> None:
+            async with await WorkflowEnvironment.start_local() as env, running_batcher(env.client) as batcher:
+                await BatchClient(env.client).write("entries", {"account": "a-1"})
+                assert batcher.rows == {"entries": [{"account": "a-1"}]}
+        ```
+
     Args:
         client: Connected to a server that is used for tests.
         name: The batcher's name, as the code under test has it.

@@ -53,18 +53,20 @@ async def check_sink(
 ) -> SinkReport:
     """Checks that a sink keeps its promises: all of them, or the one that is given.
 
-    In one line, for a sink with a table ``check_sink`` of ``number`` and ``text``::
+    Every promise uses request ids, batch ids and numbers of its own, so that one store serves for all of them, and
+    for the next run.
 
-        await check_sink(lambda: MySink(store), rows=store.read)
-
-    With pytest, a test for each promise::
+    Example:
+        ```python
+        import pytest
+        from temporal_batching import MemorySink
+        from temporal_batching.testing import SinkPromise, check_sink
 
         @pytest.mark.parametrize("promise", SinkPromise)
         async def test_my_sink(promise: SinkPromise) -> None:
-            await check_sink(lambda: MySink(store), promise, rows=store.read)
-
-    Every promise uses request ids, batch ids and numbers of its own, so that one store serves for all of them, and
-    for the next run.
+            store = MemorySink()
+            await check_sink(lambda: store, promise)
+        ```
 
     Args:
         make_sink: Gives a new sink over the same store each time it is called: two at once are two processes, one

@@ -52,6 +52,19 @@ PARCELS_UNDER_WAY = 16
 class BatchClient:
     """Writes through a batcher, from a program. Needs a Temporal server with standalone activities.
 
+    Example:
+        ```python
+        from temporal_batching import BatchClient, Record
+        from temporalio.client import Client
+
+        async def book() -> None:
+            batcher = BatchClient(await Client.connect("localhost:7233"), "main")
+            confirmation = await batcher.write("entries", {"account": "a-1", "amount": "9.50"}, request_id="booking-1")
+            print(confirmation.outcome)
+            results = await batcher.write_many([Record("entries", {"account": "a-2", "amount": "1.00"})] * 1000)
+            print(len(results))
+        ```
+
     Args:
         client: A client of the batcher's namespace.
         name: The batcher's name.
@@ -87,7 +100,25 @@ class BatchClient:
         request_id: str | None = None,
         timeout: timedelta | None = None,
     ) -> Confirmation:
-        """Writes one record and waits until it is committed. As `BatchWriter.write`, errors included."""
+        """Writes one record and waits until it is committed.
+
+        Args:
+            table: The destination, by the name the sink knows.
+            values: Column name to value: JSON, Decimal, datetime, date, time, UUID, bytes or Enum.
+            key: Requests with one key are applied in the order they arrive. Empty: no order.
+            request_id: The idempotency key; by default a fresh one. Give one of your own if the
+                program may be run again.
+            timeout: How long to wait for the confirmation; by default as long as this object was told to.
+
+        Returns:
+            The confirmation; its outcome is `written`, or `duplicate` if the id was written before.
+
+        Raises:
+            WriteNotSubmitted: It could not be submitted; it is not and will not be written.
+            WriteNotConfirmed: No confirmation came in time; it may or may not be written.
+            WriteExpired: Its deadline passed first; it is not and will not be written.
+            WriteRejected: The batcher or the sink refused it.
+        """
         return await self.write_all([Record(table, values)], key=key, request_id=request_id, timeout=timeout)
 
     async def write_all(
@@ -98,7 +129,24 @@ class BatchClient:
         request_id: str | None = None,
         timeout: timedelta | None = None,
     ) -> Confirmation:
-        """Writes records that commit together or not at all. As `BatchWriter.write_all`, errors included."""
+        """Writes records that commit together or not at all, and waits until they are committed.
+
+        Args:
+            records: At least one.
+            key: Requests with one key are applied in the order they arrive. Empty: no order.
+            request_id: The idempotency key; by default a fresh one. Give one of your own if the
+                program may be run again.
+            timeout: How long to wait for the confirmation; by default as long as this object was told to.
+
+        Returns:
+            The confirmation; its outcome is `written`, or `duplicate` if the id was written before.
+
+        Raises:
+            WriteNotSubmitted: It could not be submitted; it is not and will not be written.
+            WriteNotConfirmed: No confirmation came in time; it may or may not be written.
+            WriteExpired: Its deadline passed first; it is not and will not be written.
+            WriteRejected: The batcher or the sink refused it.
+        """
         request = WriteRequest(request_id if request_id is not None else str(uuid4()), records, key)
         try:
             wire = encode_request(request)

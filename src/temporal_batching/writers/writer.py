@@ -36,6 +36,22 @@ from temporal_batching.writers.retries import pause_before_retry
 class BatchWriter:
     """Writes through a batcher, from inside a workflow.
 
+    Example:
+        ```python
+        from temporalio import workflow
+
+        with workflow.unsafe.imports_passed_through():
+            from temporal_batching import BatchWriter
+
+        @workflow.defn
+        class Payment:
+            @workflow.run
+            async def run(self, account: str, amount: str) -> str:
+                batcher = BatchWriter("main")
+                confirmation = await batcher.write("entries", {"account": account, "amount": amount}, key=account)
+                return confirmation.batch_id
+        ```
+
     Args:
         name: The batcher's name.
         via: The door. ``"activity"`` runs the activity ``batch_write``; ``"signal"`` signals the batcher and waits for
@@ -109,7 +125,24 @@ class BatchWriter:
         request_id: str | None = None,
         timeout: timedelta | None = None,
     ) -> Confirmation:
-        """Writes records that commit together or not at all. Otherwise as `write`."""
+        """Writes records that commit together or not at all, and waits until they are committed.
+
+        Args:
+            records: At least one.
+            key: Requests with one key are applied in the order they arrive. Empty: no order.
+            request_id: The idempotency key; by default a fresh one, which replays keep. A reset to before it was
+                drawn draws another.
+            timeout: How long to wait for the confirmation; by default as long as this object was told to.
+
+        Returns:
+            The confirmation; its outcome is `written`, or `duplicate` if the id was written before.
+
+        Raises:
+            WriteNotSubmitted: It could not be submitted; it is not and will not be written.
+            WriteNotConfirmed: No confirmation came in time; it may or may not be written.
+            WriteExpired: Its deadline passed first; it is not and will not be written.
+            WriteRejected: The batcher or the sink refused it.
+        """
         request_id = request_id if request_id is not None else str(workflow.uuid4())
         timeout = self._timeout if timeout is None else timeout
         try:

@@ -27,6 +27,20 @@ MAX_PLANS = 256
 class TableRule:
     """What happens when a record meets a row that is there already.
 
+    Example:
+        ```python
+        from temporal_batching import SqlSink, TableRule
+
+        sink = SqlSink(
+            "sqlite:///app.db",
+            tables={
+                "entries": TableRule(),
+                "tags": TableRule(conflict="ignore", key=["name"]),
+                "balances": TableRule(conflict="update", key=["account"], update=["amount"]),
+            },
+        )
+        ```
+
     Attributes:
         conflict: ``error`` rejects the request; ``ignore`` keeps the row that is there and counts the record as
             written; ``update`` overwrites the row's columns with the record's.

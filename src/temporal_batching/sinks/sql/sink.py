@@ -79,6 +79,17 @@ class SqlSink(Sink):
     A constraint that the database checks only at the commit (``INITIALLY DEFERRED``) is the one case in which a
     batch is committed in parts: it is halved, each half in a transaction of its own, until the culprit is found.
 
+    Example:
+        ```python
+        from datetime import timedelta
+
+        from temporal_batching import SqlSink
+
+        sink = SqlSink(
+            "postgresql://app@localhost/app", tables=["entries"], statement_timeout=timedelta(seconds=10)
+        )
+        ```
+
     Attributes:
         counters: What the sink did so far.
     """
