@@ -28,7 +28,7 @@ class LedgerStatus(StrEnum):
     EXPIRED = "expired"
     """A tombstone: the request was answered `expired`, and this batch must never write it any more."""
     REJECTED = "rejected"
-    """Likewise, for a request that was answered `rejected`."""
+    """The mark of a request that was answered `rejected`: it keeps an attempt still under way from writing it."""
     IDENTITY = "identity"
     """The one row that is no request: see `IDENTITY_ID`."""
 

@@ -108,7 +108,7 @@ class BatchClient:
             key: Requests with one key are applied in the order they arrive. Empty: no order.
             request_id: The idempotency key; by default a fresh one. Give one of your own if the
                 program may be run again.
-            timeout: How long to wait for the confirmation; by default as long as this object was told to.
+            timeout: How long to wait for the confirmation; by default the timeout given at construction.
 
         Returns:
             The confirmation; its outcome is `written`, or `duplicate` if the id was written before.
@@ -136,7 +136,7 @@ class BatchClient:
             key: Requests with one key are applied in the order they arrive. Empty: no order.
             request_id: The idempotency key; by default a fresh one. Give one of your own if the
                 program may be run again.
-            timeout: How long to wait for the confirmation; by default as long as this object was told to.
+            timeout: How long to wait for the confirmation; by default the timeout given at construction.
 
         Returns:
             The confirmation; its outcome is `written`, or `duplicate` if the id was written before.

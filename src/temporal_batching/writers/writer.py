@@ -132,7 +132,7 @@ class BatchWriter:
             key: Requests with one key are applied in the order they arrive. Empty: no order.
             request_id: The idempotency key; by default a fresh one, which replays keep. A reset to before it was
                 drawn draws another.
-            timeout: How long to wait for the confirmation; by default as long as this object was told to.
+            timeout: How long to wait for the confirmation; by default the timeout given at construction.
 
         Returns:
             The confirmation; its outcome is `written`, or `duplicate` if the id was written before.
