@@ -50,7 +50,11 @@ class WorkerConfig:
 
     @property
     def policy(self) -> BatchPolicy:
-        return BatchPolicy(max_batch_size=self.batch_size, linger=timedelta(seconds=self.linger))
+        return BatchPolicy(
+            max_batch_size=self.batch_size,
+            max_batch_records=max(1_000, self.batch_size),
+            linger=timedelta(seconds=self.linger),
+        )
 
 
 async def connect(address: str) -> Client:

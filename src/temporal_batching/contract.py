@@ -226,7 +226,7 @@ class BatcherStats:
         oldest_pending_seconds: Age of the request that waits longest.
         batches: Batches settled.
         batches_by_trigger: The same by what started them.
-        largest_batch: Most records any batch had.
+        largest_batch: Most requests any batch had.
         outcomes: Requests settled, by outcome.
         requeued: Requests that the sink could not write now: each waits with its key for a retry of its own.
         retries: How often a request was requeued.
@@ -353,11 +353,13 @@ class SubmitResult:
             for what may be submitted again later.
         gather_seconds: How long a gateway may gather requests before it submits them; grows with the linger, which
             counts from a request's arrival at the gateway.
-        batch_records: How many records fill a batch: a gateway that holds as many need not gather on.
+        batch_size: How many requests fill a batch: a gateway that holds as many need not gather on.
+        batch_records: How many records fill one, by the same rule.
     """
 
     refused: list[list[Any]]
     gather_seconds: float
+    batch_size: int
     batch_records: int
 
 

@@ -34,7 +34,9 @@ class BatchPolicy:
         ```
 
     Attributes:
-        max_batch_size: Records in one batch. A full batch is flushed at once. 1 to 10,000.
+        max_batch_size: Requests in one batch. A full batch is flushed at once. 1 to 10,000.
+        max_batch_records: Records in one batch, and in one request: the second cap, for requests of many rows. A
+            batch is full when it reaches either. 1 to 10,000.
         linger: The longest a request waits for a fuller batch, counted from the oldest request's arrival. Zero is
             group commit: an idle shard flushes at once, and what arrives during a flush forms the next batch.
             0 to 1 hour.
@@ -53,6 +55,7 @@ class BatchPolicy:
     """
 
     max_batch_size: int = 100
+    max_batch_records: int = 1_000
     linger: timedelta = timedelta(seconds=20)
     max_batch_bytes: int = 1_048_576
     max_pending: int = 10_000
@@ -66,6 +69,7 @@ class BatchPolicy:
 
     def __post_init__(self) -> None:
         self._whole("max_batch_size", 1, 10_000)
+        self._whole("max_batch_records", 1, 10_000)
         self._seconds("linger", 0, 3600)
         self._whole("max_batch_bytes", 1024, MAX_REQUEST_BYTES)
         self._whole("max_pending", 1, 100_000)

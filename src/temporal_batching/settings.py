@@ -148,7 +148,8 @@ class BatcherSettings(BaseSettings):
     )
     sink: SinkUrl = Field(SecretStr(CONSOLE), description="Where records go: 'console' or a database URL")
 
-    max_batch_size: Whole = Field(_DEFAULTS.max_batch_size, description="Records in one batch")
+    max_batch_size: Whole = Field(_DEFAULTS.max_batch_size, description="Requests in one batch")
+    max_batch_records: Whole = Field(_DEFAULTS.max_batch_records, description="Records in one batch and in one request")
     linger: Duration = Field(_DEFAULTS.linger, description="The longest a request waits for a fuller batch")
     max_batch_bytes: Size = Field(_DEFAULTS.max_batch_bytes, description="Bytes in one batch")
     max_pending: Whole = Field(_DEFAULTS.max_pending, description="Requests that may wait in one shard's buffer")

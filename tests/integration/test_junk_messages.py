@@ -178,7 +178,9 @@ async def test_a_reply_address_nobody_can_reach_does_not_hold_up_a_batch(client:
 async def test_reply_addresses_count_towards_the_bytes_of_a_batch(client: Client) -> None:
     """Or the flush's input passes the 2 MiB that Temporal takes, and the shard stands still."""
     sink = MemorySink()
-    big = BatchPolicy(max_batch_size=5_000, linger=BatchPolicy().linger, max_batch_bytes=1_048_576)
+    big = BatchPolicy(
+        max_batch_size=5_000, max_batch_records=5_000, linger=BatchPolicy().linger, max_batch_bytes=1_048_576
+    )
     async with running(client, sink, big) as service:
         for part in range(3):
             wires = [request(reply_to={"workflow_id": f"{part}-{n}-" + "w" * 980}) for n in range(800)]

@@ -16,6 +16,7 @@ from temporal_batching.policy import MAX_REQUEST_BYTES, BatchPolicy
 
 WHOLE: dict[str, tuple[int, int]] = {
     "max_batch_size": (1, 10_000),
+    "max_batch_records": (1, 10_000),
     "max_batch_bytes": (1024, MAX_REQUEST_BYTES),
     "max_pending": (1, 100_000),
     "max_pending_bytes": (1_048_576, 64 * 1_048_576),
@@ -37,7 +38,8 @@ def test_every_limit_is_tested_here() -> None:
 
 def test_the_defaults_are_those_of_the_design() -> None:
     policy = BatchPolicy()
-    assert (policy.max_batch_size, policy.max_pending, policy.max_in_flight) == (100, 10_000, 1)
+    assert (policy.max_batch_size, policy.max_batch_records) == (100, 1_000)
+    assert (policy.max_pending, policy.max_in_flight) == (10_000, 1)
     assert policy.max_batch_bytes == 1_048_576
     assert (policy.linger, policy.confirmation_timeout) == (timedelta(seconds=20), timedelta(minutes=2))
 

@@ -119,9 +119,15 @@ class Buffer:
         return now + self.policy.confirmation_timeout.total_seconds()
 
     def _check_size(self, submission: Submission) -> None:
-        if submission.records > self.policy.max_batch_size:
+        if submission.requests > self.policy.max_batch_size:
             raise InvalidRequest(
-                f"the request has {submission.records:,} records: at most {self.policy.max_batch_size:,} fit a batch",
+                f"the parcel has {submission.requests:,} requests: at most {self.policy.max_batch_size:,} fit a batch",
+                RejectCode.TOO_LARGE,
+            )
+        if submission.records > self.policy.max_batch_records:
+            raise InvalidRequest(
+                f"the request has {submission.records:,} records: "
+                f"at most {self.policy.max_batch_records:,} fit a batch",
                 RejectCode.TOO_LARGE,
             )
         if submission.size > self.policy.max_batch_bytes:
@@ -338,7 +344,7 @@ class Buffer:
         self.outcomes.update(result.outcomes)
         self.unknown += sum(batch.submissions[position].requests for position in result.unknown)
         self.sink_errors += result.sink_errors
-        self.largest_batch = max(self.largest_batch, batch.records)
+        self.largest_batch = max(self.largest_batch, batch.requests)
         self.batches_by_trigger[batch.trigger] += not batch.counted
         batch.counted = True
 

@@ -18,6 +18,7 @@ class _Ready:
     """What the next batch may take, counted."""
 
     as_of: int
+    requests: int = 0
     records: int = 0
     size: int = 0
     resubmitted: int = 0
@@ -31,6 +32,7 @@ class _Ready:
 
     def count_in(self, submission: Submission) -> None:
         self.count += 1
+        self.requests += submission.requests
         self.records += submission.records
         self.size += submission.size
         self.resubmitted += submission.resubmitted
@@ -177,7 +179,7 @@ class Pending:
         ready = self._count_ready()
         if not ready.count:
             return
-        if ready.records >= policy.max_batch_size:
+        if ready.requests >= policy.max_batch_size or ready.records >= policy.max_batch_records:
             yield 0.0, Trigger.COUNT
         if ready.size >= policy.max_batch_bytes:
             yield 0.0, Trigger.BYTES
@@ -192,21 +194,23 @@ class Pending:
     def take(self, policy: BatchPolicy) -> list[Submission]:
         """Takes the oldest that are not blocked and fit one batch, in order.
 
-        The first always goes, or it would wait for ever.
+        The first always goes, or it would wait forever.
         """
         blocked = self._count_ready().blocked
         taken: list[Submission] = []
-        records = size = 0
+        requests = records = size = 0
         for submission in self._submissions.values():
             if submission.id in blocked:
                 continue
             fits = (
-                records + submission.records <= policy.max_batch_size
+                requests + submission.requests <= policy.max_batch_size
+                and records + submission.records <= policy.max_batch_records
                 and size + submission.size <= policy.max_batch_bytes
             )
             if taken and not fits:
                 break
             taken.append(submission)
+            requests += submission.requests
             records += submission.records
             size += submission.size
         for submission in taken:
@@ -224,7 +228,8 @@ class Pending:
             for submission in self._submissions.values():
                 self._judge(ready, submission)
         elif self._submissions:  # nothing is blocked: the sums are known
-            ready.count, ready.records, ready.size = len(self._submissions), self.records, self.bytes
+            ready.count, ready.requests = len(self._submissions), self.requests
+            ready.records, ready.size = self.records, self.bytes
             ready.resubmitted, ready.first_arrival = self._resubmitted, self.first_arrival
             deadline = self.next_deadline()
             ready.deadline = math.inf if deadline is None else deadline

@@ -166,7 +166,8 @@ class BatcherWorkflow:
                 refused.append([position, RejectCode.OVERLOADED, str(err)])
         self._wake_if_needed(now)
         policy = self._buffer.policy
-        return SubmitResult(refused, min(MAX_GATHER, policy.linger.total_seconds() / 10), policy.max_batch_size)
+        gather = min(MAX_GATHER, policy.linger.total_seconds() / 10)
+        return SubmitResult(refused, gather, policy.max_batch_size, policy.max_batch_records)
 
     @submit.validator
     def _may_submit(self, requests: RawValue) -> None:

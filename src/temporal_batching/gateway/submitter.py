@@ -64,7 +64,7 @@ class ShardSubmitter:
         self._waiting: list[PendingSubmission] = []
         self._arrived = asyncio.Event()
         self._gather = FIRST_GATHER
-        self._enough = MAX_SUBMISSION_REQUESTS
+        self._enough = (MAX_SUBMISSION_REQUESTS, MAX_SUBMISSION_REQUESTS)  # requests and records of a full batch
         self._known_to_run = False
         self._runner: asyncio.Task[None] | None = None
 
@@ -97,7 +97,7 @@ class ShardSubmitter:
                     if not waiting.answer.done():
                         waiting.answer.set_exception(_copy_error(failure))
                 continue
-            self._gather, self._enough = result.gather_seconds, result.batch_records
+            self._gather, self._enough = result.gather_seconds, (result.batch_size, result.batch_records)
             refused = {position: (code, reason) for position, code, reason in result.refused}
             for position, waiting in enumerate(part):
                 if not waiting.answer.done():  # else its activity was cancelled meanwhile
@@ -105,17 +105,19 @@ class ShardSubmitter:
         self._runner = None
 
     async def _gather_more(self) -> None:
-        """Waits for company, but not once there is enough for one update."""
+        """Waits for more requests, unless there are enough for one update."""
         until = math.inf
-        looked_at = records = size = 0
+        looked_at = requests = records = size = 0
         while True:
             for waiting in self._waiting[looked_at:]:
                 until = min(until, waiting.arrived + min(self._gather, waiting.max_gather))
+                requests += waiting.submission.requests
                 records += waiting.submission.records
                 size += waiting.submission.size
             looked_at = len(self._waiting)
             left = until - asyncio.get_running_loop().time()
-            if left <= 0 or records >= self._enough or size >= MAX_SUBMISSION_BYTES:
+            full = requests >= self._enough[0] or records >= self._enough[1] or size >= MAX_SUBMISSION_BYTES
+            if left <= 0 or full:
                 return
             if looked_at >= MAX_SUBMISSION_REQUESTS:
                 return
@@ -149,7 +151,7 @@ class ShardSubmitter:
             cause = err.cause
             if isinstance(cause, ApplicationError) and cause.type == ErrorType.BATCHER_BUSY:
                 refused = [[position, RejectCode.OVERLOADED, cause.message] for position in range(len(part))]
-                return SubmitResult(refused, self._gather, self._enough)
+                return SubmitResult(refused, self._gather, *self._enough)
             raise _unreachable(f"the batcher refused the submission: {cause}") from None
         except RPCError as err:
             raise _unreachable(f"{err.status.name}: {err.message}") from None

@@ -214,7 +214,12 @@ class BatchClient:
             shard = shard_of(submission.body["key"] or submission.id, self._shards)
             parcel, records, size = current.get(shard, ([], 0, PARCEL_ENVELOPE_BYTES))
             own = submission.size - ENVELOPE_BYTES + 1  # a parcel has one envelope for all, and commas
-            if not parcel or records + submission.records > limit.max_batch_size or size + own > most_bytes:
+            fits = (
+                len(parcel) < limit.max_batch_size
+                and records + submission.records <= limit.max_batch_records
+                and size + own <= most_bytes
+            )
+            if not parcel or not fits:
                 parcel, records, size = [], 0, PARCEL_ENVELOPE_BYTES
                 parcels.append(parcel)
             parcel.append((position, submission))

@@ -47,7 +47,7 @@ def test_what_a_request_waited_in_its_gateway_counts_for_the_linger() -> None:
 
 @pytest.mark.parametrize("way", ["withdrawn", "expired", "flushed"])
 def test_when_the_oldest_leaves_the_next_one_counts(way: str) -> None:
-    buf = buffer(linger=20, deadline_margin=0, max_batch_size=2)
+    buf = buffer(linger=20, deadline_margin=0, max_batch_records=2)
     buf.accept(submission("a", records=2 if way == "flushed" else 1, waited=2.0, expires_at=NOW + 10), NOW)
     buf.accept(submission("b"), NOW + 5)
     if way == "withdrawn":
@@ -60,6 +60,18 @@ def test_when_the_oldest_leaves_the_next_one_counts(way: str) -> None:
         buf.complete(batch.id, FlushResult({"written": 1}), NOW)
     assert buf.oldest_age(NOW + 10) == 5.0
     assert buf.wake_at() == NOW + 25
+
+
+def test_a_batch_counts_requests_and_a_second_cap_its_records() -> None:
+    buf = buffer(max_batch_size=2, max_batch_records=5)
+    for name, records in {"a": 2, "b": 2, "c": 4, "d": 2}.items():
+        buf.accept(submission(name, records=records), NOW)
+    for expected in (["a", "b"], ["c"]):
+        batch = take(buf, NOW)
+        assert (batch.trigger, ids(batch)) == (Trigger.COUNT, expected)
+        buf.complete(batch.id, FlushResult({"written": len(expected)}), NOW)
+    assert buf.next_batch(NOW) is None
+    assert buf.largest_batch == 2
 
 
 def test_a_full_batch_is_flushed_at_once_and_the_rest_waits() -> None:
@@ -148,10 +160,12 @@ def test_as_many_flushes_run_beside_each_other_as_the_policy_allows() -> None:
 
 
 def test_a_request_that_no_batch_can_take_is_refused_with_its_size_and_the_limit() -> None:
-    buf = buffer(max_batch_size=2, max_batch_bytes=2048, max_pending_bytes=4096)
+    buf = buffer(max_batch_size=1, max_batch_records=2, max_batch_bytes=2048, max_pending_bytes=4096)
     with pytest.raises(InvalidRequest, match="the request has 3 records: at most 2 fit a batch") as refusal:
         buf.accept(submission("a", records=3), NOW)
     assert refusal.value.code is RejectCode.TOO_LARGE
+    with pytest.raises(InvalidRequest, match="the parcel has 2 requests: at most 1 fit a batch"):
+        buf.accept(parcel("p", "b", "c"), NOW)
     with pytest.raises(InvalidRequest, match=r"the request has 3,\d{3} bytes: at most 2,048 fit a batch"):
         buf.accept(submission("a", n="x" * 3_000), NOW)
 
@@ -182,7 +196,7 @@ def test_the_first_entry_goes_even_if_a_new_policy_makes_it_too_large() -> None:
     buf = buffer()
     buf.accept(submission("a", records=5), NOW)
     buf.accept(submission("b"), NOW)
-    buf.policy = policy(max_batch_size=2)
+    buf.policy = policy(max_batch_records=2)
     assert ids(take(buf, NOW)) == ["a"]
 
 

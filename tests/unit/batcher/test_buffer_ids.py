@@ -77,7 +77,7 @@ def test_a_repetition_is_not_refused_for_a_limit_that_was_lowered_since() -> Non
     # It used to be told `too_large` while its records waited to be written.
     buf = buffer()
     buf.accept(submission("a", records=5), NOW)
-    buf.policy = policy(max_batch_size=2)
+    buf.policy = policy(max_batch_records=2)
     assert buf.accept(submission("a", records=5), NOW) is Accepted.ATTACHED
     take(buf, NOW)
     assert buf.accept(submission("a", records=5), NOW) is Accepted.ATTACHED
@@ -198,7 +198,7 @@ def test_what_comes_again_is_still_so_in_the_next_run() -> None:
 
 
 def test_what_comes_again_is_not_refused_for_a_limit_that_was_lowered_since() -> None:
-    buf = buffer(max_batch_size=2)
+    buf = buffer(max_batch_records=2)
     assert buf.accept(submission("a", records=5, resubmitted=True), NOW) is Accepted.NEW
 
 

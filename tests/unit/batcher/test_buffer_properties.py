@@ -57,6 +57,7 @@ class BufferMachine(RuleBasedStateMachine):
     @initialize(
         linger=st.sampled_from([0.0, 5.0, 60.0]),
         max_batch_size=st.sampled_from([1, 3, 10]),
+        max_batch_records=st.sampled_from([1, 4, 12]),
         max_in_flight=st.sampled_from([1, 1, 2]),
         max_pending=st.sampled_from([3, 20]),
     )
@@ -111,7 +112,9 @@ class BufferMachine(RuleBasedStateMachine):
         ]
         told_already = not caller.startswith("s") and (name, caller) in {*self.outbox, *self.told}
         too_large = not submission.resubmitted and (
-            submission.records > policy.max_batch_size or submission.size > policy.max_batch_bytes
+            submission.requests > policy.max_batch_size
+            or submission.records > policy.max_batch_records
+            or submission.size > policy.max_batch_bytes
         )
         gone = now - self.withdrawn.get((name, caller), -math.inf) < MAX_AGE
         late = expires_at is not None and expires_at <= now and not (submission.resubmitted or gone)
@@ -235,6 +238,7 @@ class BufferMachine(RuleBasedStateMachine):
     @rule(
         linger=st.sampled_from([0.0, 5.0, 60.0]),
         max_batch_size=st.sampled_from([1, 3, 10]),
+        max_batch_records=st.sampled_from([1, 4, 12]),
         max_batch_bytes=st.sampled_from([1024, 4096]),
         max_in_flight=st.sampled_from([1, 1, 2]),
         max_pending=st.sampled_from([3, 20]),
@@ -321,7 +325,8 @@ class BufferMachine(RuleBasedStateMachine):
             for ticket in flight.tickets:
                 del self.pending[ticket.name]
             if len(batch.submissions) > 1:
-                assert batch.records <= self.policy.max_batch_size
+                assert batch.requests <= self.policy.max_batch_size
+                assert batch.records <= self.policy.max_batch_records
                 assert batch.size <= self.policy.max_batch_bytes
         assert [e.id for e in batch.submissions] == [t.name for t in flight.tickets], "not in the order of arrival"
         assert [[r["workflow_id"] for r in e.replies] for e in batch.submissions] == [t.callers for t in flight.tickets]
@@ -333,7 +338,10 @@ class BufferMachine(RuleBasedStateMachine):
             return set()
         submissions = [self.buffer._pending._submissions[t.name] for t in tickets]
         due = set()
-        if sum(t.records for t in tickets) >= self.policy.max_batch_size:
+        if (
+            sum(t.requests for t in tickets) >= self.policy.max_batch_size
+            or sum(t.records for t in tickets) >= self.policy.max_batch_records
+        ):
             due.add(Trigger.COUNT)
         if sum(e.size for e in submissions) >= self.policy.max_batch_bytes:
             due.add(Trigger.BYTES)

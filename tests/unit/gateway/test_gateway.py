@@ -51,7 +51,7 @@ class Submitter(ShardSubmitter):
 
     def __init__(self, gather: float = 0.0, enough: int = 100, busy: Sequence[bool] = ()) -> None:
         super().__init__(cast(Client, None), "main", 0, "queue", None)
-        self._gather, self._enough = gather, enough
+        self._gather, self._enough = gather, (enough, 3 * enough)
         self.busy = list(busy)
         self.sent: list[list[JsonObject]] = []
 
@@ -60,7 +60,7 @@ class Submitter(ShardSubmitter):
         if self.busy:
             cause = ApplicationError("busy", self.busy.pop(0), type=ErrorType.BATCHER_BUSY)
             raise WorkflowUpdateFailedError(cause)
-        return SubmitResult([], self._gather, self._enough)
+        return SubmitResult([], self._gather, *self._enough)
 
 
 def request(number: int, *, records: int = 1, expires_in: float | None = None) -> Submission:
@@ -71,7 +71,7 @@ def request(number: int, *, records: int = 1, expires_in: float | None = None) -
 async def test_a_full_batch_is_not_kept_to_gather_more() -> None:
     submitter = Submitter(gather=3600, enough=10)
     await asyncio.gather(*(submitter.submit(request(n)) for n in range(10)))
-    await submitter.submit(request(10, records=10))
+    await submitter.submit(request(10, records=30))
     assert [len(update) for update in submitter.sent] == [10, 1]
 
 
