@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowHandle
 
 from temporal_batching import SqlSink
 from tests.support.callers import DOORS, Resettable, Told, Write
@@ -117,7 +117,7 @@ async def test_a_workflow_that_is_reset_does_not_write_twice(
                 request_id=f"{service.name}-reset",
             )
         )
-        current = client.get_workflow_handle_for(Resettable.run, caller.id)
+        current: WorkflowHandle[Any, Any] = client.get_workflow_handle(caller.id)
         again = await _notified(current)
         await current.signal(Resettable.finish)
         await current.result()
