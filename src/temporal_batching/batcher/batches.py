@@ -172,10 +172,12 @@ class Batches:
         self.requeued = [batch for batch in self.requeued if batch.submissions]
         self.let_go(submission)
 
-    def withdraw(self, submission: Submission, now: float) -> None:
-        """Has the next flush of what waits for a retry ask about it and fence it, instead of writing it."""
+    def withdraw(self, submission: Submission) -> None:
+        """Has the next flush of what waits for a retry ask about it and fence it, instead of writing it.
+
+        Its deadline stays: where the sink has no fence, an attempt that is under way may commit it until then.
+        """
         submission.withdrawn = True
-        submission.expires_at = now if submission.expires_at is None else min(submission.expires_at, now)
         self.changes += 1
 
     def start(self, batch: PendingBatch, now: float) -> PendingBatch:

@@ -218,23 +218,23 @@ class Buffer:
             if workflow_id is None or all(is_of(reply, workflow_id, run_id) for reply in held.replies):
                 self._batches.taken_back.add(held.id)
             return False
-        return leave(held, workflow_id, run_id) and self._take_back(held, now)
+        return leave(held, workflow_id, run_id) and self._take_back(held)
 
-    def _take_back(self, held: Submission, now: float) -> bool:
+    def _take_back(self, held: Submission) -> bool:
         """Has a request that waits for a retry not written any more. Returns whether that is certain."""
         if held.doubtful:  # by its next flush the ledger is asked, and the request fenced
-            self._batches.withdraw(held, now)
+            self._batches.withdraw(held)
             return False
         self._batches.take_out(held)
         self._answer(held, OutcomeKind.REJECTED, RejectCode.WITHDRAWN, WITHDRAWN)
         return True
 
-    def _take_back_withdrawn(self, requeued: Sequence[Submission], now: float) -> None:
+    def _take_back_withdrawn(self, requeued: Sequence[Submission]) -> None:
         """After a flush: what was withdrawn meanwhile and is not settled is not retried."""
         for submission in requeued:
             if submission.id in self._batches.taken_back:
                 self._batches.taken_back.discard(submission.id)
-                self._take_back(submission, now)
+                self._take_back(submission)
 
     # What goes out
 
@@ -366,7 +366,7 @@ class Buffer:
         if batch.submissions:
             self.retries += batch.requests
             self._wait(batch, now, backoff_factor)
-            self._take_back_withdrawn(list(batch.submissions), now)
+            self._take_back_withdrawn(list(batch.submissions))
 
     def _wait(self, batch: PendingBatch, now: float, backoff_factor: float) -> None:
         batch.wait(now, pause_after(batch.retries, self.policy, backoff_factor))
@@ -414,7 +414,7 @@ class Buffer:
             batch.own_pace = batch.overtaken = False
             self._batches.requeue(batch)
             self._breaker.fail(now, error, pause_after(self._breaker.failures, self.policy, backoff_factor))
-        self._take_back_withdrawn(submissions, now)
+        self._take_back_withdrawn(submissions)
 
     # Answers that no flush delivers
 

@@ -186,8 +186,14 @@ def _requests_of(submission: JsonObject) -> list[WriteRequest]:
 async def _decide(calls: SinkCalls, units: Sequence[_Unit], flush: FlushInput, clock: Callable[[], float]) -> None:
     """An outcome for each request: those past their deadline are not written, whatever the sink would do."""
     now = clock()
-    alive = [unit for unit in units if not unit.is_late(now)]
-    dead = [unit for unit in units if unit.is_late(now)]
+
+    def is_dead(unit: _Unit) -> bool:
+        # Without a fence an attempt under way may still commit what was withdrawn, after a later request of its key:
+        # then it is written as if it had not been withdrawn, and its key waits for it.
+        return unit.is_late(now) or (_is_withdrawn(unit) and calls.has_fence)
+
+    alive = [unit for unit in units if not is_dead(unit)]
+    dead = [unit for unit in units if is_dead(unit)]
     written = iter(await calls.write([request for unit in alive for request in unit.requests]))
     for unit in alive:
         unit.take(written)

@@ -34,6 +34,7 @@ class SinkCalls:
             stays as much in doubt as before.
         answered: Whether any request got an outcome, other than that it is to be retried.
         errors: Requests that the sink failed on, or gave no outcome that is one.
+        has_fence: Whether the sink has a `fence` of its own.
     """
 
     def __init__(self, sink: Sink, flush: FlushInput) -> None:
@@ -42,7 +43,7 @@ class SinkCalls:
         self.errors = 0
         self._sink = sink
         self._flush = flush
-        self._has_fence = getattr(sink.fence, "__func__", None) is not Sink.fence
+        self.has_fence = getattr(sink.fence, "__func__", None) is not Sink.fence
         self._fence_as = OutcomeKind.EXPIRED
         self._problems: dict[str, list[str]] = {}  # what went wrong, and with which requests
 
@@ -114,7 +115,7 @@ class SinkCalls:
         Raises:
             SinkUnavailable: The sink cannot tell now.
         """
-        if not self._has_fence:
+        if not self.has_fence:
             return [None if doubt else Outcome.expired() for doubt in in_doubt]
         outcomes: list[Outcome | None] = []
         self._fence_as = told

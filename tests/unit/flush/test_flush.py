@@ -359,6 +359,15 @@ class NoFence(Sink):
         return all_written(batch)
 
 
+async def test_what_is_withdrawn_in_doubt_is_fenced_or_without_a_fence_written() -> None:
+    withdrawn = {**wire("a", expires_at=time.time() + 60), "withdrawn": True, "in_doubt": True}
+    sink = FakeSink(all_written)
+    fenced = await write_batch(sink, flush_of(withdrawn, in_doubt=True))
+    assert (sink.written, sink.settled, fenced.counts) == ([], [["a"]], {"rejected": 1})
+    written = await write_batch(NoFence(), flush_of(withdrawn, in_doubt=True))
+    assert (written.counts, written.unknown) == ({"written": 1}, [])
+
+
 async def test_in_doubt_and_without_a_fence_nobody_is_told_anything() -> None:
     late = [{**wire(name, expires_at=1.0), flag: True} for name, flag in (("a", "in_doubt"), ("b", "resubmitted"))]
     result = await write_batch(NoFence(), flush_of(*late, wire("c", expires_at=1.0), wire("d")))
