@@ -31,6 +31,16 @@ async def test_a_full_batch_starts_at_once(client: Client, door: str) -> None:
 
 
 @pytest.mark.parametrize("door", DOORS)
+async def test_a_batch_counts_requests_and_has_a_cap_on_their_records(client: Client, door: str) -> None:
+    sink = MemorySink()
+    policy = BatchPolicy(linger=LONG, max_batch_size=5, max_batch_records=20)
+    async with running(client, sink, policy) as service:
+        await service.call(door, [Write([["entries", {"n": n}]] * 3) for n in range(5)])
+        await service.call(door, [Write([["entries", {"n": n}]] * 10) for n in range(2)])
+    assert [len(batch) for batch in sink.batches] == [5, 2]
+
+
+@pytest.mark.parametrize("door", DOORS)
 async def test_batches_split_by_bytes_and_none_is_above_the_cap(client: Client, door: str) -> None:
     sink = MemorySink()
     policy = BatchPolicy(linger=timedelta(milliseconds=300), max_batch_size=1_000, max_batch_bytes=500_000)
@@ -105,7 +115,7 @@ async def test_an_explicit_flush_settles_what_is_pending(client: Client, door: s
 @pytest.mark.parametrize("door", DOORS)
 async def test_a_request_too_large_is_told_its_size_and_the_limit(client: Client, door: str) -> None:
     sink = MemorySink()
-    policy = BatchPolicy(linger=timedelta(milliseconds=100), max_batch_size=3, max_batch_bytes=20_000)
+    policy = BatchPolicy(linger=timedelta(milliseconds=100), max_batch_records=3, max_batch_bytes=20_000)
     rows = Write([["entries", {"n": n}] for n in range(4)])
     async with running(client, sink, policy) as service:
         wide, heavy, huge, good = await service.call(
