@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from temporalio import activity
@@ -34,6 +35,8 @@ class SinkCalls:
             stays as much in doubt as before.
         answered: Whether any request got an outcome, other than that it is to be retried.
         errors: Requests that the sink failed on, or gave no outcome that is one.
+        doubted: Ids of requests in a call that raised without declaring what it had committed, and that were then asked
+            about in parts: one that is to be retried then may be committed by that call.
         has_fence: Whether the sink has a `fence` of its own.
     """
 
@@ -41,6 +44,7 @@ class SinkCalls:
         self.in_doubt = False
         self.answered = False
         self.errors = 0
+        self.doubted: set[str] = set()
         self._sink = sink
         self._flush = flush
         self.has_fence = getattr(sink.fence, "__func__", None) is not Sink.fence
@@ -73,12 +77,16 @@ class SinkCalls:
             return
         answers = await self._ask("write", self._write_once, [requests[position] for position in ready])
         if answers is None and len(ready) > 1:
+            self.doubted.update(requests[position].request_id for position in ready)
             middle = len(ready) // 2
             await self._write_part(requests, ready[:middle], outcomes, waiting)
             await self._write_part(requests, ready[middle:], outcomes, waiting)
             return
         for position, answer in zip(ready, answers or [None], strict=True):
-            outcomes[position] = answer or Outcome.retry("the sink failed on it", in_doubt=True)
+            outcome = answer or Outcome.retry("the sink failed on it", in_doubt=True)
+            if outcome.kind is OutcomeKind.RETRY and requests[position].request_id in self.doubted:
+                outcome = replace(outcome, in_doubt=True)
+            outcomes[position] = outcome
             if outcomes[position].kind is OutcomeKind.RETRY and requests[position].key:
                 waiting.add(requests[position].key)
 

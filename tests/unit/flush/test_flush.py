@@ -359,6 +359,16 @@ class NoFence(Sink):
         return all_written(batch)
 
 
+async def test_what_a_raising_call_may_have_written_is_in_doubt_whatever_its_part_answers() -> None:
+    def write(batch: Batch) -> Sequence[Outcome]:
+        if len(batch) > 1:
+            raise RuntimeError("after its effect")
+        return [Outcome.retry("locked")]
+
+    result = await write_batch(FakeSink(write), flush_of(wire("a"), wire("b")))
+    assert [one.in_doubt for one in result.requeued] == [True, True]
+
+
 async def test_what_is_withdrawn_in_doubt_is_fenced_or_without_a_fence_written() -> None:
     withdrawn = {**wire("a", expires_at=time.time() + 60), "withdrawn": True, "in_doubt": True}
     sink = FakeSink(all_written)
