@@ -13,6 +13,7 @@ PARTS = 6
 REGRESSION_SEEDS = {
     2104: "withdrawn in doubt, without a fence: its attempt committed after a later request of its key",
     35248: "expired, though a call that raised had written it before it was asked about by itself",
+    42610: "withdrawn in doubt, and written by its attempt between a later request of its key and its fence",
     191: "told expired, though the batch was written before the ledger could not be asked",
     1532: "written, twice in one batch, and each told it was the first",
     1713: "told expired by a repetition, after the answer `written` was given up",

@@ -99,6 +99,10 @@ class _Unit:
         return self.waits is None and None not in self.outcomes
 
     @property
+    def keys(self) -> set[str]:
+        return {request.key for request in self.requests} - {""}
+
+    @property
     def is_parcel(self) -> bool:
         return "requests" in self.submission or "packed" in self.submission
 
@@ -194,24 +198,34 @@ async def _decide(calls: SinkCalls, units: Sequence[_Unit], flush: FlushInput, c
 
     alive = [unit for unit in units if not is_dead(unit)]
     dead = [unit for unit in units if is_dead(unit)]
+    # What was withdrawn comes first: an attempt under way must not commit it after a later request of its key.
+    await _fence_dead(calls, [unit for unit in dead if _is_withdrawn(unit)], OutcomeKind.REJECTED)
+    waiting = {key for unit in dead if unit.waits is not None for key in unit.keys}
+    for unit in alive:
+        if not waiting.isdisjoint(unit.keys):
+            unit.waits = "an earlier request of its key has to be retried"
+    alive = [unit for unit in alive if unit.waits is None]
     written = iter(await calls.write([request for unit in alive for request in unit.requests]))
     for unit in alive:
         unit.take(written)
     _keep_together(units)
-    # Once told, neither `expired` nor `rejected` may turn out otherwise: not by an attempt that is still under way,
-    # nor by the next one, should this one be lost after its callers were told. So the sink fences them off first.
+    # Once notified, neither `expired` nor `rejected` may turn out otherwise: not by an attempt that is still under way,
+    # nor by the next one, should this one be lost after its callers were notified. So the sink fences them first.
     await _fence_rejected(calls, [unit for unit in alive if unit.waits is None])
-    for withdrawn, told in ((False, OutcomeKind.EXPIRED), (True, OutcomeKind.REJECTED)):
-        fence = [unit for unit in dead if _is_withdrawn(unit) is withdrawn]
-        requests = [request for unit in fence for request in unit.requests]
-        doubts = [_was_in_doubt(unit) for unit in fence for _ in unit.requests]
-        fenced = iter(await calls.fence(requests, doubts, told=told) if requests else [])
-        for unit in fence:
-            unit.take(fenced)
+    await _fence_dead(calls, [unit for unit in dead if not _is_withdrawn(unit)], OutcomeKind.EXPIRED)
     _keep_together(units)
     _written_once([unit for unit in units if unit.waits is None], halved=flush.halved)
     for unit in units:
         _as_withdrawn(unit)
+
+
+async def _fence_dead(calls: SinkCalls, units: Sequence[_Unit], told: OutcomeKind) -> None:
+    """What became of submissions that are not written any more."""
+    requests = [request for unit in units for request in unit.requests]
+    doubts = [_was_in_doubt(unit) for unit in units for _ in unit.requests]
+    fenced = iter(await calls.fence(requests, doubts, told=told) if requests else [])
+    for unit in units:
+        unit.take(fenced)
 
 
 def _was_in_doubt(unit: _Unit) -> bool:
