@@ -359,6 +359,30 @@ class NoFence(Sink):
         return all_written(batch)
 
 
+def refuses_the_second_time(batch: Batch) -> Sequence[Outcome]:
+    """A store that has the rows, and no memory of who wrote them."""
+    if len(batch) > 1:
+        raise RuntimeError("after its effect")
+    return [Outcome.rejected(RejectCode.CONSTRAINT, "the key is there already")]
+
+
+class RefusesTheSecondTime(Sink):
+    async def write(self, batch: Batch) -> Sequence[Outcome]:
+        return refuses_the_second_time(batch)
+
+
+@pytest.mark.xfail(strict=True, reason="a rejection after a doubt is passed on as certain")
+async def test_without_a_fence_a_request_that_may_be_written_is_not_called_rejected() -> None:
+    raised = await write_batch(RefusesTheSecondTime(), flush_of(wire("a"), wire("b")))
+    assert (raised.counts, [one.in_doubt for one in raised.requeued]) == ({}, [True, True])
+    later = await write_batch(RefusesTheSecondTime(), flush_of({**wire("a"), "in_doubt": True}, in_doubt=True))
+    assert (later.counts, [one.in_doubt for one in later.requeued]) == ({}, [True])
+    certain = await write_batch(RefusesTheSecondTime(), flush_of(wire("a")))
+    assert certain.counts == {"rejected": 1}
+    fenced = await write_batch(FakeSink(refuses_the_second_time), flush_of(wire("a"), wire("committed")))
+    assert fenced.counts == {"rejected": 1, "written": 1}
+
+
 async def test_what_a_raising_call_may_have_written_is_in_doubt_whatever_its_part_answers() -> None:
     def write(batch: Batch) -> Sequence[Outcome]:
         if len(batch) > 1:
@@ -367,6 +391,20 @@ async def test_what_a_raising_call_may_have_written_is_in_doubt_whatever_its_par
 
     result = await write_batch(FakeSink(write), flush_of(wire("a"), wire("b")))
     assert [one.in_doubt for one in result.requeued] == [True, True]
+
+
+@pytest.mark.xfail(strict=True, reason="it is dropped as unknown before its deadline")
+async def test_what_is_withdrawn_and_cannot_be_fenced_now_keeps_its_key_waiting() -> None:
+    class Fails(FakeSink):
+        async def fence(self, batch: Batch) -> Sequence[Outcome]:
+            raise RuntimeError("no answer")
+
+    sink = Fails(all_written)
+    withdrawn = {**wire("a", expires_at=time.time() + 60), "key": "k", "withdrawn": True, "in_doubt": True}
+    result = await write_batch(sink, flush_of(withdrawn, {**wire("b"), "key": "k"}, wire("c"), in_doubt=True))
+    assert sink.written == [["c"]]
+    assert [one.position for one in result.requeued] == [0, 1]
+    assert result.unknown == []
 
 
 async def test_what_is_withdrawn_in_doubt_is_fenced_or_without_a_fence_written() -> None:
