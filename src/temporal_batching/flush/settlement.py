@@ -199,7 +199,11 @@ async def _decide(calls: SinkCalls, units: Sequence[_Unit], flush: FlushInput, c
     alive = [unit for unit in units if not is_dead(unit)]
     dead = [unit for unit in units if is_dead(unit)]
     # What was withdrawn comes first: an attempt under way must not commit it after a later request of its key.
-    await _fence_dead(calls, [unit for unit in dead if _is_withdrawn(unit)], OutcomeKind.REJECTED)
+    withdrawn = [unit for unit in dead if _is_withdrawn(unit)]
+    await _fence_dead(calls, withdrawn, OutcomeKind.REJECTED)
+    for unit in withdrawn:
+        if None in unit.outcomes and not unit.is_late(now):
+            unit.waits = "it was withdrawn, and the sink could not fence it"
     waiting = {key for unit in dead if unit.waits is not None for key in unit.keys}
     for unit in alive:
         if not waiting.isdisjoint(unit.keys):
@@ -266,14 +270,19 @@ _FINAL = {RejectCode.INVALID, RejectCode.ID_REUSED}
 
 
 async def _fence_rejected(calls: SinkCalls, units: Sequence[_Unit]) -> None:
-    """Makes rejections final. Those that an earlier attempt at this batch has made so are the sink's to tell."""
+    """Makes rejections final. Those that an earlier attempt at this batch has made so are the sink's to tell.
+
+    Where the sink has no fence and the request may be committed already, its own row may be what it conflicts with:
+    such a request stays in doubt, and is retried until its deadline.
+    """
     rejected: list[tuple[_Unit, int]] = []
     for unit in units:
         for index, outcome in enumerate(unit.outcomes):
             if outcome is not None and outcome.kind is OutcomeKind.REJECTED and outcome.code not in _FINAL:
                 rejected.append((unit, index))
     requests = [unit.requests[index] for unit, index in rejected]
-    known = await calls.fence(requests, [False] * len(rejected), told=OutcomeKind.REJECTED)
+    doubts = [_was_in_doubt(unit) or unit.requests[index].request_id in calls.doubted for unit, index in rejected]
+    known = await calls.fence(requests, doubts, told=OutcomeKind.REJECTED)
     for (unit, index), outcome in zip(rejected, known, strict=True):
         if outcome is None:
             unit.replace(index, Outcome.retry("the sink could not make its rejection final", in_doubt=True))

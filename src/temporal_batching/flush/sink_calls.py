@@ -36,7 +36,8 @@ class SinkCalls:
         answered: Whether any request got an outcome, other than that it is to be retried.
         errors: Requests that the sink failed on, or gave no outcome that is one.
         doubted: Ids of requests in a call that raised without declaring what it had committed, and that were then asked
-            about in parts: one that is to be retried then may be committed by that call.
+            about in parts. That call may have committed them, whatever the parts are answered: `retry`, or `rejected`
+            for a row that is there already.
         has_fence: Whether the sink has a `fence` of its own.
     """
 

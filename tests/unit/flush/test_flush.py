@@ -371,7 +371,6 @@ class RefusesTheSecondTime(Sink):
         return refuses_the_second_time(batch)
 
 
-@pytest.mark.xfail(strict=True, reason="a rejection after a doubt is passed on as certain")
 async def test_without_a_fence_a_request_that_may_be_written_is_not_called_rejected() -> None:
     raised = await write_batch(RefusesTheSecondTime(), flush_of(wire("a"), wire("b")))
     assert (raised.counts, [one.in_doubt for one in raised.requeued]) == ({}, [True, True])
@@ -393,7 +392,6 @@ async def test_what_a_raising_call_may_have_written_is_in_doubt_whatever_its_par
     assert [one.in_doubt for one in result.requeued] == [True, True]
 
 
-@pytest.mark.xfail(strict=True, reason="it is dropped as unknown before its deadline")
 async def test_what_is_withdrawn_and_cannot_be_fenced_now_keeps_its_key_waiting() -> None:
     class Fails(FakeSink):
         async def fence(self, batch: Batch) -> Sequence[Outcome]:
