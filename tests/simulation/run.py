@@ -56,8 +56,10 @@ class Run:
             buffer = shard.buffer
             if not buffer.idle:
                 found.append(Violation("stuck", f"shard {number}", f"{buffer.pending} pending, {buffer.outbox} untold"))
-            if buffer.settled != shard.owed:
-                found.append(Violation("lost", f"shard {number}", f"settled {buffer.settled} of {shard.owed} requests"))
+            if buffer.counts.settled != shard.owed:
+                found.append(
+                    Violation("lost", f"shard {number}", f"settled {buffer.counts.settled} of {shard.owed} requests")
+                )
             for workflow, request_id in shard.unanswered.values():
                 found.append(Violation("never answered", request_id, f"{workflow}, accepted by shard {number}"))
             if buffer.pending_bytes:

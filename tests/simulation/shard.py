@@ -105,12 +105,12 @@ class Shard:
 
     def _accept(self, wire: JsonObject) -> None:
         wire = over_the_wire(wire)
-        settled = self.buffer.settled
+        settled = self.buffer.counts.settled
         submission = read_submission(wire)
         if self._world.rng("packed", self._world.clock).random() < 0.5:  # a parcel; anything else stays as it is
             submission = read_submission(over_the_wire(submission.packed().to_wire()))
         accepted = self.buffer.accept(submission, self._world.clock)
-        self.owed += self.buffer.settled - settled
+        self.owed += self.buffer.counts.settled - settled
         reply_to, request_id = wire["reply_to"], wire["request_id"]
         address = _address(reply_to, request_id)
         # What is attached may have had its answer a moment ago, while the shard does not know it yet.
@@ -175,7 +175,7 @@ class Shard:
             self._give_up()
             if buffer.idle and not buffer.deliveries_in_flight:
                 self._world.note(f"shard {self._number} ends as cancelled", "ended as cancelled")
-                assert buffer.settled == self.owed, f"settled {buffer.settled} of {self.owed} requests"
+                assert buffer.counts.settled == self.owed, f"settled {buffer.counts.settled} of {self.owed} requests"
                 self._start_anew()
                 return
         if self._should_end and not buffer.batches_in_flight and not buffer.deliveries_in_flight:

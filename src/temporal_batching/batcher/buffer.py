@@ -15,13 +15,13 @@ Where a request can be::
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
 from temporal_batching.batcher.batches import Batches, PendingBatch
 from temporal_batching.batcher.breaker import Breaker, pause_after
+from temporal_batching.batcher.counts import Counts
 from temporal_batching.batcher.outbox import Outbox
 from temporal_batching.batcher.pending import Pending
 from temporal_batching.batcher.withdrawals import Withdrawal, Withdrawals, is_of, leave
@@ -58,14 +58,7 @@ class Buffer:
         self.paused = False
         self.draining = False
         self.ending = False  # its shard was cancelled: see `give_up`; the shard carries it over
-        self.outcomes: Counter[str] = Counter()
-        self.batches_by_trigger: Counter[str] = Counter()
-        self.largest_batch = 0
-        self.refused = 0
-        self.flush_failures = 0
-        self.retries = 0
-        self.unknown = 0
-        self.sink_errors = 0
+        self.counts = Counts()
         self.unreported: list[str] = []  # answers for nobody, until they are logged
         self._name = name
         self._batches = Batches()
@@ -177,7 +170,7 @@ class Buffer:
     def refuse(self, submission: Submission, code: RejectCode, reason: str) -> None:
         """Answers a request that was not accepted, for a door that cannot turn its caller back."""
         if code is RejectCode.OVERLOADED:
-            self.refused += submission.requests
+            self.counts.refused += submission.requests
         self._answer(submission, OutcomeKind.REJECTED, code, reason, accepted=False)
 
     def withdraw(
@@ -258,7 +251,7 @@ class Buffer:
         """
         since = now if self.paused else self._down_since_attempt
         gone = [*self._pending.late(since), *self._batches.late(since)]
-        self.unknown += sum(submission.requests for submission in gone)
+        self.counts.unknown += sum(submission.requests for submission in gone)
         return [submission.id for submission in gone]
 
     def next_batch(self, now: float, *, force: bool = False) -> PendingBatch | None:
@@ -325,7 +318,7 @@ class Buffer:
         batch = self._batches.in_flight.pop(batch_id)
         fresh, together = not batch.tried, len(batch.submissions) > 1
         self._end_retry(batch, now, backoff_factor)
-        self._count(batch, result)
+        self.counts.flushed(batch, result)
         if not result.stalled:
             self._breaker.close()
             for other in self._batches.requeued:
@@ -339,14 +332,6 @@ class Buffer:
         for answer in result.undelivered:
             self._outbox.add({**answer, "attempts": 1})
         self._requeue(batch, result, now, backoff_factor)
-
-    def _count(self, batch: PendingBatch, result: FlushResult) -> None:
-        self.outcomes.update(result.outcomes)
-        self.unknown += sum(batch.submissions[position].requests for position in result.unknown)
-        self.sink_errors += result.sink_errors
-        self.largest_batch = max(self.largest_batch, batch.requests)
-        self.batches_by_trigger[batch.trigger] += not batch.counted
-        batch.counted = True
 
     def _requeue(self, batch: PendingBatch, result: FlushResult, now: float, backoff_factor: float) -> None:
         """Keeps of the batch what is to be retried, with its own pauses and under its id."""
@@ -364,7 +349,7 @@ class Buffer:
         batch.submissions = [batch.submissions[position] for position in sorted(kept)]
         batch.attempt += 1
         if batch.submissions:
-            self.retries += batch.requests
+            self.counts.retries += batch.requests
             self._wait(batch, now, backoff_factor)
             self._take_back_withdrawn(list(batch.submissions))
 
@@ -400,7 +385,7 @@ class Buffer:
         """
         batch = self._batches.in_flight.pop(batch_id)
         self._end_retry(batch, now, backoff_factor)
-        self.flush_failures += 1
+        self.counts.flush_failures += 1
         self._down_since_attempt = batch.started_at
         batch.attempt += 1
         batch.failures += 1
@@ -435,7 +420,7 @@ class Buffer:
         *,
         accepted: bool = True,
     ) -> None:
-        self.outcomes[outcome] += submission.requests
+        self.counts.outcomes[outcome] += submission.requests
         if submission.replies:
             confirmation = {"request_id": submission.id, "outcome": outcome, "code": code, "reason": reason}
             answer = {"reply_to": submission.replies, "confirmation": confirmation}
@@ -506,15 +491,6 @@ class Buffer:
         return len(self._pending) + sum(len(batch.submissions) for batch in self._batches)
 
     @property
-    def batches(self) -> int:
-        return sum(self.batches_by_trigger.values())
-
-    @property
-    def settled(self) -> int:
-        """Requests that left the buffer."""
-        return sum(self.outcomes.values()) + self.unknown
-
-    @property
     def undelivered(self) -> int:
         """Answers given up."""
         return self._outbox.undelivered
@@ -568,15 +544,8 @@ class Buffer:
             "batch_number": self._batch_number,
             "breaker": dict(vars(self._breaker)),
             "retries_from": self._retries_from,
-            "outcomes": dict(self.outcomes),
-            "batches_by_trigger": dict(self.batches_by_trigger),
-            "largest_batch": self.largest_batch,
-            "refused": self.refused,
             "undelivered": self.undelivered,
-            "flush_failures": self.flush_failures,
-            "retries": self.retries,
-            "unknown": self.unknown,
-            "sink_errors": self.sink_errors,
+            "counts": self.counts.carry(),
         }
 
     @classmethod
@@ -598,13 +567,6 @@ class Buffer:
         buffer._batch_number = state["batch_number"]
         vars(buffer._breaker).update(state["breaker"])
         buffer._retries_from = state["retries_from"]
-        buffer.outcomes = Counter(state["outcomes"])
-        buffer.batches_by_trigger = Counter(state["batches_by_trigger"])
-        buffer.largest_batch = state["largest_batch"]
-        buffer.refused = state["refused"]
         buffer._outbox.undelivered = state["undelivered"]
-        buffer.flush_failures = state["flush_failures"]
-        buffer.retries = state["retries"]
-        buffer.unknown = state["unknown"]
-        buffer.sink_errors = state["sink_errors"]
+        buffer.counts = Counts.restore(state["counts"])
         return buffer

@@ -100,8 +100,8 @@ class BatcherWorkflow:
         self._ledger: str | None = state.get("ledger")  # that it may have been written to
         self._ledger_asked: bool = state.get("ledger_asked", False)
         self._cancel_requested = False  # this run: without it none can end as cancelled
-        self._settled_before = self._buffer.settled
-        self._failures_before = self._buffer.flush_failures + self._buffer.retries
+        self._settled_before = self._buffer.counts.settled
+        self._failures_before = self._buffer.counts.attempts_that_failed
         self._signals_received = 0
         self._updates = 0
         self._policy_known = bool(state) or start.policy is not None
@@ -162,7 +162,7 @@ class BatcherWorkflow:
                 code = RejectCode.OVERLOADED if err.code == RejectCode.ID_REUSED else err.code
                 refused.append([position, code, str(err)])
             except BufferFull as err:
-                self._buffer.refused += submission.requests
+                self._buffer.counts.refused += submission.requests
                 refused.append([position, RejectCode.OVERLOADED, str(err)])
         self._wake_if_needed(now)
         policy = self._buffer.policy
@@ -219,7 +219,7 @@ class BatcherWorkflow:
     @workflow.query(name=QUERY_STATS)
     def stats(self) -> BatcherStats:
         """This shard at this moment."""
-        buffer, info = self._buffer, workflow.info()
+        buffer, counts, info = self._buffer, self._buffer.counts, workflow.info()
         return BatcherStats(
             batcher=self._start.batcher,
             shard=self._start.shard,
@@ -230,16 +230,16 @@ class BatcherWorkflow:
             in_flight=buffer.in_flight,
             dedup_ids=buffer.dedup_ids,
             oldest_pending_seconds=round(buffer.oldest_age(workflow.time()), 3),
-            batches=buffer.batches,
-            batches_by_trigger=dict(buffer.batches_by_trigger),
-            largest_batch=buffer.largest_batch,
-            outcomes=dict(buffer.outcomes),
+            batches=counts.batches,
+            batches_by_trigger=dict(counts.batches_by_trigger),
+            largest_batch=counts.largest_batch,
+            outcomes=dict(counts.outcomes),
             requeued=buffer.requeued,
-            retries=buffer.retries,
-            unknown=buffer.unknown,
-            sink_errors=buffer.sink_errors,
-            flush_failures=buffer.flush_failures,
-            refused=buffer.refused,
+            retries=counts.retries,
+            unknown=counts.unknown,
+            sink_errors=counts.sink_errors,
+            flush_failures=counts.flush_failures,
+            refused=counts.refused,
             malformed=self._signals.malformed,
             undelivered=buffer.undelivered,
             run_signals=self._signals_received,
@@ -469,7 +469,7 @@ class BatcherWorkflow:
 
     def _is_runaway(self) -> bool:
         """Whether run after run ends without settling anything: then this one stays until it has."""
-        return self._idle_cycles >= MAX_IDLE_CYCLES and self._buffer.settled == self._settled_before
+        return self._idle_cycles >= MAX_IDLE_CYCLES and self._buffer.counts.settled == self._settled_before
 
     def _can_end(self) -> bool:
         return (
@@ -483,10 +483,10 @@ class BatcherWorkflow:
     def _continue_as_new(self) -> None:
         buffer = self._buffer
         progress = (
-            buffer.settled > self._settled_before
+            buffer.counts.settled > self._settled_before
             # A probe of a sink that is down is progress too, as is a retry: pauses bound how often such runs end. A run
             # that stayed instead would take one batch after the other into its history, until the server ends it.
-            or buffer.flush_failures + buffer.retries > self._failures_before
+            or buffer.counts.attempts_that_failed > self._failures_before
             or (buffer.idle and self._signals_received + self._updates > 0)
         )
         idle_cycles = 0 if progress else self._idle_cycles + 1

@@ -71,7 +71,7 @@ def test_a_batch_counts_requests_and_a_second_cap_its_records() -> None:
         assert (batch.trigger, ids(batch)) == (Trigger.COUNT, expected)
         buf.complete(batch.id, FlushResult({"written": len(expected)}), NOW)
     assert buf.next_batch(NOW) is None
-    assert buf.largest_batch == 2
+    assert buf.counts.largest_batch == 2
 
 
 def test_a_full_batch_is_flushed_at_once_and_the_rest_waits() -> None:
@@ -204,7 +204,7 @@ def test_a_refusal_is_an_answer_for_a_door_that_cannot_turn_its_caller_back() ->
     buf = buffer()
     buf.refuse(submission("a"), RejectCode.OVERLOADED, "full")
     buf.refuse(parcel("p", "b", "c"), RejectCode.OVERLOADED, "full")
-    assert buf.refused == 3
+    assert buf.counts.refused == 3
     assert told(buf) == [("a", "rejected", "overloaded", ["w-a"]), ("p", "rejected", "overloaded", ["p"])]
 
 
@@ -217,7 +217,7 @@ def test_a_request_without_a_deadline_gets_the_policys() -> None:
     buf.expire(NOW + 29.9)
     assert buf.pending == 1
     buf.expire(NOW + 30)
-    assert (buf.pending, buf.outcomes) == (0, {"expired": 1})
+    assert (buf.pending, buf.counts.outcomes) == (0, {"expired": 1})
 
 
 def test_a_request_that_comes_after_its_deadline_is_told_so() -> None:
@@ -282,7 +282,7 @@ def test_a_batch_that_failed_goes_first_and_keeps_its_id() -> None:
     batch = take(buf, NOW)
     first_id = batch.id
     buf.fail(first_id, NOW, "down", in_doubt=True)
-    assert (buf.pending, buf.breaker_open, buf.sink_error, buf.flush_failures) == (4, True, "down", 1)
+    assert (buf.pending, buf.breaker_open, buf.sink_error, buf.counts.flush_failures) == (4, True, "down", 1)
     assert buf.next_batch(NOW + 0.9) is None
     assert buf.wake_at() == NOW + 1
     again = take(buf, NOW + 1)
@@ -390,7 +390,7 @@ def test_a_request_that_nobody_waits_for_leaves_no_answer() -> None:
     buf = buffer()
     silent = read_submission({"request_id": "a", "records": [{"table": "t", "values": {"n": 1}}], "expires_at": NOW})
     buf.accept(silent, NOW)
-    assert (buf.outbox, buf.outcomes) == (0, {"expired": 1})
+    assert (buf.outbox, buf.counts.outcomes) == (0, {"expired": 1})
 
 
 # Parcels, counters, carrying over
@@ -418,7 +418,7 @@ def test_everything_is_carried_over_and_goes_on_as_before() -> None:
     state = json.loads(json.dumps(buf.carry()))
     after = Buffer.restore("main-0", state)
     assert json.loads(json.dumps(after.carry())) == state
-    for name in ("pending", "pending_bytes", "dedup_ids", "outbox", "settled", "breaker_open", "carry_bytes", "policy"):
+    for name in ("pending", "pending_bytes", "dedup_ids", "outbox", "counts", "breaker_open", "carry_bytes", "policy"):
         assert getattr(after, name) == getattr(buf, name), name
     assert after.wake_at() == buf.wake_at()
     for one in (buf, after):

@@ -471,7 +471,7 @@ class BufferMachine(RuleBasedStateMachine):
         assert len(state) <= 1.6 * self.buffer.carry_bytes + 2_000
         before = self.buffer
         self.buffer = Buffer.restore("main-0", json.loads(state))
-        for name in ("pending", "pending_bytes", "dedup_ids", "outbox", "idle", "batches", "outcomes", "largest_batch"):
+        for name in ("pending", "pending_bytes", "dedup_ids", "outbox", "idle", "counts"):
             assert getattr(self.buffer, name) == getattr(before, name), name
         assert self.buffer.wake_at() == before.wake_at()
         self.told.clear()  # for memory, not a promise
@@ -515,9 +515,9 @@ class BufferMachine(RuleBasedStateMachine):
         assert buf.in_flight == sum(t.requests for f in self.flights.values() for t in f.tickets)
         assert buf.dedup_ids == len(self.pending) + sum(len(f.tickets) for f in self.held())
         assert self.outbox_of_buffer() == self.outbox
-        assert buf.outcomes == self.outcomes
+        assert buf.counts.outcomes == self.outcomes
         assert buf.undelivered == self.given_up
-        assert (buf.retries, buf.unknown) == (self.retries, self.unknown)
+        assert (buf.counts.retries, buf.counts.unknown) == (self.retries, self.unknown)
         assert buf.requeued == sum(t.requests for f in self.back if f.batch.own_pace for t in f.tickets)
 
     @invariant()
@@ -548,9 +548,9 @@ class BufferMachine(RuleBasedStateMachine):
 
     def acts(self, at: float) -> bool:
         probe = copy.deepcopy(self.buffer)
-        before = (probe.outcomes.total(), probe.pending)
+        before = (probe.counts.outcomes.total(), probe.pending)
         probe.expire(at)
-        return (probe.outcomes.total(), probe.pending) != before or probe.next_batch(at) is not None
+        return (probe.counts.outcomes.total(), probe.pending) != before or probe.next_batch(at) is not None
 
     def teardown(self) -> None:
         """However it went until now: once the sink and Temporal are there, everybody is told, and nothing is left."""

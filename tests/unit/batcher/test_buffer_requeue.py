@@ -38,7 +38,7 @@ def test_a_retry_keeps_its_batch_id_and_has_pauses_of_its_own() -> None:
         batch = take(buf, now)
         assert (batch.id, ids(batch), batch.attempt, batch.tried) == ("main-0/1", ["b"], attempt, True)
         requeue(buf, batch, 0, now=now)
-    assert (buf.retries, buf.batches, dict(buf.outcomes)) == (5, 1, {"written": 2})
+    assert (buf.counts.retries, buf.counts.batches, dict(buf.counts.outcomes)) == (5, 1, {"written": 2})
 
 
 def test_only_the_key_of_what_waits_is_blocked_and_keeps_its_order() -> None:
@@ -253,7 +253,7 @@ def test_in_doubt_the_sink_is_asked_at_the_deadline_and_nobody_is_told_before() 
     batch = take(buf, NOW + 5)
     assert (ids(batch), batch.in_doubt, batch.submissions[0].to_wire()["in_doubt"]) == (["a"], True, True)
     buf.complete(batch.id, FlushResult(unknown=[0], stalled=True), NOW + 5)
-    assert (buf.idle, buf.unknown, buf.settled) == (True, 1, 2)
+    assert (buf.idle, buf.counts.unknown, buf.counts.settled) == (True, 1, 2)
 
 
 def test_a_sink_that_cannot_tell_at_the_deadline_is_not_asked_without_pause() -> None:
@@ -276,7 +276,7 @@ def test_retries_are_carried_over() -> None:
     restored = Buffer.restore("main-0", json.loads(state))
     assert json.dumps(restored.carry()) == state
     assert restored.wake_at() == buf.wake_at() == NOW + 1
-    assert (restored.requeued, restored.pending, restored.retries, restored.idle) == (2, 3, 2, False)
+    assert (restored.requeued, restored.pending, restored.counts.retries, restored.idle) == (2, 3, 2, False)
     batch = take(restored, NOW + 1)
     assert (ids(batch), batch.id, batch.attempt, batch.in_doubt) == (["b", "c"], "main-0/1", 1, True)
 
@@ -324,7 +324,7 @@ def test_what_waits_for_its_retry_can_be_withdrawn_if_no_attempt_can_have_writte
     assert buf.next_batch(NOW) is None
     assert buf.withdraw("a", "w-a", "run", now=NOW) is True
     assert told(buf) == [("a", "rejected", "withdrawn", ["w-a"])]
-    assert (buf.requeued, buf.pending, buf.outcomes["rejected"]) == (0, 1, 1)
+    assert (buf.requeued, buf.pending, buf.counts.outcomes["rejected"]) == (0, 1, 1)
     assert ids(take(buf, NOW)) == ["c"], "its key is free again"
 
 

@@ -118,7 +118,7 @@ def test_of_a_cancelled_shard_nothing_waits_for_ever() -> None:
     batch = take(buf, NOW + 11)
     buf.fail(batch.id, NOW + 12, "down", in_doubt=True)
     assert buf.give_up(NOW + 12) == [f"a-{n}" for n in range(5)]
-    assert (buf.pending, buf.unknown) == (1, 5)
+    assert (buf.pending, buf.counts.unknown) == (1, 5)
     batch = take(buf, NOW + 20)
     buf.complete(batch.id, FlushResult(outcomes={"written": 1}), NOW + 20)
     assert buf.idle
