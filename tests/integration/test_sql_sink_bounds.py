@@ -36,18 +36,9 @@ def on_slow_rows(body: str, *, deferred: bool = False) -> str:
     )
 
 
-async def test_a_slow_request_is_isolated_in_the_first_attempt(postgresql: TestDatabase) -> None:
-    postgresql.execute(f"{ENTRIES};;{on_slow_rows('PERFORM pg_sleep(60);')}")
-    sink = postgresql.sink(statement_timeout=timedelta(seconds=3))
-    started = time.monotonic()
-    outcomes = await sink.write(Batch([entry(n, SLOW if n == 5 else 1) for n in range(30)], id="main-0/1"))
-    assert time.monotonic() - started < 4.5
-    assert [n for n, o in enumerate(outcomes) if o.kind is not OutcomeKind.WRITTEN] == [5]
-    assert outcomes[5].kind is OutcomeKind.RETRY
-
-
-async def test_a_slow_trigger_at_the_commit_is_isolated_too(postgresql: TestDatabase) -> None:
-    postgresql.execute(f"{ENTRIES};;{on_slow_rows('PERFORM pg_sleep(15);', deferred=True)}")
+@pytest.mark.parametrize("deferred", [False, True], ids=["statement", "commit"])
+async def test_a_slow_request_is_isolated_in_the_first_attempt(postgresql: TestDatabase, deferred: bool) -> None:
+    postgresql.execute(f"{ENTRIES};;{on_slow_rows('PERFORM pg_sleep(60);', deferred=deferred)}")
     sink = postgresql.sink(statement_timeout=timedelta(seconds=3))
     started = time.monotonic()
     outcomes = await sink.write(Batch([entry(n, SLOW if n == 5 else 1) for n in range(30)], id="main-0/1"))
