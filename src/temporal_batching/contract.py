@@ -200,7 +200,7 @@ class ReplyTo:
 
     With ``activity_id`` it completes that activity (of the workflow, or a standalone one without ``workflow_id``);
     without, it is the signal ``write_confirmation`` to the workflow. Without ``run_id`` a signal reaches the
-    workflow's current run, so a caller that continued as new or was reset still hears.
+    workflow's current run, so a caller that continued as new or was reset still receives it.
     """
 
     workflow_id: str | None = None
@@ -208,6 +208,73 @@ class ReplyTo:
     activity_id: str | None = None
     from_run_id: str | None = None
     """Of a signal: the run that asked. Its withdrawal takes nothing back that another run asked for."""
+
+    def to_wire(self) -> dict[str, str]:
+        """The address as it travels: without what it does not name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    @property
+    def by_activity(self) -> bool:
+        """It completes an activity."""
+        return self.activity_id is not None
+
+    @property
+    def caller_run_id(self) -> str | None:
+        """The run that asked: of a signal it stands apart from the address, which reaches the current run."""
+        return self.from_run_id or self.run_id
+
+
+@dataclass(frozen=True)
+class Withdrawal:
+    """The arguments of the signal ``withdraw_write_request``: who takes which request back.
+
+    A caller is one run of a workflow: the next run under its id is another caller.
+
+    Attributes:
+        request_id: The request's, or the parcel's.
+        workflow_id: The caller's. Without it, all callers of the request.
+        run_id: The caller's run; None for any run of it.
+    """
+
+    request_id: str
+    workflow_id: str | None = None
+    run_id: str | None = None
+
+    def covers(self, reply: ReplyTo) -> bool:
+        """Whether a reply address is this caller's."""
+        if self.workflow_id is None:
+            return True
+        another_run = self.run_id is not None and reply.caller_run_id not in (self.run_id, None)
+        return reply.workflow_id == self.workflow_id and not another_run
+
+
+@dataclass(frozen=True)
+class ParcelReceipt:
+    """Result of ``batch_write_many``: one reply for many requests that went through one batch.
+
+    ``others`` holds the outcomes that differ from ``written``, by the request's position in the parcel.
+    """
+
+    batch_id: str
+    batch_size: int
+    shard: int
+    settled_at: datetime | None = None
+    others: dict[str, Outcome] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What one caller is to receive: a confirmation, or a parcel's receipt.
+
+    Attributes:
+        reply_to: The caller's address.
+        confirmation: Of a request, or of a whole parcel that has no outcome for each of its requests.
+        receipt: Of a parcel.
+    """
+
+    reply_to: ReplyTo
+    confirmation: Confirmation | None = None
+    receipt: ParcelReceipt | None = None
 
 
 @dataclass(frozen=True)
@@ -345,19 +412,33 @@ class FlushInput:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """Why a shard did not accept a request.
+
+    Attributes:
+        position: Of the request in its submission.
+        code: `RejectCode.OVERLOADED` for what may be submitted again later; any other is final.
+        reason: The same for people.
+    """
+
+    position: int
+    code: RejectCode
+    reason: str
+
+
+@dataclass(frozen=True)
 class SubmitResult:
     """Result of the update ``submit``.
 
     Attributes:
-        refused: What was not accepted, as [position, code, reason]; the code is a `RejectCode`, or `overloaded`
-            for what may be submitted again later.
+        refused: What was not accepted.
         gather_seconds: How long a gateway may gather requests before it submits them; grows with the linger, which
             counts from a request's arrival at the gateway.
         batch_size: How many requests fill a batch: a gateway that holds as many need not gather on.
         batch_records: How many records fill one, by the same rule.
     """
 
-    refused: list[list[Any]]
+    refused: list[Refusal]
     gather_seconds: float
     batch_size: int
     batch_records: int
@@ -384,7 +465,7 @@ class FlushResult:
 
     Attributes:
         outcomes: Requests by outcome.
-        undelivered: Confirmations that could not be delivered yet.
+        undelivered: What callers could not be sent yet.
         requeued: Submissions that the shard keeps, to retry them under the same batch id.
         unknown: Positions of submissions past their deadline of which nobody can know whether they are written. Their
             callers get no confirmation.
@@ -394,14 +475,14 @@ class FlushResult:
     """
 
     outcomes: dict[str, int] = field(default_factory=dict)
-    undelivered: list[Any] = field(default_factory=list)
+    undelivered: list[Delivery] = field(default_factory=list)
     requeued: list[Requeued] = field(default_factory=list)
     unknown: list[int] = field(default_factory=list)
     sink_errors: int = 0
     stalled: bool = False
     ledger: str | None = None
     """Whose ledger it went into: `Sink.identity`."""
-    unreached: list[Any] = field(default_factory=list)
+    unreached: list[ReplyTo] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -409,23 +490,9 @@ class DeliveryResult:
     """Result of ``deliver_confirmations``.
 
     Attributes:
-        failed: Positions of the answers to try again.
+        failed: Positions of the deliveries to retry.
         unreached: As in `FlushResult`.
     """
 
     failed: list[int] = field(default_factory=list)
-    unreached: list[Any] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class ParcelReceipt:
-    """Result of ``batch_write_many``: one answer for many requests that went through one batch.
-
-    ``others`` holds the outcomes that differ from ``written``, by the request's position in the parcel.
-    """
-
-    batch_id: str
-    batch_size: int
-    shard: int
-    settled_at: datetime | None = None
-    others: dict[str, Outcome] = field(default_factory=dict)
+    unreached: list[ReplyTo] = field(default_factory=list)

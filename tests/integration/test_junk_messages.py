@@ -214,7 +214,7 @@ async def test_junk_inside_a_submission_is_refused_by_position(client: Client) -
     async with running(client, MemorySink()) as service:
         parts = [7, request(), {"records": []}, request(expires_at=1e300), request()]
         result = await service.shard().execute_update("submit", parts)
-        assert [(position, code) for position, code, _ in result["refused"]] == [
+        assert [(refusal["position"], refusal["code"]) for refusal in result["refused"]] == [
             (0, "invalid"),
             (2, "invalid"),
             (3, "invalid"),

@@ -36,7 +36,7 @@ async def test_a_refused_parcel_counts_as_its_requests(client: Client) -> None:
     policy = BatchPolicy(linger=timedelta(minutes=10), max_pending=2)
     async with running(client, MemorySink(), policy) as service:
         result = await service.shard().execute_update("submit", [{"request_id": "p", "requests": requests}])
-        assert [code for _, code, _ in result["refused"]] == ["overloaded"]
+        assert [refusal["code"] for refusal in result["refused"]] == ["overloaded"]
         assert (await service.stats()).refused == 3
 
 

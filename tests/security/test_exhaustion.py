@@ -11,7 +11,8 @@ import pytest
 from temporal_batching.contract import JsonObject, Record, WriteRequest
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.sinks.base import Batch
-from temporal_batching.wire.submission import encode_request, read_submission
+from temporal_batching.wire.encoding import encode_request
+from temporal_batching.wire.submission import read_submission
 from tests.support.databases import TestDatabase
 
 MILLION = 1_000_000

@@ -10,10 +10,10 @@ from temporalio.exceptions import ApplicationError, TimeoutError, TimeoutType
 
 from temporal_batching.audit.rules import Call, CallResult
 from temporal_batching.batcher.buffer import BufferFull
-from temporal_batching.contract import JsonObject, RejectCode
+from temporal_batching.contract import JsonObject, Refusal, RejectCode
 from temporal_batching.errors import ErrorType, WriteExpired, WriteNotSubmitted, WriteRejected
 from temporal_batching.routing import shard_of
-from temporal_batching.wire.submission import deadline_after
+from temporal_batching.wire.deadlines import deadline_after
 from temporal_batching.writers.failures import write_error
 from temporal_batching.writers.retries import pause_before_retry
 from tests.simulation.plan import CallPlan, RequestSpec
@@ -110,28 +110,27 @@ class ActivityCall(OneCall):
     def _arrive(self, attempt: int, wire: JsonObject) -> None:
         world, rng = self.world, self.rng
         try:
-            (answer,) = self.shard.submit([wire])
+            (refusal,) = self.shard.submit([wire])
         except BufferFull as err:
-            answer = (RejectCode.OVERLOADED, str(err))
+            refusal = Refusal(0, RejectCode.OVERLOADED, str(err))
         if rng.random() < world.faults["lost"]:
             world.note(f"call {self.plan.number}: the answer to submission {attempt} is lost", "answer lost")
             return
-        world.after(world.delay(rng), self._answered, attempt, answer)
+        world.after(world.delay(rng), self._answered, attempt, refusal)
 
-    def _answered(self, attempt: int, answer: tuple[str, str] | None) -> None:
+    def _answered(self, attempt: int, refusal: Refusal | None) -> None:
         if not self.open or attempt != self._attempt or not self._attempt_open:
             return
-        if answer is None:
+        if refusal is None:
             # Completed elsewhere: the attempt stays open, without anybody in it, until its own timeout.
             self._always_refused = False
             timeout = TimeoutError("attempt", type=TimeoutType.START_TO_CLOSE, last_heartbeat_details=[])
             self._accepted = attempt
             self.world.after(ATTEMPT_TIMEOUT, self._fail_attempt, attempt, timeout, 1.0, True)
             return
-        code, reason = answer
-        if code == RejectCode.OVERLOADED:
-            self.world.note(f"call {self.plan.number}: turned away: {reason}", "turned away")
-            busy = ApplicationError(reason, self._always_refused, type=ErrorType.BATCHER_BUSY)
+        if refusal.code == RejectCode.OVERLOADED:
+            self.world.note(f"call {self.plan.number}: turned away: {refusal.reason}", "turned away")
+            busy = ApplicationError(refusal.reason, self._always_refused, type=ErrorType.BATCHER_BUSY)
             self._fail_attempt(attempt, busy, 0.5, True)
         else:
             self.end(CallResult.REJECTED)

@@ -11,12 +11,23 @@ from temporalio.exceptions import ApplicationError
 from temporal_batching.audit.order import Arrival
 from temporal_batching.batcher.batches import PendingBatch
 from temporal_batching.batcher.buffer import Accepted, Buffer, BufferFull
-from temporal_batching.contract import FlushInput, FlushResult, JsonObject, RejectCode
+from temporal_batching.batcher.state import BatcherState
+from temporal_batching.contract import (
+    Delivery,
+    FlushInput,
+    FlushResult,
+    JsonObject,
+    Refusal,
+    RejectCode,
+    ReplyTo,
+    Withdrawal,
+)
 from temporal_batching.errors import ErrorType, InvalidRequest
-from temporal_batching.flush.delivery import Answer
 from temporal_batching.flush.settlement import BatchResult, write_batch
 from temporal_batching.policy import BatchPolicy
-from temporal_batching.wire.submission import read_submission
+from temporal_batching.wire.addresses import read_replies
+from temporal_batching.wire.deliveries import confirmation_to_wire, delivery_to_wire, load_delivery, receipt_to_wire
+from temporal_batching.wire.submission import load_submission, read_submission
 from tests.simulation.world import Connection, Task, WithoutFence, World
 
 if TYPE_CHECKING:
@@ -33,9 +44,16 @@ def over_the_wire(value: Any) -> Any:
     return json.loads(json.dumps(value, default=dataclasses.asdict))
 
 
-def _address(reply_to: JsonObject, request_id: str) -> tuple[str, ...]:
-    activity = reply_to.get("activity_id")
-    return (activity,) if activity else (reply_to["workflow_id"], request_id)
+def _address(reply_to: ReplyTo, request_id: str) -> tuple[str, ...]:
+    return (reply_to.activity_id,) if reply_to.activity_id else (str(reply_to.workflow_id), request_id)
+
+
+def _body(delivery: Delivery) -> JsonObject:
+    """What the caller receives."""
+    if delivery.receipt is not None:
+        return receipt_to_wire(delivery.receipt)
+    assert delivery.confirmation is not None
+    return confirmation_to_wire(delivery.confirmation)
 
 
 class Attempt:
@@ -70,21 +88,21 @@ class Shard:
 
     # Ways in, as in the workflow
 
-    def submit(self, wires: list[JsonObject]) -> list[tuple[str, str] | None]:
+    def submit(self, wires: list[JsonObject]) -> list[Refusal | None]:
         """The update; None for what is accepted. Raises `BufferFull` as the validator does."""
         buffer = self.buffer
         if buffer.ending or buffer.draining or buffer.pending >= buffer.policy.max_pending:
             raise BufferFull("the validator")
-        answers: list[tuple[str, str] | None] = []
-        for wire in wires:
+        answers: list[Refusal | None] = []
+        for position, wire in enumerate(wires):
             try:
                 self._accept(wire)
                 answers.append(None)
             except InvalidRequest as err:
                 code = RejectCode.OVERLOADED if err.code == RejectCode.ID_REUSED else err.code
-                answers.append((code, str(err)))
+                answers.append(Refusal(position, code, str(err)))
             except BufferFull as err:
-                answers.append((RejectCode.OVERLOADED, str(err)))
+                answers.append(Refusal(position, RejectCode.OVERLOADED, str(err)))
         self.look()
         return answers
 
@@ -111,11 +129,11 @@ class Shard:
             submission = read_submission(over_the_wire(submission.packed().to_wire()))
         accepted = self.buffer.accept(submission, self._world.clock)
         self.owed += self.buffer.counts.settled - settled
-        reply_to, request_id = wire["reply_to"], wire["request_id"]
+        (reply_to,), request_id = read_replies(wire["reply_to"]), wire["request_id"]
         address = _address(reply_to, request_id)
         # What is attached may have had its answer a moment ago, while the shard does not know it yet.
         if accepted is Accepted.NEW or address not in self._notified:
-            self.unanswered[address] = (reply_to["workflow_id"], request_id)
+            self.unanswered[address] = (str(reply_to.workflow_id), request_id)
         self._world.note(f"shard {self._number}: {wire['request_id']} from {wire['reply_to']}: {accepted}", accepted)
         if accepted is Accepted.NEW:
             self.owed += len(wire.get("requests", [wire]))
@@ -124,7 +142,7 @@ class Shard:
                 self.arrivals.append(Arrival(self._number + 10 * self._execution, one["request_id"], one["key"]))
 
     def withdraw(self, request_id: str, caller: str, run_id: str | None) -> None:
-        certain = self.buffer.withdraw(request_id, caller, run_id, now=self._world.clock)
+        certain = self.buffer.withdraw(Withdrawal(request_id, caller, run_id), self._world.clock)
         self.unanswered = {at: who for at, who in self.unanswered.items() if who != (caller, request_id)}
         self._world.note(f"shard {self._number}: {caller} withdraws {request_id}: {certain}", f"withdrawn {certain}")
         self.look()
@@ -183,9 +201,9 @@ class Shard:
         if not self._should_end:
             while (batch := self.buffer.next_batch(now)) is not None:
                 self._start_flush(batch)
-        answers = self.buffer.next_deliveries()
-        if answers:
-            self._start_delivery(answers)
+        deliveries = self.buffer.next_deliveries()
+        if deliveries:
+            self._start_delivery(deliveries)
         at = self.buffer.wake_at()
         if at is not None and at > now and (self._timer_at is None or at < self._timer_at):
             self._timer += 1
@@ -198,8 +216,8 @@ class Shard:
             self.look()
 
     def _continue_as_new(self) -> None:
-        state, ending = over_the_wire(self.buffer.carry()), self.buffer.ending
-        self.buffer = Buffer.restore(self._name, state)
+        state, ending = over_the_wire(BatcherState(buffer=self.buffer.carry()).to_wire()), self.buffer.ending
+        self.buffer = Buffer.restore(self._name, BatcherState.from_wire(state).buffer)
         self.buffer.ending = ending
         self._should_end = False
         self._timer_at = None
@@ -217,7 +235,7 @@ class Shard:
             self._number,
             batch.id,
             batch.trigger,
-            over_the_wire([submission.to_wire() for submission in batch.submissions]),
+            None,
             batch.in_doubt,
             batch.attempt,
             halved=bool(batch.part),
@@ -230,9 +248,9 @@ class Shard:
         # Clocks that differ are only safe with a fence: what is late by one may be written by the other.
         skew = rng.choice([0.0, 0.0, -0.3, 0.3]) if world.fenced else 0.0
         connection = Connection(world, rng)
-        body = write_batch(
-            connection if world.fenced else WithoutFence(connection), flush, clock=lambda: world.clock + skew
-        )
+        submissions = [load_submission(over_the_wire(submission.to_wire())) for submission in batch.submissions]
+        sink = connection if world.fenced else WithoutFence(connection)
+        body = write_batch(sink, flush, submissions, clock=lambda: world.clock + skew)
         world.after(self.buffer.policy.flush_timeout.total_seconds(), self._fail, attempt, batch.id, "timed out", True)
         self._attempts.append((attempt, lambda: self._fail(attempt, batch.id, "its worker crashed", True)))
 
@@ -254,14 +272,14 @@ class Shard:
             if not attempt.reported:
                 world.after(HEARTBEAT_TIMEOUT, self._fail, attempt, batch_id, "its worker died", True)
             return
-        undelivered = [answer for answer in settled.answers if not self._deliver(answer, rng)]
+        undelivered = [delivery for delivery in settled.deliveries if not self._deliver(delivery, rng)]
         took = world.delay(rng)
         if rng.random() < world.faults["lost"]:
             world.note(f"{batch_id}: its result is lost", "result lost")
             return
         result = FlushResult(
             dict(settled.counts),
-            over_the_wire([answer.to_wire() for answer in undelivered]),
+            [load_delivery(over_the_wire(delivery_to_wire(delivery))) for delivery in undelivered],
             settled.requeued,
             settled.unknown,
             settled.sink_errors,
@@ -269,17 +287,17 @@ class Shard:
         )
         world.after(took, self._settle, attempt, batch_id, result)
 
-    def _deliver(self, answer: Answer, rng: Any) -> bool:
-        """Sends one answer. Whether it arrives and whether the sender knows are two things."""
+    def _deliver(self, delivery: Delivery, rng: Any) -> bool:
+        """Makes one delivery. Whether it arrives and whether the sender knows are two things."""
         world = self._world
         failed = world.callers_unreachable or rng.random() < world.faults["lost"]
         arrived = not failed or (not world.callers_unreachable and rng.random() < 0.3)
         if arrived:
             # What is acknowledged has arrived; what is not may be under way for long.
             after = world.delay(rng) if failed else 0.0
-            world.after(after, self._callers.receive, answer.reply_to, answer.body)
+            world.after(after, self._callers.receive, delivery.reply_to.to_wire(), over_the_wire(_body(delivery)))
         if not failed:
-            address = _address(answer.reply_to, answer.body.get("request_id", ""))
+            address = _address(delivery.reply_to, _body(delivery).get("request_id", ""))
             self.unanswered.pop(address, None)
             self._notified.add(address)
         return not failed
@@ -308,20 +326,15 @@ class Shard:
 
     # The activity deliver_confirmations
 
-    def _start_delivery(self, answers: list[JsonObject]) -> None:
+    def _start_delivery(self, deliveries: list[Delivery]) -> None:
         world, attempt = self._world, Attempt(self._execution)
         self._activities += 1
         rng = world.rng("delivery", self._number, self._activities)
-        everything = list(range(len(answers)))
+        everything = list(range(len(deliveries)))
         world.after(DELIVERY_TIMEOUT, self._delivered, attempt, everything)
         self._attempts.append((attempt, lambda: self._delivered(attempt, everything)))
-        failed = [
-            position
-            for position, answer in enumerate(over_the_wire(answers))
-            # Counted, not `all`: every caller is told, whether another could be or not.
-            if sum(self._deliver(Answer(reply, answer["confirmation"]), rng) for reply in answer["reply_to"])
-            < len(answer["reply_to"])
-        ]
+        sent = [load_delivery(over_the_wire(delivery_to_wire(delivery))) for delivery in deliveries]
+        failed = [position for position, delivery in enumerate(sent) if not self._deliver(delivery, rng)]
         if rng.random() >= world.faults["lost"]:
             world.after(world.delay(rng), self._delivered, attempt, failed)
 

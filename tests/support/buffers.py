@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import timedelta
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 from typing import Any
 
 from temporal_batching.batcher.batches import PendingBatch
 from temporal_batching.batcher.buffer import Buffer
-from temporal_batching.contract import JsonObject
+from temporal_batching.batcher.state import BatcherState
+from temporal_batching.contract import JsonObject, ReplyTo
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.wire.submission import Submission, read_submission
 
@@ -26,8 +28,18 @@ def buffer(**limits: Any) -> Buffer:
     return Buffer("main-0", policy(**limits))
 
 
-def caller(name: str) -> JsonObject:
-    return {"workflow_id": name, "run_id": "run", "activity_id": "1"}
+def caller(name: str) -> ReplyTo:
+    return ReplyTo(name, "run", "1")
+
+
+def carried(buf: Buffer) -> JsonObject:
+    """What a run carries of its buffer, as the next one reads it."""
+    state: JsonObject = json.loads(json.dumps(BatcherState(buffer=buf.carry()).to_wire()["buffer"]))
+    return state
+
+
+def restored(state: JsonObject) -> Buffer:
+    return Buffer.restore("main-0", BatcherState.from_wire({"buffer": state}).buffer)
 
 
 def submission(
@@ -45,7 +57,7 @@ def submission(
         "key": key,
         "records": [{"table": "t", "values": {"n": n}}] * records,
         "expires_at": expires_at,
-        "reply_to": [caller(name) for name in callers or [f"w-{request_id}"]],
+        "reply_to": [caller(name).to_wire() for name in callers or [f"w-{request_id}"]],
         "resubmitted": resubmitted,
         "waited": waited,
     }
@@ -57,7 +69,7 @@ def parcel(parcel_id: str, *request_ids: str, keys: Sequence[str] = ()) -> Submi
     requests = [
         {"request_id": i, "key": key, "records": records} for i, key in zip_longest(request_ids, keys, fillvalue="")
     ]
-    return read_submission({"request_id": parcel_id, "requests": requests, "reply_to": caller(parcel_id)})
+    return read_submission({"request_id": parcel_id, "requests": requests, "reply_to": caller(parcel_id).to_wire()})
 
 
 def take(buf: Buffer, now: float, **options: Any) -> PendingBatch:
@@ -70,16 +82,13 @@ def ids(batch: PendingBatch) -> list[str]:
     return [e.id for e in batch.submissions]
 
 
-def told(buf: Buffer) -> list[tuple[str, str, str | None, list[str]]]:
-    """The answers in the outbox: request, outcome, code, and the workflows that are told."""
-    answers = buf.next_deliveries()
+def told(buf: Buffer) -> list[tuple[str, str, str | None, list[str | None]]]:
+    """The confirmations in the outbox: request, outcome, code, and the workflows that receive them."""
+    deliveries = buf.next_deliveries()
     buf.delivered([])
-    return [
-        (
-            str(a["confirmation"]["request_id"]),
-            str(a["confirmation"]["outcome"]),
-            a["confirmation"]["code"],
-            [r["workflow_id"] for r in a["reply_to"]],
-        )
-        for a in answers
+    confirmations = [
+        ((one.confirmation.request_id, str(one.confirmation.outcome), one.confirmation.code), one.reply_to.workflow_id)
+        for one in deliveries
+        if one.confirmation is not None
     ]
+    return [(*what, [who for _, who in them]) for what, them in groupby(confirmations, key=lambda one: one[0])]

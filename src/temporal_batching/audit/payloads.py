@@ -16,7 +16,7 @@ from temporal_batching.audit.store import FactStore
 from temporal_batching.contract import Record
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.sinks.ledger import NotJson, digest, request_id_fault
-from temporal_batching.wire.parcels import unpack
+from temporal_batching.wire.bodies import decompress_requests
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class PayloadReader:
         bodies = wire.get("requests")
         if "packed" in wire:
             with contextlib.suppress(InvalidRequest):
-                bodies = unpack(wire)
+                bodies = decompress_requests(wire["packed"])
         if isinstance(bodies, list):
             return SentRequests(at, tuple(self._read_body(body) for body in bodies), parcel=True)
         return SentRequests(at, (self._read_body(wire),))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from temporal_batching.contract import JsonObject, Trigger
+from temporal_batching.contract import Trigger
 from temporal_batching.wire.submission import Submission
 
 
@@ -89,28 +89,6 @@ class PendingBatch:
             replace(self, submissions=second, part=(*self.part, 1), counted=True),
         ]
 
-    def carry(self) -> JsonObject:
-        return {
-            "id": self.id,
-            "number": self.number,
-            "trigger": self.trigger,
-            "attempt": self.attempt,
-            "failures": self.failures,
-            "retries": self.retries,
-            "due_at": self.due_at,
-            "own_pace": self.own_pace,
-            "overtaken": self.overtaken,
-            "part": list(self.part),
-            "counted": self.counted,
-            "submissions": [submission.carry() for submission in self.submissions],
-        }
-
-    @classmethod
-    def restore(cls, carried: JsonObject) -> PendingBatch:
-        submissions = [Submission.restore(one) for one in carried["submissions"]]
-        part = tuple(carried["part"])
-        return cls(**{**carried, "trigger": Trigger(carried["trigger"]), "submissions": submissions, "part": part})
-
 
 class Batches:
     """All batches of a shard, and the keys and ids that are in them.
@@ -137,6 +115,11 @@ class Batches:
     def __iter__(self) -> Iterator[PendingBatch]:
         yield from self.in_flight.values()
         yield from self.requeued
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The keys in them."""
+        return frozenset(self._keys)
 
     def has_keys(self) -> bool:
         return bool(self._keys)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from temporal_batching.contract import MAX_REASON
 from temporal_batching.policy import BatchPolicy
 
 
+@dataclass(slots=True)
 class Breaker:
     """Open from the first failure until something gets through.
 
@@ -15,10 +18,9 @@ class Breaker:
         error: The sink's last complaint; None while it is closed.
     """
 
-    def __init__(self) -> None:
-        self.failures = 0
-        self.retry_at = 0.0
-        self.error: str | None = None
+    failures: int = 0
+    retry_at: float = 0.0
+    error: str | None = None
 
     @property
     def open(self) -> bool:

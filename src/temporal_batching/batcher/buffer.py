@@ -15,20 +15,32 @@ Where a request can be::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from temporal_batching.batcher.batches import Batches, PendingBatch
 from temporal_batching.batcher.breaker import Breaker, pause_after
 from temporal_batching.batcher.counts import Counts
-from temporal_batching.batcher.outbox import Outbox
+from temporal_batching.batcher.outbox import Outbox, QueuedDelivery
 from temporal_batching.batcher.pending import Pending
-from temporal_batching.batcher.withdrawals import Withdrawal, Withdrawals, is_of, leave
-from temporal_batching.contract import FlushResult, JsonObject, OutcomeKind, RejectCode, Trigger
+from temporal_batching.batcher.state import BufferState
+from temporal_batching.batcher.withdrawals import Withdrawals, leave
+from temporal_batching.contract import (
+    Confirmation,
+    Delivery,
+    FlushResult,
+    OutcomeKind,
+    RejectCode,
+    ReplyTo,
+    Trigger,
+    Withdrawal,
+)
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.policy import CARRY_LIMIT_BYTES, MAX_REQUEST_BYTES, BatchPolicy
-from temporal_batching.wire.submission import ENVELOPE_BYTES, MAX_REPLIES, WITHDRAWN, Submission, measure, same_content
+from temporal_batching.wire.addresses import MAX_REPLIES
+from temporal_batching.wire.bodies import RequestBody, same_content
+from temporal_batching.wire.submission import WITHDRAWN, Submission, reply_bytes
 
 PROBES_EACH = 3
 """While the sink is unavailable, a batch is probed so often before a second one is; two, twice as often before a third.
@@ -47,7 +59,26 @@ class Accepted(StrEnum):
 
 
 class BufferFull(Exception):
-    """No room, or draining. The update door turns the caller back; the signal door answers `overloaded`."""
+    """No room, or draining. The update rejects its sender as busy; a signal is answered `overloaded`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a buffer keeps in memory beside its submissions. All of it is bounded, or goes when they go.
+
+    Attributes:
+        ids: Request ids in batches that are not settled.
+        keys: Keys in them.
+        deadlines: Deadlines that are watched, those of requests that have left included.
+        unanswered: Activities whose delivery waits.
+        notified: Activities that were notified lately.
+    """
+
+    ids: frozenset[str]
+    keys: frozenset[str]
+    deadlines: int
+    unanswered: int
+    notified: int
 
 
 class Buffer:
@@ -141,24 +172,24 @@ class Buffer:
                 f"request id {submission.id!r} is already pending with other records", RejectCode.ID_REUSED
             )
         new = [reply for reply in submission.replies if reply not in known.replies]
-        growth = sum(max(ENVELOPE_BYTES, measure(reply)) for reply in new)
+        growth = sum(map(reply_bytes, new))
         if len(known.replies) + len(new) > MAX_REPLIES or known.size + growth > MAX_REQUEST_BYTES:
             raise BufferFull(f"{len(known.replies)} callers wait for this request id already")
         self._check_room(requests=0, size=growth)
         known.replies.extend(new)
         if known.withdrawn and not self._withdrawals.cover(submission, now):
-            known.withdrawn = False  # whoever joins has not taken it back
+            known.withdrawn = False  # the new caller has not taken it back
         if new:
-            # Nobody is told `expired` before the own deadline: one more attempt of it may be on its way.
+            # No caller receives `expired` before its own deadline: one more attempt of it may be on its way.
             self._pending.change(
                 known, growth=growth, resubmitted=submission.resubmitted, expires_at=self._deadline(submission, now)
             )
         return Accepted.ATTACHED
 
     def _is_held_for(self, submission: Submission) -> bool:
-        """Whether a batch already under way will answer this very caller: a retry of its submission.
+        """Whether a batch already under way will answer this very caller: this is a retry of its submission.
 
-        Any other caller with an id that is in flight becomes a request of its own; the ledger sorts them out.
+        Any other caller with an id that is in flight becomes a request of its own; the ledger tells them apart.
         """
         other = self._batches.by_id.get(submission.id)
         return (
@@ -168,14 +199,16 @@ class Buffer:
         )
 
     def refuse(self, submission: Submission, code: RejectCode, reason: str) -> None:
-        """Answers a request that was not accepted, for a door that cannot turn its caller back."""
+        """Answers a request that was not accepted, where its sender waits for no reply to its submission."""
         if code is RejectCode.OVERLOADED:
             self.counts.refused += submission.requests
         self._answer(submission, OutcomeKind.REJECTED, code, reason, accepted=False)
 
-    def withdraw(
-        self, request_id: str, workflow_id: str | None = None, run_id: str | None = None, *, now: float
-    ) -> bool:
+    def refuse_unread(self, request_id: str, replies: Sequence[ReplyTo], code: RejectCode, reason: str) -> None:
+        """Answers a request of which only its id and its callers could be read."""
+        self.refuse(Submission(RequestBody(request_id, "", ()), 0, replies=list(replies)), code, reason)
+
+    def withdraw(self, withdrawal: Withdrawal, now: float) -> bool:
         """Takes a request back. Returns whether it is certain that it will not be written.
 
         A request in flight stays, and so does its outcome; if it then has to be retried, it is not. One that waits for
@@ -183,35 +216,34 @@ class Buffer:
         for a while, and not written when it comes.
 
         Args:
-            request_id: The request's, or the parcel's.
-            workflow_id: The caller. Where others wait for the same request, only this caller stops waiting. Without
-                it, whoever waits; such a withdrawal is not remembered, for it would meet every later caller.
-            run_id: The caller's run; None for any run of it that waits.
+            withdrawal: Which request, and whose. Where others wait for the same request, only this caller stops
+                waiting. Without a caller, all of them; such a withdrawal is not remembered, for it would meet every
+                later caller.
             now: Seconds since the epoch.
         """
-        pending, held = self._pending.get(request_id), self._batches.by_id.get(request_id)
+        pending, held = self._pending.get(withdrawal.request_id), self._batches.by_id.get(withdrawal.request_id)
         if pending is None and held is None:
-            if workflow_id is not None:
-                self._withdrawals.remember(Withdrawal(request_id, workflow_id, run_id), now)
+            if withdrawal.workflow_id is not None:
+                self._withdrawals.remember(withdrawal, now)
             return True
         certain = True
         if pending is not None:
-            certain = leave(pending, workflow_id, run_id)
+            certain = leave(pending, withdrawal)
             if certain:
                 self._pending.remove(pending)
                 self._answer(pending, OutcomeKind.REJECTED, RejectCode.WITHDRAWN, WITHDRAWN)
         if held is not None:
-            certain &= self._withdraw_held(held, workflow_id, run_id, now)
+            certain &= self._withdraw_held(held, withdrawal)
         return certain
 
-    def _withdraw_held(self, held: Submission, workflow_id: str | None, run_id: str | None, now: float) -> bool:
+    def _withdraw_held(self, held: Submission, withdrawal: Withdrawal) -> bool:
         """Takes back what is in a batch, if it waits for a retry; or notes it for when it does."""
         if self._batches.is_in_flight(held):
             # Its callers are those that its flush answers.
-            if workflow_id is None or all(is_of(reply, workflow_id, run_id) for reply in held.replies):
+            if all(map(withdrawal.covers, held.replies)):
                 self._batches.taken_back.add(held.id)
             return False
-        return leave(held, workflow_id, run_id) and self._take_back(held)
+        return leave(held, withdrawal) and self._take_back(held)
 
     def _take_back(self, held: Submission) -> bool:
         """Has a request that waits for a retry not written any more. Returns whether that is certain."""
@@ -243,8 +275,8 @@ class Buffer:
     def give_up(self, now: float) -> list[str]:
         """Drops what is past its deadline, may be committed, and met a sink that was down since then.
 
-        For a shard that is to end: otherwise it would wait for its sink without end. Nobody is told anything, for
-        nobody knows; callers by activity have run into their own timeouts.
+        For a shard that is to end: otherwise it would wait for its sink forever. Their callers receive nothing, for the
+        outcome is not known; callers by activity have run into their own timeouts.
 
         Returns:
             The ids that were dropped.
@@ -307,7 +339,7 @@ class Buffer:
         return PendingBatch(f"{self._name}/{self._batch_number}", self._batch_number, trigger, submissions)
 
     def complete(self, batch_id: str, result: FlushResult, now: float, *, backoff_factor: float = 1.0) -> None:
-        """The sink has answered for the batch, and whoever has an outcome was told; what is to be retried stays.
+        """The sink has answered for the batch, and its callers were notified; what is to be retried stays.
 
         Args:
             batch_id: As from `next_batch`.
@@ -329,8 +361,8 @@ class Buffer:
             self._breaker.fail(
                 now, result.requeued[0].reason, pause_after(self._breaker.failures, self.policy, backoff_factor)
             )
-        for answer in result.undelivered:
-            self._outbox.add({**answer, "attempts": 1})
+        for delivery in result.undelivered:
+            self._outbox.add(delivery, attempts=1)
         self._requeue(batch, result, now, backoff_factor)
 
     def _requeue(self, batch: PendingBatch, result: FlushResult, now: float, backoff_factor: float) -> None:
@@ -340,10 +372,10 @@ class Buffer:
         settled = [submission for position, submission in enumerate(batch.submissions) if position not in kept]
         for submission in settled:
             self._batches.let_go(submission)
-        told = [
+        notified = [
             submission for position, submission in enumerate(batch.submissions) if position not in {*kept, *unknown}
         ]
-        self._outbox.note_notified((reply for submission in told for reply in submission.replies), but=result.unreached)
+        self._outbox.note_notified((to for submission in notified for to in submission.replies), but=result.unreached)
         for position, one in kept.items():
             batch.submissions[position].in_doubt |= one.in_doubt
         batch.submissions = [batch.submissions[position] for position in sorted(kept)]
@@ -403,12 +435,12 @@ class Buffer:
 
     # Answers that no flush delivers
 
-    def next_deliveries(self) -> list[JsonObject]:
-        """The answers to deliver now; empty while a delivery is under way. `delivered` ends it."""
+    def next_deliveries(self) -> list[Delivery]:
+        """What to deliver now; empty while deliveries are under way. `delivered` ends them."""
         return self._outbox.next_deliveries()
 
-    def delivered(self, failed: Sequence[int], unreached: Sequence[JsonObject] = ()) -> None:
-        """Ends the delivery. ``failed`` are positions to try again, up to a limit; the unreached may ask again."""
+    def delivered(self, failed: Sequence[int], unreached: Sequence[ReplyTo] = ()) -> None:
+        """Ends the deliveries. ``failed`` are positions to retry, up to a limit; the unreached may ask again."""
         self._outbox.delivered(failed, unreached)
 
     def _answer(
@@ -421,15 +453,16 @@ class Buffer:
         accepted: bool = True,
     ) -> None:
         self.counts.outcomes[outcome] += submission.requests
-        if submission.replies:
-            confirmation = {"request_id": submission.id, "outcome": outcome, "code": code, "reason": reason}
-            answer = {"reply_to": submission.replies, "confirmation": confirmation}
-            if accepted:
-                self._outbox.add(answer)
-            elif not self._outbox.add_refusal(answer):
-                self.unreported.append(f"{submission.id!r} ({code or outcome}; too many answers wait)")
-        elif code is not RejectCode.WITHDRAWN:
-            self.unreported.append(f"{submission.id!r} ({code or outcome})")
+        confirmation = Confirmation(submission.id, outcome, code=code, reason=reason)
+        deliveries = [Delivery(reply_to, confirmation) for reply_to in submission.replies]
+        if not deliveries:
+            if code is not RejectCode.WITHDRAWN:
+                self.unreported.append(f"{submission.id!r} ({code or outcome})")
+        elif accepted:
+            for delivery in deliveries:
+                self._outbox.add(delivery)
+        elif not self._outbox.add_refusal(deliveries):
+            self.unreported.append(f"{submission.id!r} ({code or outcome}; too many answers wait)")
 
     # What the workflow and the monitor want to know
 
@@ -452,11 +485,6 @@ class Buffer:
         )
 
     @property
-    def sink_error(self) -> str | None:
-        """The sink's last complaint while the breaker is open."""
-        return self._breaker.error
-
-    @property
     def pending(self) -> int:
         """Requests that wait: for a batch, or for a retry."""
         return self._pending.requests + sum(batch.requests for batch in self._batches.requeued)
@@ -474,6 +502,36 @@ class Buffer:
     def in_flight(self) -> int:
         """Requests in a flush right now."""
         return sum(batch.requests for batch in self._batches.in_flight.values())
+
+    @property
+    def waiting(self) -> list[Submission]:
+        """What waits for a batch, in order of arrival."""
+        return list(self._pending.values())
+
+    @property
+    def batches(self) -> list[PendingBatch]:
+        """Batches that are not settled: those in flight, then what waits for a retry."""
+        return list(self._batches)
+
+    @property
+    def queued_deliveries(self) -> list[QueuedDelivery]:
+        """What the outbox holds, in its order; the first `deliveries_in_flight` of them are under way."""
+        return self._outbox.queued
+
+    @property
+    def breaker(self) -> Breaker:
+        return self._breaker
+
+    @property
+    def footprint(self) -> Footprint:
+        """What it keeps in memory beside the submissions themselves."""
+        return Footprint(
+            ids=frozenset(self._batches.by_id),
+            keys=self._batches.keys,
+            deadlines=self._pending.watched_deadlines,
+            unanswered=self._outbox.unanswered,
+            notified=self._outbox.notified,
+        )
 
     def batch_in_flight(self, batch_id: str) -> PendingBatch | None:
         return self._batches.in_flight.get(batch_id)
@@ -502,12 +560,8 @@ class Buffer:
 
     @property
     def idle(self) -> bool:
-        """Nothing waits, nothing is under way, everybody has been told."""
+        """Nothing waits, nothing is under way, no delivery is open."""
         return not (self._pending or self._batches.requeued or self._batches.in_flight or self._outbox)
-
-    @property
-    def breaker_open(self) -> bool:
-        return self._breaker.open
 
     def oldest_age(self, now: float) -> float:
         """Seconds that the request which waits longest has waited."""
@@ -528,45 +582,43 @@ class Buffer:
 
     # Over continue-as-new
 
-    def carry(self) -> JsonObject:
-        """Everything the next run needs, as JSON. Nothing may be in flight."""
+    def carry(self) -> BufferState:
+        """Everything the next run needs. Nothing may be in flight."""
         if self._batches.in_flight or self._outbox.in_delivery:
             raise RuntimeError("a batch or a delivery is under way: its activity would be lost to the new run")
-        return {
-            "policy": self.policy.to_wire(),
-            "paused": self.paused,
-            "draining": self.draining,
-            "pending": [submission.carry() for submission in self._pending.values()],
-            "requeued": [batch.carry() for batch in self._batches.requeued],
-            "outbox": self._outbox.carry(),
-            "withdrawals": self._withdrawals.carry(),
-            "flush_before": self._flush_before,
-            "batch_number": self._batch_number,
-            "breaker": dict(vars(self._breaker)),
-            "retries_from": self._retries_from,
-            "undelivered": self.undelivered,
-            "counts": self.counts.carry(),
-        }
+        return BufferState(
+            policy=self.policy,
+            paused=self.paused,
+            draining=self.draining,
+            pending=list(self._pending.values()),
+            requeued=list(self._batches.requeued),
+            outbox=self._outbox.queued,
+            withdrawals=self._withdrawals.remembered,
+            flush_before=self._flush_before,
+            batch_number=self._batch_number,
+            breaker=self._breaker,
+            retries_from=self._retries_from,
+            undelivered=self.undelivered,
+            counts=self.counts,
+        )
 
     @classmethod
-    def restore(cls, name: str, state: Mapping[str, Any]) -> Buffer:
+    def restore(cls, name: str, state: BufferState) -> Buffer:
         """The buffer that `carry` described."""
-        buffer = cls(name, BatchPolicy.from_wire(state["policy"]))
-        buffer.paused = state["paused"]
-        buffer.draining = state["draining"]
-        for wire in state["pending"]:
-            buffer._pending.add(Submission.restore(wire))
-        for wire in state["requeued"]:
-            batch = PendingBatch.restore(wire)
+        buffer = cls(name, state.policy)
+        buffer.paused, buffer.draining = state.paused, state.draining
+        for submission in state.pending:
+            buffer._pending.add(submission)
+        for batch in state.requeued:
             buffer._batches.hold(batch.submissions)
             buffer._batches.requeue(batch)
-        for answer in state["outbox"]:
-            buffer._outbox.add(answer)
-        buffer._withdrawals = Withdrawals.restore(state["withdrawals"])
-        buffer._flush_before = state["flush_before"]
-        buffer._batch_number = state["batch_number"]
-        vars(buffer._breaker).update(state["breaker"])
-        buffer._retries_from = state["retries_from"]
-        buffer._outbox.undelivered = state["undelivered"]
-        buffer.counts = Counts.restore(state["counts"])
+        for queued in state.outbox:
+            buffer._outbox.restore(queued)
+        buffer._withdrawals = Withdrawals(state.withdrawals)
+        buffer._flush_before = state.flush_before
+        buffer._batch_number = state.batch_number
+        buffer._breaker = state.breaker
+        buffer._retries_from = state.retries_from
+        buffer._outbox.undelivered = state.undelivered
+        buffer.counts = state.counts
         return buffer

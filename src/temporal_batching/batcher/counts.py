@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 from temporal_batching.batcher.batches import PendingBatch
-from temporal_batching.contract import FlushResult, JsonObject
+from temporal_batching.contract import FlushResult
 
 
 @dataclass(slots=True)
@@ -46,19 +44,3 @@ class Counts:
         self.largest_batch = max(self.largest_batch, batch.requests)
         self.batches_by_trigger[batch.trigger] += not batch.counted
         batch.counted = True
-
-    def carry(self) -> JsonObject:
-        """The counters as JSON."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: dict(value) if isinstance(value, Counter) else value for name, value in values.items()}
-
-    @classmethod
-    def restore(cls, carried: Mapping[str, Any]) -> Counts:
-        """The counters that `carry` described. A counter it does not know is ignored, one that is missing is zero.
-
-        So a run may be continued by a worker of another version.
-        """
-        known = {f.name: carried[f.name] for f in fields(cls) if f.name in carried}
-        counts = cls(**known)
-        counts.outcomes, counts.batches_by_trigger = Counter(counts.outcomes), Counter(counts.batches_by_trigger)
-        return counts

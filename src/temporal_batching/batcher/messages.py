@@ -1,4 +1,4 @@
-"""What comes to a shard, read: one request, a submission, an order. What is wrong with it is its sender's to know."""
+"""Messages that come to a shard, decoded. An error in one is raised to its sender, and never fails the shard."""
 
 from __future__ import annotations
 
@@ -8,54 +8,10 @@ from typing import Any
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from temporal_batching.contract import Control, RejectCode
-from temporal_batching.errors import ErrorType, InvalidPolicy, InvalidRequest
-from temporal_batching.policy import MAX_REQUEST_BYTES, BatchPolicy
-from temporal_batching.wire.submission import ENVELOPE_BYTES, MAX_NAME, Submission, measure, read_submission
-
-MAX_DEPTH = 100
-"""Levels of nesting in a request. What a handler can read must also pass through the flush's and the next run's
-encoders, which see it a few levels deeper: at Python's limit they would fail where nobody can be told."""
-
-LATEST_DEADLINE = 253_402_300_799.0
-"""The end of the year 9999."""
-
-
-def read_request(wire: Any) -> Submission:
-    """`read_submission`, and what only a shard has to ask: whether the request can go on from here.
-
-    Raises:
-        InvalidRequest: With what is wrong and what is allowed.
-    """
-    if _is_deeper_than(MAX_DEPTH, wire):
-        raise InvalidRequest(f"a value is nested too deeply: at most {MAX_DEPTH} levels")
-    submission = read_submission(wire)
-    # Comparing works for integers of any length.
-    if submission.expires_at is not None and not 0 <= submission.expires_at <= LATEST_DEADLINE:
-        raise InvalidRequest("expires_at is a number of seconds since the epoch, until the year 9999")
-    # Reply addresses travel with the batch. Their allowance suits usual workflow ids; these may have 1,000 characters.
-    if submission.replies:
-        submission.size += max(0, measure(submission.replies) - ENVELOPE_BYTES * len(submission.replies))
-    if submission.size > MAX_REQUEST_BYTES:
-        raise InvalidRequest(
-            f"the request and its reply addresses have {submission.size:,} bytes: "
-            f"at most {MAX_REQUEST_BYTES:,} fit a batch",
-            RejectCode.TOO_LARGE,
-        )
-    return submission
-
-
-def _is_deeper_than(levels: int, value: Any) -> bool:
-    layer = [value]
-    for _ in range(levels):
-        below: list[Any] = []
-        for one in layer:
-            inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
-            below.extend(v for v in inner if isinstance(v, dict | list))
-        if not below:
-            return False
-        layer = below
-    return True
+from temporal_batching.contract import Control
+from temporal_batching.errors import ErrorType, InvalidPolicy
+from temporal_batching.policy import BatchPolicy
+from temporal_batching.wire.checks import MAX_NAME
 
 
 def decode_submission(requests: RawValue, decode: Callable[[RawValue], Any]) -> list[Any]:
@@ -101,7 +57,7 @@ def read_control(wire: Any) -> Control:
 
 
 def busy(message: str, *, soon: bool = False) -> ApplicationError:
-    """What turns a sender back; ``soon`` if it is worth its while to ask again at once."""
+    """The error that rejects a sender as busy; ``soon`` if it may ask again at once."""
     return ApplicationError(message, soon, type=ErrorType.BATCHER_BUSY, category=ApplicationErrorCategory.BENIGN)
 
 

@@ -61,7 +61,7 @@ class Pending:
         self._submissions: dict[str, Submission] = {}
         self._resubmitted = 0
         self._first_arrival = math.inf  # submissions from different gateways come in no order
-        self._deadlines: list[tuple[float, str]] = []  # a heap; whoever left is skipped when it surfaces
+        self._deadlines: list[tuple[float, str]] = []  # a heap; what has left is skipped when it surfaces
         self._ready: _Ready | None = None
 
     def __len__(self) -> int:
@@ -75,6 +75,11 @@ class Pending:
 
     def values(self) -> ValuesView[Submission]:
         return self._submissions.values()
+
+    @property
+    def watched_deadlines(self) -> int:
+        """Entries of the heap of deadlines."""
+        return len(self._deadlines)
 
     @property
     def first_arrival(self) -> float:

@@ -1,6 +1,6 @@
 """Signals, from their arrival until they are read into the buffer. As pure as the buffer.
 
-Whoever may signal a shard may send anything. Whatever it is, it is read, refused or dropped here, and what it leaves
+A sender that may signal a shard may send anything. Each signal is read, refused or dropped here, and what it leaves
 behind is bounded (``tests/unit/batcher/test_carried_state.py``).
 """
 
@@ -13,10 +13,11 @@ from typing import Any
 from temporalio.common import RawValue
 
 from temporal_batching.batcher.buffer import Buffer, BufferFull
-from temporal_batching.batcher.messages import read_request
-from temporal_batching.contract import SIGNAL_ADD, SIGNAL_WITHDRAW, JsonObject, RejectCode
+from temporal_batching.contract import SIGNAL_ADD, SIGNAL_WITHDRAW, RejectCode, ReplyTo
 from temporal_batching.errors import InvalidRequest
-from temporal_batching.wire.submission import MAX_NAME, Submission, read_replies, read_withdrawal
+from temporal_batching.wire.addresses import read_replies, read_withdrawal
+from temporal_batching.wire.checks import MAX_NAME
+from temporal_batching.wire.submission import read_submission
 
 SIGNALS_AT_ONCE = 2_000
 SIGNAL_BYTES_AT_ONCE = 1_048_576
@@ -92,7 +93,7 @@ class SignalQueue:
             return
         try:
             args = [decode(value) for value in raw]
-        except Exception as err:  # whatever a converter raises, it is the sender's mistake and must not stop the shard
+        except Exception as err:  # of any kind: the sender's mistake must not stop the shard
             self._reject(f"{name} that cannot be decoded: {type(err).__name__}")
             return
         if name == SIGNAL_ADD:
@@ -103,22 +104,22 @@ class SignalQueue:
 
     def _withdraw(self, args: Sequence[Any], now: float) -> None:
         try:
-            request_id, workflow_id, run_id = read_withdrawal(args)
+            withdrawal = read_withdrawal(args)
         except InvalidRequest as err:
             self._reject(str(err))
             return
-        self._buffer.withdraw(request_id, workflow_id, run_id, now=now)
+        self._buffer.withdraw(withdrawal, now)
         self._stirred = True
 
     def _add(self, wire: Any, now: float, *, waited: float, closed: str | None) -> None:
         """Accepts one request; what is wrong with it is confirmed to its sender as `rejected`."""
         try:
-            submission = read_request(wire)
-            if any("activity_id" in reply for reply in submission.replies):
+            submission = read_submission(wire)
+            if any(reply.by_activity for reply in submission.replies):
                 raise InvalidRequest("reply_to.activity_id is for gateways alone: a signal is answered by signal")
         except InvalidRequest as err:
             self._reject(str(err))
-            self._tell_sender(wire, err)
+            self._notify_sender(wire, err)
             return
         submission.waited = waited
         try:
@@ -130,15 +131,15 @@ class SignalQueue:
         except BufferFull as err:
             self._buffer.refuse(submission, RejectCode.OVERLOADED, str(err))
 
-    def _tell_sender(self, wire: Any, err: InvalidRequest) -> None:
+    def _notify_sender(self, wire: Any, err: InvalidRequest) -> None:
         """Answers a request that cannot be read but says who sent it: by signal, never an activity."""
         try:
-            replies = [r for r in map(_signalled, read_replies(wire.get("reply_to"))) if r]
+            replies = [r for r in map(_by_signal, read_replies(wire.get("reply_to"))) if r is not None]
             request_id = wire.get("request_id")
         except (InvalidRequest, AttributeError):
             return
         if replies and isinstance(request_id, str) and len(request_id) <= MAX_NAME:
-            self._buffer.refuse(Submission(request_id, {}, 1, 0, 0, replies=replies), err.code, str(err))
+            self._buffer.refuse_unread(request_id, replies, err.code, str(err))
 
     def _reject(self, problem: str) -> None:
         self.malformed += 1
@@ -146,6 +147,6 @@ class SignalQueue:
         self._stirred = True
 
 
-def _signalled(reply: JsonObject) -> JsonObject:
-    """The address of the workflow in a reply address; empty if it names none."""
-    return {name: reply[name] for name in ("workflow_id", "from_run_id") if name in reply and "workflow_id" in reply}
+def _by_signal(reply: ReplyTo) -> ReplyTo | None:
+    """The address of the workflow in a reply address; None if it names none."""
+    return ReplyTo(reply.workflow_id, from_run_id=reply.from_run_id) if reply.workflow_id is not None else None

@@ -19,8 +19,9 @@ from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError
 
 from temporal_batching.batcher.batches import PendingBatch
 from temporal_batching.batcher.buffer import Buffer, BufferFull
-from temporal_batching.batcher.messages import busy, decode_submission, read_control, read_request
+from temporal_batching.batcher.messages import busy, decode_submission, read_control
 from temporal_batching.batcher.signals import SignalQueue
+from temporal_batching.batcher.state import BatcherState, BufferState
 from temporal_batching.contract import (
     ACTIVITY_CANCEL,
     ACTIVITY_CONFIRM,
@@ -33,16 +34,20 @@ from temporal_batching.contract import (
     WORKFLOW_BATCHER,
     BatcherStart,
     BatcherStats,
+    Delivery,
     DeliveryResult,
     FlushInput,
     FlushResult,
     JsonObject,
+    Refusal,
     RejectCode,
     SubmitResult,
 )
 from temporal_batching.errors import ErrorType, InvalidRequest
 from temporal_batching.policy import CARRY_LIMIT_BYTES, BatchPolicy
 from temporal_batching.wire.decoding import decode_payload
+from temporal_batching.wire.deliveries import delivery_to_wire
+from temporal_batching.wire.submission import read_submission
 
 MAX_SIGNALS_PER_RUN = 2_000
 """Of Temporal's 10,000 a run, which its suggestion does not see. Well below, for two reasons: a short run replays
@@ -83,28 +88,27 @@ class BatcherWorkflow:
     @workflow.init
     def __init__(self, start: BatcherStart) -> None:
         self._start = start
-        state = start.state or {}
-        self._epoch = _epoch(state.get("epoch"))
-        name = f"{start.batcher}-{start.shard}.{self._epoch}"
-        if state:
-            self._buffer = Buffer.restore(name, state["buffer"])
+        if start.state is not None:
+            state = BatcherState.from_wire(start.state)
         else:
-            self._buffer = Buffer(name, BatchPolicy.from_wire(start.policy or {}))
-        self._cycles: int = state.get("cycles", 0)
-        self._idle_cycles: int = state.get("idle_cycles", 0)
+            state = BatcherState(BufferState(BatchPolicy.from_wire(start.policy or {})))
+        self._epoch = _epoch(state.epoch)
+        self._buffer = Buffer.restore(f"{start.batcher}-{start.shard}.{self._epoch}", state.buffer)
+        self._cycles = state.cycles
+        self._idle_cycles = state.idle_cycles
         self._signals = SignalQueue(self._buffer)
-        self._signals.malformed = state.get("malformed", 0)
-        self._operator_policy: bool = state.get("operator_policy", False)
-        self._cancelled: bool = state.get("cancelled", False)  # this run, or one before it
+        self._signals.malformed = state.malformed
+        self._operator_policy = state.operator_policy
+        self._cancelled = state.cancelled  # this run, or one before it
         self._buffer.ending = self._cancelled
-        self._ledger: str | None = state.get("ledger")  # that it may have been written to
-        self._ledger_asked: bool = state.get("ledger_asked", False)
+        self._ledger = state.ledger  # that it may have been written to
+        self._ledger_asked = state.ledger_asked
         self._cancel_requested = False  # this run: without it none can end as cancelled
         self._settled_before = self._buffer.counts.settled
         self._failures_before = self._buffer.counts.attempts_that_failed
         self._signals_received = 0
         self._updates = 0
-        self._policy_known = bool(state) or start.policy is not None
+        self._policy_known = start.state is not None or start.policy is not None
         self._yielding = False
         self._awake = True  # a first look: what was carried over may be due
         self._timer: asyncio.Task[None] | None = None
@@ -151,19 +155,19 @@ class BatcherWorkflow:
         self._updates += 1
         self._read_signals()  # what came first is served first
         now = workflow.time()
-        refused: list[list[Any]] = []
+        refused: list[Refusal] = []
         for position, wire in enumerate(decode_submission(requests, _decode)):
             try:
-                submission = read_request(wire)
+                submission = read_submission(wire)
                 self._buffer.accept(submission, now)
             except InvalidRequest as err:
                 # Which of two contents an id belongs to is the ledger's to say, once the other one is settled: it may
                 # hold this one already, or refuse the other.
                 code = RejectCode.OVERLOADED if err.code == RejectCode.ID_REUSED else err.code
-                refused.append([position, code, str(err)])
+                refused.append(Refusal(position, code, str(err)))
             except BufferFull as err:
                 self._buffer.counts.refused += submission.requests
-                refused.append([position, RejectCode.OVERLOADED, str(err)])
+                refused.append(Refusal(position, RejectCode.OVERLOADED, str(err)))
         self._wake_if_needed(now)
         policy = self._buffer.policy
         gather = min(MAX_GATHER, policy.linger.total_seconds() / 10)
@@ -250,8 +254,8 @@ class BatcherWorkflow:
             suggested=info.is_continue_as_new_suggested(),
             paused=buffer.paused,
             draining=buffer.draining or self._cancelled,
-            breaker="open" if buffer.breaker_open else "closed",
-            sink_error=buffer.sink_error,
+            breaker="open" if buffer.breaker.open else "closed",
+            sink_error=buffer.breaker.error,
             ledger=self._ledger,
             policy=buffer.policy.to_wire(),
         )
@@ -387,22 +391,22 @@ class BatcherWorkflow:
         self._awake = True
 
     def _start_delivery(self) -> None:
-        answers = self._buffer.next_deliveries()
-        if answers:
-            asyncio.create_task(self._deliver(answers))  # noqa: RUF006  the SDK's event loop keeps its tasks
+        deliveries = self._buffer.next_deliveries()
+        if deliveries:
+            asyncio.create_task(self._deliver(deliveries))  # noqa: RUF006  the SDK's event loop keeps its tasks
 
-    async def _deliver(self, answers: list[JsonObject]) -> None:
+    async def _deliver(self, deliveries: Sequence[Delivery]) -> None:
         try:
             result = await workflow.execute_activity(
                 ACTIVITY_CONFIRM,
-                answers,
+                [delivery_to_wire(delivery) for delivery in deliveries],
                 result_type=DeliveryResult,
                 start_to_close_timeout=timedelta(seconds=30),
                 retry_policy=RetryPolicy(maximum_attempts=3),
-                summary=f"{len(answers)} answers",
+                summary=f"{len(deliveries)} confirmations",
             )
         except ActivityError:
-            result = DeliveryResult(list(range(len(answers))))
+            result = DeliveryResult(list(range(len(deliveries))))
         self._buffer.delivered(result.failed, result.unreached)
         self._awake = True
 
@@ -496,18 +500,19 @@ class BatcherWorkflow:
                 idle_cycles,
                 buffer.pending,
             )
-        state = {
-            "buffer": buffer.carry(),
-            "cycles": self._cycles + 1,
-            "idle_cycles": idle_cycles,
-            "malformed": self._signals.malformed,
-            "operator_policy": self._operator_policy,
-            "cancelled": self._cancelled,
-            "epoch": self._epoch,
-            "ledger": self._ledger,
-            "ledger_asked": self._ledger_asked,
-        }
-        workflow.continue_as_new(_shallow(BatcherStart(self._start.batcher, self._start.shard, state=state)))
+        state = BatcherState(
+            buffer=buffer.carry(),
+            epoch=self._epoch,
+            cycles=self._cycles + 1,
+            idle_cycles=idle_cycles,
+            malformed=self._signals.malformed,
+            operator_policy=self._operator_policy,
+            cancelled=self._cancelled,
+            ledger=self._ledger,
+            ledger_asked=self._ledger_asked,
+        )
+        next_run = BatcherStart(self._start.batcher, self._start.shard, state=state.to_wire())
+        workflow.continue_as_new(_shallow(next_run))
 
 
 def _decode(value: RawValue) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,6 +27,7 @@ from temporal_batching.flush.settlement import BatchResult, unavailable, write_b
 from temporal_batching.flush.sink_calls import without_values
 from temporal_batching.sinks.base import Sink
 from temporal_batching.wire.addressee import check_batcher
+from temporal_batching.wire.submission import Submission, load_submission
 
 QUERY_TIMEOUT = timedelta(seconds=10)
 """The longest a flush waits for its shard to say what is in a batch."""
@@ -43,11 +43,11 @@ class Flusher:
 
     @activity.defn(name=ACTIVITY_FLUSH)
     async def flush_batch(self, flush: FlushInput) -> FlushResult:
-        """Writes the batch, tells its callers, and reports to the batcher.
+        """Writes the batch, notifies its callers, and reports to the shard.
 
         Raises:
             ApplicationError: Of type ``SinkUnavailable``, with ``in_doubt`` and the ledger's identity as its details;
-                the batcher tries again.
+                the shard retries the batch.
         """
         try:
             check_batcher(flush.batcher, self._batcher)
@@ -56,13 +56,12 @@ class Flusher:
         self._check_ledger(flush)
         started = time.monotonic()
         async with _heartbeats(self._sink.identity):
-            if flush.submissions is None:
-                flush = dataclasses.replace(flush, submissions=await _ask_for_submissions(flush.batch_id))
+            submissions = await _submissions_of(flush)
             if flush.ledger is None and self._sink.identity is not None:
                 await _declare(self._sink.identity)
             try:
-                settled = await write_batch(self._sink, flush)
-                delivery = await deliver(activity.client(), settled.answers)
+                settled = await write_batch(self._sink, flush, submissions)
+                missed = await deliver(activity.client(), settled.deliveries)
             except ApplicationError:
                 raise
             except (Exception, asyncio.CancelledError) as err:  # by a worker that stops, or by a mistake of ours
@@ -71,8 +70,8 @@ class Flusher:
         _measure(flush, settled, time.monotonic() - started)
         return FlushResult(
             outcomes=dict(settled.counts),
-            undelivered=[answer.to_wire() for answer in delivery.failed],
-            unreached=[answer.reply_to for answer in delivery.unreached],
+            undelivered=[settled.deliveries[position] for position in missed.failed],
+            unreached=[settled.deliveries[position].reply_to for position in missed.unreached],
             requeued=settled.requeued,
             unknown=settled.unknown,
             sink_errors=settled.sink_errors,
@@ -116,17 +115,19 @@ async def _declare(ledger: str) -> None:
         raise unavailable(f"the ledger could not be declared: {type(err).__name__}", in_doubt=False) from None
 
 
-async def _ask_for_submissions(batch_id: str) -> list[Any]:
-    """What is in a batch that is tried again: its shard knows, and a query leaves no trace in history."""
-    info = activity.info()
-    shard = activity.client().get_workflow_handle(info.workflow_id or "", run_id=info.workflow_run_id)
-    try:
-        submissions: list[Any] = await shard.query(QUERY_BATCH, batch_id, rpc_timeout=QUERY_TIMEOUT)
-    except (RPCError, WorkflowQueryFailedError, WorkflowQueryRejectedError) as err:
-        raise unavailable(f"the batch could not be fetched from its shard: {err}", in_doubt=False) from None
-    if not submissions:
-        raise unavailable("the shard no longer knows this batch as under way", in_doubt=False)
-    return submissions
+async def _submissions_of(flush: FlushInput) -> list[Submission]:
+    """What is in the batch. Of one that is retried its shard knows: a query leaves no trace in history."""
+    wires = flush.submissions
+    if wires is None:
+        info = activity.info()
+        shard = activity.client().get_workflow_handle(info.workflow_id or "", run_id=info.workflow_run_id)
+        try:
+            wires = await shard.query(QUERY_BATCH, flush.batch_id, rpc_timeout=QUERY_TIMEOUT)
+        except (RPCError, WorkflowQueryFailedError, WorkflowQueryRejectedError) as err:
+            raise unavailable(f"the batch could not be fetched from its shard: {err}", in_doubt=False) from None
+        if not wires:
+            raise unavailable("the shard no longer knows this batch as under way", in_doubt=False)
+    return [load_submission(wire) for wire in wires]
 
 
 @asynccontextmanager

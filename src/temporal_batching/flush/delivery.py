@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from temporalio import activity
 from temporalio.client import ActivityExecutionStatus, AsyncActivityHandle, Client
@@ -15,11 +14,15 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporal_batching.contract import (
     ACTIVITY_CONFIRM,
     SIGNAL_CONFIRMATION,
+    Confirmation,
+    Delivery,
     DeliveryResult,
     JsonObject,
     OutcomeKind,
+    ReplyTo,
 )
 from temporal_batching.errors import ErrorType
+from temporal_batching.wire.deliveries import confirmation_to_wire, receipt_to_wire
 
 CONCURRENT_DELIVERIES = 32
 """Calls to Temporal at the same time, from one flush."""
@@ -28,88 +31,77 @@ _FAILURES = {OutcomeKind.REJECTED: ErrorType.REJECTED, OutcomeKind.EXPIRED: Erro
 
 
 @dataclass(slots=True)
-class Answer:
-    """One confirmation, or one parcel's receipt, for one caller."""
-
-    reply_to: JsonObject
-    body: JsonObject
-    position: int = 0
-    """Where it stands in what the caller of `deliver` counts."""
-
-    def to_wire(self) -> JsonObject:
-        return {"reply_to": [self.reply_to], "confirmation": self.body}
-
-
-@dataclass(slots=True)
-class Delivery:
-    """What did not get through.
+class Undelivered:
+    """What did not get through, by its position in what was to be delivered.
 
     Attributes:
-        failed: To be tried again.
+        failed: To be retried.
         unreached: To an activity between two attempts. A result reaches it even then, a failure does not; its next
             attempt asks again, and has to be answered then.
     """
 
-    failed: list[Answer] = field(default_factory=list)
-    unreached: list[Answer] = field(default_factory=list)
+    failed: list[int] = field(default_factory=list)
+    unreached: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _Call:
-    """Answers that travel in one call."""
+    """Deliveries that travel in one call."""
 
-    reply_to: JsonObject
-    answers: list[Answer] = field(default_factory=list)
+    reply_to: ReplyTo
+    deliveries: list[Delivery] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
 
     @property
     def fails(self) -> bool:
         """Whether it fails an activity."""
-        return "activity_id" in self.reply_to and _outcome(self.answers[0].body) in _FAILURES
+        return self.reply_to.by_activity and _failure(self.deliveries[0].confirmation) is not None
 
 
-async def deliver(client: Client, answers: Sequence[Answer]) -> Delivery:
-    """Delivers every answer, and says which did not arrive.
+async def deliver(client: Client, deliveries: Sequence[Delivery]) -> Undelivered:
+    """Makes every delivery, and says which did not arrive.
 
-    A caller that is gone counts as delivered: there is nobody to tell.
+    One to a caller that is gone counts as made.
     """
     slots = asyncio.Semaphore(CONCURRENT_DELIVERIES)
-    delivery = Delivery()
+    undelivered = Undelivered()
 
     async def one(call: _Call) -> None:
         async with slots:
             try:
                 if not await _reaches(client, call):
-                    delivery.unreached += call.answers
+                    undelivered.unreached += call.positions
             except RPCError as err:
                 if err.status == RPCStatusCode.NOT_FOUND:
                     return
                 if err.status == RPCStatusCode.INVALID_ARGUMENT:  # an address that no attempt will reach
                     activity.logger.warning("A confirmation was not delivered: its address is invalid; given up")
                     return
-                activity.logger.warning("A confirmation was not delivered: %s; to be tried again", err.status.name)
-                delivery.failed += call.answers
+                activity.logger.warning("A confirmation was not delivered: %s; to be retried", err.status.name)
+                undelivered.failed += call.positions
             except Exception:
                 # An address or a reason that cannot be encoded, a codec that fails. The batch is committed: one
-                # caller who cannot be told must not make its flush fail, which would be repeated without end.
-                activity.logger.exception("A confirmation could not be sent; to be tried again")
-                delivery.failed += call.answers
+                # caller that cannot be notified must not make its flush fail, which would be repeated forever.
+                activity.logger.exception("A confirmation could not be sent; to be retried")
+                undelivered.failed += call.positions
 
-    await asyncio.gather(*(one(call) for call in _by_call(answers)))
-    return delivery
+    await asyncio.gather(*(one(call) for call in _by_call(deliveries)))
+    return undelivered
 
 
-def _by_call(answers: Sequence[Answer]) -> list[_Call]:
-    """One call per activity; one signal per workflow, however many answers it gets."""
-    calls: dict[tuple[Any, ...], _Call] = {}
-    for answer in answers:
-        reply = answer.reply_to
-        address = (reply.get("workflow_id"), reply.get("run_id"), reply.get("activity_id"))
-        calls.setdefault(address, _Call(reply)).answers.append(answer)
+def _by_call(deliveries: Sequence[Delivery]) -> list[_Call]:
+    """One call per activity; one signal per workflow, however many confirmations it receives."""
+    calls: dict[tuple[str | None, ...], _Call] = {}
+    for position, delivery in enumerate(deliveries):
+        to = delivery.reply_to
+        call = calls.setdefault((to.workflow_id, to.run_id, to.activity_id), _Call(to))
+        call.deliveries.append(delivery)
+        call.positions.append(position)
     return list(calls.values())
 
 
 async def _reaches(client: Client, call: _Call) -> bool:
-    """Whether the call reached its caller, or there is nobody any more; False if the caller will ask again.
+    """Whether the call reached its caller, or the caller is gone; False if the caller will ask again.
 
     Raises:
         RPCError: With `NOT_FOUND` if the caller is gone.
@@ -124,51 +116,54 @@ async def _reaches(client: Client, call: _Call) -> bool:
     return True
 
 
-async def _is_open(client: Client, reply: JsonObject) -> bool:
-    if "workflow_id" not in reply:
-        described = await client.get_activity_handle(reply["activity_id"], run_id=reply.get("run_id")).describe()
+async def _is_open(client: Client, to: ReplyTo) -> bool:
+    if to.activity_id is None or to.workflow_id is None:
+        described = await client.get_activity_handle(to.activity_id or "", run_id=to.run_id).describe()
         return described.status == ActivityExecutionStatus.RUNNING
-    caller = await client.get_workflow_handle(reply["workflow_id"], run_id=reply.get("run_id")).describe()
-    return any(one.activity_id == reply["activity_id"] for one in caller.raw_description.pending_activities)
+    caller = await client.get_workflow_handle(to.workflow_id, run_id=to.run_id).describe()
+    return any(one.activity_id == to.activity_id for one in caller.raw_description.pending_activities)
 
 
 async def _send(client: Client, call: _Call) -> None:
-    reply = call.reply_to
-    if "activity_id" not in reply:
-        workflow = client.get_workflow_handle(reply["workflow_id"], run_id=reply.get("run_id"))
-        await workflow.signal(SIGNAL_CONFIRMATION, [answer.body for answer in call.answers])
+    to = call.reply_to
+    if to.activity_id is None:
+        workflow = client.get_workflow_handle(to.workflow_id or "", run_id=to.run_id)
+        await workflow.signal(SIGNAL_CONFIRMATION, [_to_wire(delivery) for delivery in call.deliveries])
         return
     # By id, not by task token: it reaches whichever attempt of the activity is current, even one that waits to be
     # retried, so a submission that was repeated needs no new address.
-    address = {name: reply[name] for name in ("workflow_id", "run_id", "activity_id") if name in reply}
-    handle = client.get_async_activity_handle(**address)
-    await _complete(handle, call.answers[0].body)
+    address = {"workflow_id": to.workflow_id, "run_id": to.run_id, "activity_id": to.activity_id}
+    handle = client.get_async_activity_handle(**{name: part for name, part in address.items() if part is not None})
+    await _complete(handle, call.deliveries[0])
 
 
-async def _complete(handle: AsyncActivityHandle, body: JsonObject) -> None:
-    outcome = _outcome(body)
-    if outcome in _FAILURES:
-        reason = body.get("reason") or "its deadline passed before it could be written"
-        await handle.fail(
-            ApplicationError(reason, body, type=_FAILURES[OutcomeKind(outcome)], non_retryable=True),
-        )
+async def _complete(handle: AsyncActivityHandle, delivery: Delivery) -> None:
+    failure = _failure(delivery.confirmation)
+    if failure is not None:
+        await handle.fail(failure)
     else:
-        await handle.complete(body)
+        await handle.complete(_to_wire(delivery))
 
 
-def _outcome(body: JsonObject) -> str:
-    """A receipt has none: it is a result, whatever is in it."""
-    return str(body.get("outcome", OutcomeKind.WRITTEN))
+def _failure(confirmation: Confirmation | None) -> ApplicationError | None:
+    """How a confirmation fails its activity. A receipt never does: it is a result, whatever is in it."""
+    if confirmation is None or confirmation.outcome not in _FAILURES:
+        return None
+    reason = confirmation.reason or "its deadline passed before it could be written"
+    detail = confirmation_to_wire(confirmation)
+    return ApplicationError(reason, detail, type=_FAILURES[confirmation.outcome], non_retryable=True)
+
+
+def _to_wire(delivery: Delivery) -> JsonObject:
+    if delivery.receipt is not None:
+        return receipt_to_wire(delivery.receipt)
+    return confirmation_to_wire(delivery.confirmation) if delivery.confirmation is not None else {}
 
 
 @activity.defn(name=ACTIVITY_CONFIRM)
-async def deliver_confirmations(answers: list[Any]) -> DeliveryResult:
-    """Delivers answers from the batcher's outbox."""
-    flat = [
-        Answer(reply, answer["confirmation"], position)
-        for position, answer in enumerate(answers)
-        for reply in answer["reply_to"]
-    ]
-    delivery = await deliver(activity.client(), flat)
-    failed = sorted({answer.position for answer in delivery.failed})
-    return DeliveryResult(failed, [answer.reply_to for answer in delivery.unreached])
+async def deliver_confirmations(deliveries: list[Delivery]) -> DeliveryResult:
+    """Makes deliveries from a shard's outbox."""
+    undelivered = await deliver(activity.client(), deliveries)
+    return DeliveryResult(
+        sorted(undelivered.failed), [deliveries[position].reply_to for position in undelivered.unreached]
+    )

@@ -1,4 +1,4 @@
-"""What becomes of a batch: written through the sink, an outcome for every request, an answer for every caller.
+"""What becomes of a batch: written through the sink, an outcome for every request, a delivery for every caller.
 
 Needs no Temporal server, so that a simulation can run what the activity runs.
 """
@@ -15,21 +15,23 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from temporal_batching.contract import (
+    Confirmation,
+    Delivery,
     FlushInput,
-    JsonObject,
     Outcome,
     OutcomeKind,
+    ParcelReceipt,
     RejectCode,
+    ReplyTo,
     Requeued,
     WriteRequest,
 )
 from temporal_batching.errors import ErrorType, InvalidRequest, SinkUnavailable
-from temporal_batching.flush.delivery import Answer
 from temporal_batching.flush.letters import keep_dead_letters
 from temporal_batching.flush.sink_calls import SinkCalls, named
 from temporal_batching.sinks.base import Sink
 from temporal_batching.sinks.dead_letters import DeadLetter
-from temporal_batching.wire.submission import WITHDRAWN, read_requests
+from temporal_batching.wire.submission import WITHDRAWN, Submission
 
 
 def unavailable(problem: str, *, in_doubt: bool, ledger: str | None = None) -> ApplicationError:
@@ -57,16 +59,17 @@ class BatchResult:
     Attributes:
         counts: Requests by outcome.
         records: Records in it.
-        answers: Who is to be told what.
-        requeued: Submissions that are to be retried; nobody is told of them yet.
-        unknown: Submissions past their deadline of which nobody can know whether they are written. Nobody is told.
+        deliveries: What each caller is to receive.
+        requeued: Submissions that are to be retried; their callers receive nothing yet.
+        unknown: Submissions past their deadline of which nobody can know whether they are written. Their callers
+            receive nothing.
         sink_errors: Requests that the sink failed on without declaring it.
         stalled: No request got an outcome from the sink.
     """
 
     counts: Counter[str]
     records: int
-    answers: list[Answer]
+    deliveries: list[Delivery]
     requeued: list[Requeued] = field(default_factory=list)
     unknown: list[int] = field(default_factory=list)
     sink_errors: int = 0
@@ -75,11 +78,11 @@ class BatchResult:
 
 @dataclass(slots=True)
 class _Unit:
-    """A submission of the batch: what settles, waits and is told together.
+    """A submission of the batch: what is settled, requeued and confirmed together.
 
     Attributes:
         position: Of the submission in the batch.
-        submission: As it travels.
+        submission: What its shard accepted.
         requests: One, or the parcel's; none of a parcel that cannot be read.
         outcomes: One for each request; None where nobody can know.
         waits: Why it has to be retried as a whole; None if it is settled.
@@ -87,7 +90,7 @@ class _Unit:
     """
 
     position: int
-    submission: JsonObject
+    submission: Submission
     requests: list[WriteRequest]
     outcomes: list[Outcome | None] = field(default_factory=list)
     waits: str | None = None
@@ -102,12 +105,8 @@ class _Unit:
     def keys(self) -> set[str]:
         return {request.key for request in self.requests} - {""}
 
-    @property
-    def is_parcel(self) -> bool:
-        return "requests" in self.submission or "packed" in self.submission
-
     def is_late(self, now: float) -> bool:
-        expires_at = self.submission.get("expires_at")
+        expires_at = self.submission.expires_at
         return expires_at is not None and expires_at <= now
 
     def take(self, outcomes: Iterator[Outcome | None]) -> None:
@@ -130,18 +129,21 @@ class _Unit:
 _COMMITTED = {OutcomeKind.WRITTEN, OutcomeKind.DUPLICATE}
 
 
-async def write_batch(sink: Sink, flush: FlushInput, *, clock: Callable[[], float] = time.time) -> BatchResult:
+async def write_batch(
+    sink: Sink, flush: FlushInput, submissions: Sequence[Submission], *, clock: Callable[[], float] = time.time
+) -> BatchResult:
     """Writes a batch through the sink. Needs no Temporal, so that a simulation can run what an activity runs.
+
+    Args:
+        sink: Where the rows go.
+        flush: Which batch it is, and of which shard.
+        submissions: What is in it.
+        clock: Tells the time, in seconds since the epoch.
 
     Raises:
         ApplicationError: Of type ``SinkUnavailable``, with ``in_doubt`` as its detail.
-        ValueError: The flush comes without its submissions.
     """
-    if flush.submissions is None:
-        raise ValueError("a flush is settled with its submissions")
-    units = [
-        _Unit(position, submission, _requests_of(submission)) for position, submission in enumerate(flush.submissions)
-    ]
+    units = [_Unit(position, submission, _requests_of(submission)) for position, submission in enumerate(submissions)]
     calls = SinkCalls(sink, flush)
     try:
         await _decide(calls, units, flush, clock)
@@ -149,17 +151,17 @@ async def write_batch(sink: Sink, flush: FlushInput, *, clock: Callable[[], floa
     except SinkUnavailable as err:
         raise unavailable(str(err), in_doubt=calls.in_doubt, ledger=sink.identity) from None
     counts = Counter(o.kind.value for unit in units if unit.settled for o in unit.outcomes if o is not None)
-    unreadable = sum(unit.submission["holds"][0] for unit in units if not unit.requests)
+    unreadable = sum(unit.submission.requests for unit in units if not unit.requests)
     if unreadable:
         counts[OutcomeKind.REJECTED.value] += unreadable
     unknown = [unit for unit in units if unit.waits is None and not unit.settled]
     if unknown:
-        names = named([unit.submission["request_id"] for unit in unknown])
-        activity.logger.error("Nobody can know whether this is written, in batch %s: %s", flush.batch_id, names)
+        names = named([unit.submission.id for unit in unknown])
+        activity.logger.error("It is not known whether this is written, in batch %s: %s", flush.batch_id, names)
     return BatchResult(
         counts=counts,
         records=sum(len(request.records) for unit in units for request in unit.requests),
-        answers=_answers(flush, units, datetime.fromtimestamp(clock(), UTC)),
+        deliveries=_deliveries(flush, units, datetime.fromtimestamp(clock(), UTC)),
         requeued=[Requeued(unit.position, unit.waits, unit.in_doubt) for unit in units if unit.waits is not None],
         unknown=[unit.position for unit in unknown],
         sink_errors=calls.errors,
@@ -168,20 +170,20 @@ async def write_batch(sink: Sink, flush: FlushInput, *, clock: Callable[[], floa
 
 
 def _without_reply(flush: FlushInput, units: Sequence[_Unit]) -> list[DeadLetter]:
-    """The rejected requests that nobody waits for."""
+    """The rejected requests without a reply address."""
     return [
         DeadLetter(request, outcome, flush.batch_id)
         for unit in units
-        if unit.waits is None and not unit.submission["reply_to"]
+        if unit.waits is None and not unit.submission.replies
         for request, outcome in zip(unit.requests, unit.outcomes, strict=True)
         if outcome is not None and outcome.kind is OutcomeKind.REJECTED
     ]
 
 
-def _requests_of(submission: JsonObject) -> list[WriteRequest]:
-    """The requests of a submission; none of a packed parcel that does not hold what it says, whoever sent it."""
+def _requests_of(submission: Submission) -> list[WriteRequest]:
+    """The requests of a submission; none of a packed parcel that does not hold what it says."""
     try:
-        return read_requests(submission, submission.get("expires_at"))
+        return submission.write_requests()
     except InvalidRequest as err:
         activity.logger.warning("A parcel is rejected: %s", err)
         return []
@@ -194,12 +196,12 @@ async def _decide(calls: SinkCalls, units: Sequence[_Unit], flush: FlushInput, c
     def is_dead(unit: _Unit) -> bool:
         # Without a fence an attempt under way may still commit what was withdrawn, after a later request of its key:
         # then it is written as if it had not been withdrawn, and its key waits for it.
-        return unit.is_late(now) or (_is_withdrawn(unit) and calls.has_fence)
+        return unit.is_late(now) or (unit.submission.withdrawn and calls.has_fence)
 
     alive = [unit for unit in units if not is_dead(unit)]
     dead = [unit for unit in units if is_dead(unit)]
     # What was withdrawn comes first: an attempt under way must not commit it after a later request of its key.
-    withdrawn = [unit for unit in dead if _is_withdrawn(unit)]
+    withdrawn = [unit for unit in dead if unit.submission.withdrawn]
     await _fence_dead(calls, withdrawn, OutcomeKind.REJECTED)
     for unit in withdrawn:
         if None in unit.outcomes and not unit.is_late(now):
@@ -213,10 +215,10 @@ async def _decide(calls: SinkCalls, units: Sequence[_Unit], flush: FlushInput, c
     for unit in alive:
         unit.take(written)
     _keep_together(units)
-    # Once notified, neither `expired` nor `rejected` may turn out otherwise: not by an attempt that is still under way,
-    # nor by the next one, should this one be lost after its callers were notified. So the sink fences them first.
+    # Once a caller is notified, neither `expired` nor `rejected` may turn out otherwise: not by an attempt that is
+    # under way, nor by the next one, should this one be lost after callers were notified. So the sink fences them.
     await _fence_rejected(calls, [unit for unit in alive if unit.waits is None])
-    await _fence_dead(calls, [unit for unit in dead if not _is_withdrawn(unit)], OutcomeKind.EXPIRED)
+    await _fence_dead(calls, [unit for unit in dead if not unit.submission.withdrawn], OutcomeKind.EXPIRED)
     _keep_together(units)
     _written_once([unit for unit in units if unit.waits is None], halved=flush.halved)
     for unit in units:
@@ -226,24 +228,15 @@ async def _decide(calls: SinkCalls, units: Sequence[_Unit], flush: FlushInput, c
 async def _fence_dead(calls: SinkCalls, units: Sequence[_Unit], told: OutcomeKind) -> None:
     """What became of submissions that are not written any more."""
     requests = [request for unit in units for request in unit.requests]
-    doubts = [_was_in_doubt(unit) for unit in units for _ in unit.requests]
+    doubts = [unit.submission.doubtful for unit in units for _ in unit.requests]
     fenced = iter(await calls.fence(requests, doubts, told=told) if requests else [])
     for unit in units:
         unit.take(fenced)
 
 
-def _was_in_doubt(unit: _Unit) -> bool:
-    """Whether an earlier attempt, at this batch or at an earlier submission of its id, may have committed it."""
-    return bool(unit.submission.get("in_doubt") or unit.submission.get("resubmitted"))
-
-
-def _is_withdrawn(unit: _Unit) -> bool:
-    return unit.submission.get("withdrawn") is True
-
-
 def _as_withdrawn(unit: _Unit) -> None:
     """What was withdrawn before it came has no time left: unless it was written before, it is rejected."""
-    if _is_withdrawn(unit):
+    if unit.submission.withdrawn:
         withdrawn = Outcome.rejected(RejectCode.WITHDRAWN, WITHDRAWN)
         gone = (OutcomeKind.EXPIRED, OutcomeKind.REJECTED)
         unit.outcomes = [withdrawn if o is not None and o.kind in gone else o for o in unit.outcomes]
@@ -252,7 +245,7 @@ def _as_withdrawn(unit: _Unit) -> None:
 def _keep_together(units: Sequence[_Unit]) -> None:
     """What shares a request id with something that is to be retried is retried with it.
 
-    The ledger would take the second for an earlier attempt at the first, and both would be told `written`.
+    The ledger would take the second for an earlier attempt at the first, and both callers would receive `written`.
     """
     waiting = {request.request_id for unit in units if unit.waits is not None for request in unit.requests}
     found = bool(waiting)
@@ -270,7 +263,7 @@ _FINAL = {RejectCode.INVALID, RejectCode.ID_REUSED}
 
 
 async def _fence_rejected(calls: SinkCalls, units: Sequence[_Unit]) -> None:
-    """Makes rejections final. Those that an earlier attempt at this batch has made so are the sink's to tell.
+    """Makes rejections final. The sink knows those that an earlier attempt at this batch has made so.
 
     Where the sink has no fence and the request may be committed already, its own row may be what it conflicts with:
     such a request stays in doubt, and is retried until its deadline.
@@ -281,7 +274,7 @@ async def _fence_rejected(calls: SinkCalls, units: Sequence[_Unit]) -> None:
             if outcome is not None and outcome.kind is OutcomeKind.REJECTED and outcome.code not in _FINAL:
                 rejected.append((unit, index))
     requests = [unit.requests[index] for unit, index in rejected]
-    doubts = [_was_in_doubt(unit) or unit.requests[index].request_id in calls.doubted for unit, index in rejected]
+    doubts = [unit.submission.doubtful or unit.requests[index].request_id in calls.doubted for unit, index in rejected]
     known = await calls.fence(requests, doubts, told=OutcomeKind.REJECTED)
     for (unit, index), outcome in zip(rejected, known, strict=True):
         if outcome is None:
@@ -293,12 +286,12 @@ async def _fence_rejected(calls: SinkCalls, units: Sequence[_Unit]) -> None:
 def _written_once(units: Sequence[_Unit], *, halved: bool) -> None:
     """An id twice in a batch: written, and then a duplicate. A sink that is asked in parts cannot see that.
 
-    Nor can anybody see what the other half of a batch holds: a parcel there may hold the id of a request here. So in
-    a half no request of a parcel is told that it was the first.
+    Nor is it known here what the other half of a batch holds: a parcel there may hold the id of a request here. So in
+    a half no request of a parcel is confirmed as the first.
     """
     written: set[str] = set()
     for unit in units:
-        if halved and unit.is_parcel:
+        if halved and unit.submission.is_parcel:
             unit.outcomes = [outcome and _as_duplicate(outcome) for outcome in unit.outcomes]
         for index, (request, outcome) in enumerate(zip(unit.requests, unit.outcomes, strict=True)):
             if outcome is None:  # unknown, but an earlier attempt may have answered it
@@ -309,42 +302,53 @@ def _written_once(units: Sequence[_Unit], *, halved: bool) -> None:
                 written.add(request.request_id)
 
 
-def _answers(flush: FlushInput, units: Sequence[_Unit], settled_at: datetime) -> list[Answer]:
-    """Who is to be told what. The first caller of a submission has its outcome, whoever joined later a `duplicate`."""
-    frame = {
-        "batch_id": flush.batch_id,
-        "batch_size": sum(len(unit.requests) for unit in units),
-        "shard": flush.shard,
-        "settled_at": settled_at.isoformat(),
-    }
-    answers: list[Answer] = []
+def _deliveries(flush: FlushInput, units: Sequence[_Unit], settled_at: datetime) -> list[Delivery]:
+    """What each caller is to receive. The first of a submission has its outcome, those that joined a `duplicate`."""
+    frame = _Frame(flush.batch_id, sum(len(unit.requests) for unit in units), flush.shard, settled_at)
+    deliveries: list[Delivery] = []
     for unit in units:
-        if not unit.settled:
-            continue
-        submission, own = unit.submission, [outcome for outcome in unit.outcomes if outcome is not None]
-        for rank, reply in enumerate(submission["reply_to"]):
-            told = own if rank == 0 else [_as_duplicate(outcome) for outcome in own]
-            if not told:
-                body = _confirmation(frame, submission["request_id"], _UNREADABLE)
-            elif unit.is_parcel:
-                body = _receipt(frame, told)
-            else:
-                body = _confirmation(frame, submission["request_id"], told[0])
-            answers.append(Answer(reply, body))
-    return answers
+        if unit.settled:
+            own = [outcome for outcome in unit.outcomes if outcome is not None]
+            for rank, reply_to in enumerate(unit.submission.replies):
+                outcomes = own if rank == 0 else [_as_duplicate(outcome) for outcome in own]
+                deliveries.append(frame.delivery(reply_to, unit.submission, outcomes))
+    return deliveries
 
 
 _UNREADABLE = Outcome.rejected(RejectCode.INVALID, "a packed parcel does not hold what it says")
 
 
-def _confirmation(frame: JsonObject, request_id: str, outcome: Outcome) -> JsonObject:
-    told = {"request_id": request_id, "outcome": outcome.kind, **frame}
-    return told if outcome.code is None else {**told, "code": outcome.code, "reason": outcome.reason}
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What every confirmation of a batch says alike."""
 
+    batch_id: str
+    batch_size: int
+    shard: int
+    settled_at: datetime
 
-def _receipt(frame: JsonObject, outcomes: Sequence[Outcome]) -> JsonObject:
-    others = {str(i): outcome for i, outcome in enumerate(outcomes) if outcome.kind is not OutcomeKind.WRITTEN}
-    return {**frame, "others": others}
+    def delivery(self, reply_to: ReplyTo, submission: Submission, outcomes: Sequence[Outcome]) -> Delivery:
+        if not outcomes:
+            return Delivery(reply_to, self._confirmation(submission.id, _UNREADABLE))
+        if submission.is_parcel:
+            return Delivery(reply_to, receipt=self._receipt(outcomes))
+        return Delivery(reply_to, self._confirmation(submission.id, outcomes[0]))
+
+    def _confirmation(self, request_id: str, outcome: Outcome) -> Confirmation:
+        return Confirmation(
+            request_id,
+            outcome.kind,
+            self.batch_id,
+            self.batch_size,
+            self.shard,
+            self.settled_at,
+            outcome.code,
+            outcome.reason,
+        )
+
+    def _receipt(self, outcomes: Sequence[Outcome]) -> ParcelReceipt:
+        others = {str(i): outcome for i, outcome in enumerate(outcomes) if outcome.kind is not OutcomeKind.WRITTEN}
+        return ParcelReceipt(self.batch_id, self.batch_size, self.shard, self.settled_at, others)
 
 
 def _as_duplicate(outcome: Outcome) -> Outcome:

@@ -1,8 +1,8 @@
-"""The activities ``batch_write`` and its like: each hands its request to a shard and leaves itself open.
+"""The activities ``batch_write``, ``batch_write_many`` and ``batch_withdraw``.
 
 One `Gateway` serves a worker process, the batcher's own or a caller's. It sends each shard one update at a time; what
-arrives meanwhile forms the next. The activity does not wait for its write: it ends its attempt "completed elsewhere",
-which frees its slot, and the flush completes it by its id.
+arrives meanwhile forms the next. A writing activity does not wait for its write: it ends its attempt to be completed
+asynchronously, which frees its slot, and the flush completes it by its id.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 from temporalio import activity
-from temporalio.client import (
-    Client,
-)
+from temporalio.client import Client
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.service import RPCError, RPCStatusCode
@@ -31,21 +29,24 @@ from temporal_batching.contract import (
     OutcomeKind,
     ParcelReceipt,
     RejectCode,
+    ReplyTo,
 )
 from temporal_batching.errors import ErrorType, InvalidRequest
 from temporal_batching.gateway.submitter import ShardSubmitter
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.routing import batcher_workflow_id, check_name, check_shards, default_task_queue, shard_of
 from temporal_batching.wire.addressee import check_batcher
+from temporal_batching.wire.addresses import read_withdrawal
+from temporal_batching.wire.deadlines import deadline_after
 from temporal_batching.wire.decoding import decode_payload
-from temporal_batching.wire.submission import Submission, deadline_after, read_submission, read_withdrawal
+from temporal_batching.wire.submission import Submission, read_submission
 
 _BUSY_DELAY = timedelta(milliseconds=500)
 _WRONG_DELAY = timedelta(seconds=1)
 
 
 class Gateway:
-    """The batcher's door in one process.
+    """The way into a batcher from one process: the activities that submit requests to its shards.
 
     Args:
         client: A client of the batcher's namespace.
@@ -72,7 +73,7 @@ class Gateway:
 
     @activity.defn(name=ACTIVITY_WRITE)
     async def batch_write(self, call: RawValue) -> Confirmation:
-        """Hands one request to its shard. The result comes with the flush.
+        """Submits one request to its shard. The flush completes the activity with the result.
 
         Raises:
             ApplicationError: ``WriteRejected`` for a request that no batch can take; ``BatcherBusy`` and
@@ -85,11 +86,11 @@ class Gateway:
             self._check_write(wire)
             wire.setdefault("request_id", "/".join(filter(None, [info.workflow_id, _run_id(info), info.activity_id])))
         submission = self._read(wire)
-        await self._submit(submission, submission.body.get("key") or submission.id)
+        await self._submit(submission, submission.routing_key)
 
     @activity.defn(name=ACTIVITY_WRITE_MANY)
     async def batch_write_many(self, call: RawValue) -> ParcelReceipt:
-        """Hands a parcel of requests to the shard it names: one reply for all, one outcome for each."""
+        """Submits a parcel of requests to the shard it names: one reply for all, one outcome for each."""
         wire = _decode(call)
         _refuse_local_activity(wire)
         shard_key = None
@@ -131,14 +132,12 @@ class Gateway:
     def _read(self, wire: Any) -> Submission:
         info = activity.info()
         request_id = wire.get("request_id") if isinstance(wire, dict) else None
-        reply_to = {"workflow_id": info.workflow_id, "run_id": _run_id(info), "activity_id": info.activity_id}
+        reply_to = ReplyTo(info.workflow_id, _run_id(info), info.activity_id)
         try:
             if isinstance(wire, dict):
                 if "packed" in wire:
-                    raise InvalidRequest(
-                        "a parcel comes with its requests as a list; packing them is the gateway's part"
-                    )
-                wire["reply_to"] = {name: value for name, value in reply_to.items() if value is not None}
+                    raise InvalidRequest("a parcel comes with its requests as a list; only the gateway packs them")
+                wire["reply_to"] = reply_to.to_wire()
                 wire["expires_at"] = _deadline(wire)
                 if not _was_always_refused(info):
                     wire["resubmitted"] = True  # an earlier attempt may have been accepted, and settled
@@ -150,12 +149,11 @@ class Gateway:
         refusal = await self._submitters[shard_of(key, self._shards)].submit(submission)
         if refusal is None:
             activity.raise_complete_async()
-        code, reason = refusal
-        if code == RejectCode.OVERLOADED:
+        if refusal.code == RejectCode.OVERLOADED:
             raise _refused_outright(
-                reason, ErrorType.BATCHER_BUSY, expires_at=submission.expires_at, delay=_BUSY_DELAY, benign=True
+                refusal.reason, ErrorType.BATCHER_BUSY, expires_at=submission.expires_at, delay=_BUSY_DELAY, benign=True
             )
-        raise _rejected(submission.id, RejectCode(code), reason)
+        raise _rejected(submission.id, refusal.code, refusal.reason)
 
 
 def _decode(call: RawValue) -> Any:
@@ -167,7 +165,7 @@ def _decode(call: RawValue) -> Any:
 
 
 def _refuse_local_activity(wire: Any) -> None:
-    """Refuses a write that nobody could confirm: the server knows no local activity, so a flush cannot complete it."""
+    """Refuses a write that could not be confirmed: the server knows no local activity, so no flush can complete it."""
     info = activity.info()
     if info.is_local:
         reason = f"{info.activity_type} cannot run as a local activity: no flush could complete it"
@@ -192,8 +190,9 @@ def _was_always_refused(info: activity.Info) -> bool:
 def _note_refusal() -> bool:
     """Whether every attempt of this activity so far was refused outright, this one included.
 
-    Then the request is nowhere, and its caller may be told so for certain. Each refused attempt leaves its number as
-    heartbeat details, which reach the next attempt; one that ended otherwise, by a crash or a lost answer, does not.
+    Then no shard has the request, and its caller may be notified of that for certain. Each refused attempt leaves its
+    number as heartbeat details, which reach the next attempt; one that ended otherwise, by a crash or a lost answer,
+    does not.
     """
     info = activity.info()
     always = _was_always_refused(info)
@@ -205,10 +204,10 @@ def _note_refusal() -> bool:
 def _refused_outright(
     reason: str, error_type: ErrorType, *, expires_at: Any, delay: timedelta, benign: bool = False
 ) -> ApplicationError:
-    """The failure of an attempt that was refused outright: the request waits in Temporal, and comes again.
+    """The failure of an attempt that was refused outright: the request waits in Temporal, and is resubmitted.
 
-    If the next attempt would come too late to be written, it fails for good: the caller hears in time that its request
-    is nowhere. Of an attempt that is open when its time is up, nobody could say so.
+    If the next attempt would come too late to be written, the activity fails for good: the caller is notified in time
+    that no shard has its request. For an attempt that is open when its time is up, that would not be certain.
     """
     never_accepted = _note_refusal()
     too_late = isinstance(expires_at, int | float) and time.time() + delay.total_seconds() >= expires_at

@@ -16,7 +16,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.service import RPCError, RPCStatusCode
 
 from temporal_batching.batcher.shards import retry_while_not_ready, update_with_start
-from temporal_batching.contract import UPDATE_SUBMIT, BatcherStart, JsonObject, RejectCode, SubmitResult
+from temporal_batching.contract import UPDATE_SUBMIT, BatcherStart, JsonObject, Refusal, RejectCode, SubmitResult
 from temporal_batching.errors import ErrorType
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.routing import batcher_workflow_id
@@ -29,17 +29,17 @@ MAX_SUBMISSION_BYTES = 450_000
 """Bytes in one update: Temporal warns of payloads past 512 KiB. One larger request still travels alone."""
 
 SUBMISSION_TIMEOUT = timedelta(seconds=10)
-"""The longest the gateway waits for an update's answer; then the attempt fails and Temporal tries again."""
+"""The longest the gateway waits for an update's answer; then the attempt fails and Temporal retries it."""
 
 FIRST_GATHER = 0.005
 """Seconds to gather before the first submission; afterwards the batcher says."""
 
 BUSY_PAUSES = (0.05, 0.1, 0.2, 0.4)
-"""Seconds between submissions to a shard that is busy for a moment only, as one that is about to continue as new: what
-the gateway waits here need not go back to Temporal."""
+"""Seconds between submissions to a shard that is busy for a moment only, as one that is about to continue as new. A
+retry by Temporal would cost more."""
 
 LATEST_GATHERED = 0.25
-"""Of the time that is left to a request's deadline, the part it may spend gathering company."""
+"""Of the time that is left to a request's deadline, the part it may spend waiting for more requests."""
 
 _UNREACHABLE_DELAY = timedelta(seconds=1)
 
@@ -47,14 +47,14 @@ _UNREACHABLE_DELAY = timedelta(seconds=1)
 @dataclass(slots=True)
 class PendingSubmission:
     submission: Submission
-    answer: asyncio.Future[tuple[str, str] | None]
+    refusal: asyncio.Future[Refusal | None]
     arrived: float
     max_gather: float
-    """Seconds that it may wait for company at most, because of its deadline."""
+    """Seconds that it may wait for more requests at most, because of its deadline."""
 
 
 class ShardSubmitter:
-    """The way to one shard: at most one update under way, the rest gathers for the next."""
+    """The way to one shard: at most one update under way, the rest waits for the next."""
 
     def __init__(self, client: Client, name: str, shard: int, task_queue: str, policy: BatchPolicy | None) -> None:
         self._client = client
@@ -68,8 +68,8 @@ class ShardSubmitter:
         self._known_to_run = False
         self._runner: asyncio.Task[None] | None = None
 
-    async def submit(self, submission: Submission) -> tuple[str, str] | None:
-        """Returns None if the shard accepted the request, else the code and the reason of its refusal."""
+    async def submit(self, submission: Submission) -> Refusal | None:
+        """Returns None if the shard accepted the request, else why it did not."""
         loop = asyncio.get_running_loop()
         max_gather = (
             math.inf
@@ -81,7 +81,7 @@ class ShardSubmitter:
         self._arrived.set()
         if self._runner is None:
             self._runner = asyncio.create_task(self._run())
-        return await waiting.answer
+        return await waiting.refusal
 
     async def _run(self) -> None:
         """Submits until nothing waits."""
@@ -90,18 +90,18 @@ class ShardSubmitter:
             part = self._take()
             try:
                 result = await self._send(part)
-            except Exception as err:  # whatever it is: it must not end the lane, or every later request waits in vain
+            except Exception as err:  # of any kind: it must not end this task, or every later request waits forever
                 failure = err if isinstance(err, ApplicationError) else _unreachable(f"{type(err).__name__}: {err}")
-                activity.logger.warning("%d requests go back to Temporal: %s", len(part), failure.message)
+                activity.logger.warning("%d requests are left to Temporal's retries: %s", len(part), failure.message)
                 for waiting in part:
-                    if not waiting.answer.done():
-                        waiting.answer.set_exception(_copy_error(failure))
+                    if not waiting.refusal.done():
+                        waiting.refusal.set_exception(_copy_error(failure))
                 continue
             self._gather, self._enough = result.gather_seconds, (result.batch_size, result.batch_records)
-            refused = {position: (code, reason) for position, code, reason in result.refused}
+            refused = {refusal.position: refusal for refusal in result.refused}
             for position, waiting in enumerate(part):
-                if not waiting.answer.done():  # else its activity was cancelled meanwhile
-                    waiting.answer.set_result(refused.get(position))
+                if not waiting.refusal.done():  # else its activity was cancelled meanwhile
+                    waiting.refusal.set_result(refused.get(position))
         self._runner = None
 
     async def _gather_more(self) -> None:
@@ -150,7 +150,7 @@ class ShardSubmitter:
         except WorkflowUpdateFailedError as err:
             cause = err.cause
             if isinstance(cause, ApplicationError) and cause.type == ErrorType.BATCHER_BUSY:
-                refused = [[position, RejectCode.OVERLOADED, cause.message] for position in range(len(part))]
+                refused = [Refusal(position, RejectCode.OVERLOADED, cause.message) for position in range(len(part))]
                 return SubmitResult(refused, self._gather, *self._enough)
             raise _unreachable(f"the batcher refused the submission: {cause}") from None
         except RPCError as err:
@@ -166,7 +166,7 @@ class ShardSubmitter:
 
     async def _update(self, wires: list[JsonObject]) -> SubmitResult:
         result: SubmitResult
-        # A plain update costs the server less than one with start; who runs already needs no start.
+        # A plain update costs the server less than one with start; a shard that runs needs no start.
         if self._known_to_run:
             handle = self._client.get_workflow_handle(self._workflow_id)
             try:
@@ -199,7 +199,7 @@ def _unreachable(reason: str) -> ApplicationError:
         reason,
         type=ErrorType.BATCHER_UNREACHABLE,
         next_retry_delay=_UNREACHABLE_DELAY,
-        category=ApplicationErrorCategory.BENIGN,  # the lane has logged it once, for all its requests
+        category=ApplicationErrorCategory.BENIGN,  # the submitter has logged it once, for all its requests
     )
 
 

@@ -33,7 +33,8 @@ from temporal_batching.errors import (
 )
 from temporal_batching.policy import CONFIRMATION_TIMEOUT, BatchPolicy
 from temporal_batching.routing import check_name, check_shards, default_task_queue, shard_of
-from temporal_batching.wire.submission import ENVELOPE_BYTES, Submission, encode_request, read_submission
+from temporal_batching.wire.encoding import encode_request
+from temporal_batching.wire.submission import ENVELOPE_BYTES, Submission, read_submission
 from temporal_batching.writers.attempts import ATTEMPT_TIMEOUT, activity_times
 from temporal_batching.writers.failures import rejected_before_submission, write_error
 
@@ -198,7 +199,7 @@ class BatchClient:
         async with asyncio.TaskGroup() as group:
             for parcel in self._parcels(submissions, await self._batch_limit()):
                 # Parcels under way at the same time may overtake each other: those that share a key go one by one.
-                keys = {submission.body["key"] for _, submission in parcel} - {""}
+                keys = {key for _, submission in parcel for key in submission.keys}
                 task = group.create_task(one(parcel, {latest[key] for key in keys if key in latest}))
                 latest.update(dict.fromkeys(keys, task))
         return [result for result in results if result is not None]
@@ -211,7 +212,7 @@ class BatchClient:
         parcels: list[list[tuple[int, Submission]]] = []
         current: dict[int, tuple[list[tuple[int, Submission]], int, int]] = {}
         for position, submission in submissions:
-            shard = shard_of(submission.body["key"] or submission.id, self._shards)
+            shard = shard_of(submission.routing_key, self._shards)
             parcel, records, size = current.get(shard, ([], 0, PARCEL_ENVELOPE_BYTES))
             own = submission.size - ENVELOPE_BYTES + 1  # a parcel has one envelope for all, and commas
             fits = (
@@ -231,8 +232,8 @@ class BatchClient:
         first = submissions[0]
         wire: JsonObject = {
             "request_id": f"parcel-{uuid4()}",
-            "shard_key": first.body["key"] or first.id,
-            "requests": [submission.body for submission in submissions],
+            "shard_key": first.routing_key,
+            "requests": [submission.body.to_wire() for submission in submissions],
         }
         try:
             receipt = await self._run(ACTIVITY_WRITE_MANY, wire, ParcelReceipt, timeout)

@@ -21,12 +21,15 @@ from temporal_batching.contract import (
     JsonObject,
     OutcomeKind,
     Record,
+    ReplyTo,
     WriteRequest,
 )
 from temporal_batching.errors import InvalidRequest, WriteExpired, WriteNotConfirmed, WriteNotSubmitted, WriteRejected
 from temporal_batching.policy import CONFIRMATION_TIMEOUT
 from temporal_batching.routing import batcher_workflow_id, check_name, check_shards, default_task_queue, shard_of
-from temporal_batching.wire.submission import deadline_after, encode_request, read_submission
+from temporal_batching.wire.deadlines import deadline_after
+from temporal_batching.wire.encoding import encode_request
+from temporal_batching.wire.submission import read_submission
 from temporal_batching.writers.attempts import ATTEMPT_TIMEOUT, activity_times
 from temporal_batching.writers.failures import EXPIRED, rejected_before_submission, rejection_message, write_error
 from temporal_batching.writers.inbox import Inbox
@@ -198,7 +201,7 @@ class BatchWriter:
         request_id = wire["request_id"]
         wire["expires_at"] = deadline_after(workflow.time(), timeout)
         info = workflow.info()
-        wire["reply_to"] = {"workflow_id": info.workflow_id, "from_run_id": info.original_execution_run_id}
+        wire["reply_to"] = ReplyTo(info.workflow_id, from_run_id=info.original_execution_run_id).to_wire()
         shard = shard_of(wire["key"] or request_id, self._shards)
         batcher = workflow.get_external_workflow_handle(batcher_workflow_id(self._name, shard))
         with Inbox.of_this_workflow().expect(request_id) as arrival:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from temporal_batching.batcher.batches import PendingBatch
-from temporal_batching.contract import JsonObject
+from temporal_batching.contract import ReplyTo
 from temporal_batching.wire.submission import Submission, read_submission
 
 PARCEL_KEYS = ["shared", "a", "", "b"]
@@ -15,9 +15,9 @@ PARCEL_KEYS = ["shared", "a", "", "b"]
 CALLERS = [*(f"v{n}" for n in range(6)), "s1", "s2"]
 
 
-def address(caller: str, name: str) -> JsonObject:
+def address(caller: str, name: str) -> ReplyTo:
     """Callers named `s…` wait for a signal, all others in an activity, one for each request."""
-    return {"workflow_id": caller} if caller.startswith("s") else {"workflow_id": caller, "activity_id": name}
+    return ReplyTo(caller) if caller.startswith("s") else ReplyTo(caller, activity_id=name)
 
 
 def make_entry(
@@ -26,7 +26,7 @@ def make_entry(
     values = {"n": n, "text": "x" * size}
     wire = {"request_id": name, "key": key, "records": [{"table": "t", "values": values}] * records}
     return read_submission(
-        {**wire, "expires_at": expires_at, "reply_to": address(caller, name), "resubmitted": resubmitted}
+        {**wire, "expires_at": expires_at, "reply_to": address(caller, name).to_wire(), "resubmitted": resubmitted}
     )
 
 
@@ -34,7 +34,7 @@ def make_parcel(name: str, caller: str, *, requests: int, n: int, expires_at: fl
     records = [{"table": "t", "values": {"n": n}}]
     body = [{"request_id": f"{name}/{i}", "key": PARCEL_KEYS[i], "records": records} for i in range(requests)]
     return read_submission(
-        {"request_id": name, "requests": body, "expires_at": expires_at, "reply_to": address(caller, name)}
+        {"request_id": name, "requests": body, "expires_at": expires_at, "reply_to": address(caller, name).to_wire()}
     )
 
 

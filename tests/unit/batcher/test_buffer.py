@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from temporal_batching.batcher.buffer import Accepted, Buffer, BufferFull
+from temporal_batching.batcher.buffer import Accepted, BufferFull
 from temporal_batching.batcher.outbox import MAX_DELIVERIES, OUTBOX_PART
-from temporal_batching.contract import FlushResult, RejectCode, Trigger
+from temporal_batching.contract import Confirmation, Delivery, FlushResult, OutcomeKind, RejectCode, Trigger, Withdrawal
 from temporal_batching.errors import InvalidRequest
-from temporal_batching.wire.submission import MAX_REPLIES, read_submission
-from tests.support.buffers import NOW, buffer, caller, ids, parcel, policy, submission, take, told
+from temporal_batching.wire.addresses import MAX_REPLIES
+from temporal_batching.wire.submission import read_submission
+from tests.support.buffers import NOW, buffer, caller, carried, ids, parcel, policy, restored, submission, take, told
 
 # What starts a batch
 
@@ -39,7 +38,7 @@ def test_what_a_request_waited_in_its_gateway_counts_for_the_linger() -> None:
     assert buf.wake_at() == NOW + 18
     assert buf.oldest_age(NOW) == 2.0
     assert buf.next_batch(NOW + 17.9) is None
-    later = Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
+    later = restored(carried(buf))
     assert later.wake_at() == NOW + 18
     assert ids(take(later, NOW + 18)) == ["a", "b"], "in the order of acceptance all the same"
     assert later.wake_at() is None
@@ -51,7 +50,7 @@ def test_when_the_oldest_leaves_the_next_one_counts(way: str) -> None:
     buf.accept(submission("a", records=2 if way == "flushed" else 1, waited=2.0, expires_at=NOW + 10), NOW)
     buf.accept(submission("b"), NOW + 5)
     if way == "withdrawn":
-        assert buf.withdraw("a", now=NOW)
+        assert buf.withdraw(Withdrawal("a"), NOW)
     elif way == "expired":
         buf.expire(NOW + 10)
     else:
@@ -242,7 +241,7 @@ def test_deadlines_that_callers_who_join_push_back_do_not_pile_up() -> None:
     for n in range(100):
         for caller_number in range(MAX_REPLIES):
             buf.accept(submission(f"a-{n}", f"w-{caller_number}", expires_at=NOW + 100 + caller_number), NOW)
-    assert len(buf._pending._deadlines) <= 2 * 100 + 65
+    assert buf.footprint.deadlines <= 2 * 100 + 65
 
 
 def test_in_doubt_nobody_is_told_that_it_expired() -> None:
@@ -282,7 +281,7 @@ def test_a_batch_that_failed_goes_first_and_keeps_its_id() -> None:
     batch = take(buf, NOW)
     first_id = batch.id
     buf.fail(first_id, NOW, "down", in_doubt=True)
-    assert (buf.pending, buf.breaker_open, buf.sink_error, buf.counts.flush_failures) == (4, True, "down", 1)
+    assert (buf.pending, buf.breaker.open, buf.breaker.error, buf.counts.flush_failures) == (4, True, "down", 1)
     assert buf.next_batch(NOW + 0.9) is None
     assert buf.wake_at() == NOW + 1
     again = take(buf, NOW + 1)
@@ -302,7 +301,7 @@ def test_the_breaker_backs_off_to_its_limit_and_closes_with_the_first_success() 
         now = wake
     assert pauses == [1, 2, 4, 5, 5]
     buf.complete(take(buf, now).id, FlushResult({"written": 1}), NOW)
-    assert (buf.breaker_open, buf.sink_error) == (False, None)
+    assert (buf.breaker.open, buf.breaker.error) == (False, None)
     buf.accept(submission("b"), now)
     assert buf.next_batch(now) is not None
 
@@ -325,7 +324,7 @@ def test_a_batch_knows_whether_it_was_tried_before() -> None:
     assert buf.batch_in_flight(first.id) is first
     buf.fail(first.id, NOW, "down", in_doubt=False)
     assert buf.batch_in_flight(first.id) is None
-    later = Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
+    later = restored(carried(buf))
     assert take(later, NOW + 10).tried
 
 
@@ -366,7 +365,7 @@ def test_an_answer_that_does_not_arrive_is_tried_again_up_to_a_limit() -> None:
 def test_the_attempt_of_the_flush_counts() -> None:
     buf = buffer()
     buf.accept(submission("a"), NOW)
-    answer = {"reply_to": [caller("w-a")], "confirmation": {"request_id": "a", "outcome": "written"}}
+    answer = Delivery(caller("w-a"), Confirmation("a", OutcomeKind.WRITTEN, "main-0/1", 1))
     buf.complete(take(buf, NOW, force=True).id, FlushResult({"written": 1}, [answer]), NOW)
     for _ in range(MAX_DELIVERIES - 1):
         assert buf.next_deliveries() == [answer]
@@ -382,7 +381,7 @@ def test_deliveries_go_in_parts_and_what_comes_meanwhile_is_kept() -> None:
     assert buf.deliveries_in_flight == OUTBOX_PART
     buf.accept(submission("late", expires_at=NOW), NOW)
     buf.delivered([3])
-    names = [a["confirmation"]["request_id"] for a in buf.next_deliveries()]
+    names = [one.confirmation.request_id for one in buf.next_deliveries() if one.confirmation is not None]
     assert names == [f"a-{n}" for n in range(OUTBOX_PART, OUTBOX_PART + 5)] + ["late", "a-3"]
 
 
@@ -412,13 +411,13 @@ def test_everything_is_carried_over_and_goes_on_as_before() -> None:
         buf.accept(submission(name, n={"x": [name, 1.5, None]}), NOW)
     buf.accept(parcel("p", "e", "f"), NOW + 1)
     buf.accept(submission("late", expires_at=NOW), NOW)
-    buf.withdraw("gone", "w", "run", now=NOW)
+    buf.withdraw(Withdrawal("gone", "w", "run"), NOW)
     buf.fail(take(buf, NOW).id, NOW + 2, "down", in_doubt=True)
     buf.paused = True
-    state = json.loads(json.dumps(buf.carry()))
-    after = Buffer.restore("main-0", state)
-    assert json.loads(json.dumps(after.carry())) == state
-    for name in ("pending", "pending_bytes", "dedup_ids", "outbox", "counts", "breaker_open", "carry_bytes", "policy"):
+    state = carried(buf)
+    after = restored(state)
+    assert carried(after) == state
+    for name in ("pending", "pending_bytes", "dedup_ids", "outbox", "counts", "breaker", "carry_bytes", "policy"):
         assert getattr(after, name) == getattr(buf, name), name
     assert after.wake_at() == buf.wake_at()
     for one in (buf, after):
@@ -449,5 +448,5 @@ def test_what_never_expires_leaves_no_trace_in_memory() -> None:
         buf.accept(submission(f"a-{n}"), NOW + n)
         while (batch := buf.next_batch(NOW + n)) is not None:
             buf.complete(batch.id, FlushResult({"written": batch.requests}), NOW)
-    assert len(buf._pending._deadlines) < 100
-    assert (buf._batches.by_id, buf._outbox._waiting, buf.pending_bytes) == ({}, set(), 0)
+    assert buf.footprint.deadlines < 100
+    assert (buf.footprint.ids, buf.footprint.unanswered, buf.pending_bytes) == (frozenset(), 0, 0)

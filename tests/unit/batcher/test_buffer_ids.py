@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from temporal_batching.batcher.buffer import Accepted, Buffer, BufferFull
-from temporal_batching.batcher.outbox import MAX_DELIVERIES, MAX_REMEMBERED_ANSWERS
+from temporal_batching.batcher.outbox import MAX_DELIVERIES, MAX_NOTIFIED
 from temporal_batching.batcher.withdrawals import MAX_AGE, MAX_REMEMBERED, MAX_REMEMBERED_BYTES
-from temporal_batching.contract import FlushResult, RejectCode, Trigger
+from temporal_batching.contract import Confirmation, Delivery, FlushResult, OutcomeKind, RejectCode, Trigger, Withdrawal
 from temporal_batching.errors import InvalidRequest
-from temporal_batching.wire.submission import MAX_REPLIES
-from tests.support.buffers import NOW, buffer, caller, ids, policy, submission, take, told
+from temporal_batching.wire.addresses import MAX_REPLIES
+from tests.support.buffers import NOW, buffer, caller, carried, ids, policy, restored, submission, take, told
 
 # One id, many submissions
 
@@ -87,7 +87,7 @@ def test_an_id_in_a_batch_keeps_another_caller_with_it_waiting() -> None:
     buf = buffer(max_in_flight=2, max_batch_size=1)
     buf.accept(submission("a", "v"), NOW)
     first = take(buf, NOW)
-    assert buf.withdraw("a", now=NOW) is False
+    assert buf.withdraw(Withdrawal("a"), NOW) is False
     buf.accept(submission("a", "w"), NOW)
     assert buf.next_batch(NOW) is None
     for name in "vw":
@@ -102,12 +102,12 @@ def test_an_activity_whose_answer_is_on_its_way_gets_no_second_one() -> None:
     buf = buffer()
     buf.accept(submission("a", "v"), NOW)
     batch = take(buf, NOW, force=True)
-    answer = {"reply_to": [caller("v")], "confirmation": {"request_id": "a", "outcome": "written"}}
+    answer = Delivery(caller("v"), Confirmation("a", OutcomeKind.WRITTEN, "main-0/1", 1))
     buf.complete(batch.id, FlushResult({"written": 1}, [answer]), NOW)
     assert buf.accept(submission("a", "v"), NOW) is Accepted.ANSWERED
     assert buf.accept(submission("a", "w"), NOW) is Accepted.NEW
-    restored = Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
-    assert restored.accept(submission("a", "v"), NOW) is Accepted.ANSWERED
+    later = restored(carried(buf))
+    assert later.accept(submission("a", "v"), NOW) is Accepted.ANSWERED
     assert buf.next_deliveries()
     buf.delivered([])
     assert buf.accept(submission("a", "v"), NOW) is Accepted.ANSWERED
@@ -126,7 +126,7 @@ def test_an_attempt_that_arrives_after_its_activity_was_told_is_not_taken_in() -
 def test_an_activity_that_could_not_be_told_may_ask_again() -> None:
     buf = buffer(max_batch_size=1)
     buf.accept(submission("a", "v"), NOW)
-    answer = {"reply_to": [caller("v")], "confirmation": {"request_id": "a", "outcome": "written"}}
+    answer = Delivery(caller("v"), Confirmation("a", OutcomeKind.WRITTEN, "main-0/1", 1))
     buf.complete(take(buf, NOW).id, FlushResult({"written": 1}, [answer]), NOW)
     for _ in range(MAX_DELIVERIES - 1):
         buf.next_deliveries()
@@ -155,10 +155,10 @@ def test_so_may_one_whose_answer_was_in_the_outbox() -> None:
 
 def test_activities_that_were_told_are_not_remembered_without_end() -> None:
     buf = buffer(max_batch_size=1)
-    for n in range(MAX_REMEMBERED_ANSWERS + 5):
+    for n in range(MAX_NOTIFIED + 5):
         buf.accept(submission(f"a-{n}"), NOW)
         buf.complete(take(buf, NOW).id, FlushResult({"written": 1}), NOW)
-    assert len(buf._outbox._notified) == MAX_REMEMBERED_ANSWERS
+    assert buf.footprint.notified == MAX_NOTIFIED
     assert buf.accept(submission("a-4", resubmitted=True), NOW) is Accepted.NEW
 
 
@@ -184,17 +184,17 @@ def test_of_what_comes_again_only_the_sink_may_say_that_it_expired() -> None:
     batch = take(buf, NOW + 5)
     assert (batch.trigger, batch.in_doubt, ids(batch)) == (Trigger.DEADLINE, True, ["late", "b"])
     buf.fail(batch.id, NOW + 5, "down", in_doubt=False)
-    restored = Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
-    restored.expire(NOW + 60)
-    assert (restored.outbox, restored.pending) == (0, 2)
+    later = restored(carried(buf))
+    later.expire(NOW + 60)
+    assert (later.outbox, later.pending) == (0, 2)
 
 
 def test_what_comes_again_is_still_so_in_the_next_run() -> None:
     buf = buffer(linger=60)
     buf.accept(submission("a", expires_at=NOW + 1, resubmitted=True), NOW)
-    restored = Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
-    restored.expire(NOW + 5)
-    assert take(restored, NOW + 5).in_doubt
+    later = restored(carried(buf))
+    later.expire(NOW + 5)
+    assert take(later, NOW + 5).in_doubt
 
 
 def test_what_comes_again_is_not_refused_for_a_limit_that_was_lowered_since() -> None:
@@ -221,7 +221,7 @@ def test_another_caller_that_comes_again_makes_the_request_it_joins_one_for_the_
 def test_what_is_pending_can_be_withdrawn() -> None:
     buf = buffer()
     buf.accept(submission("a"), NOW)
-    assert buf.withdraw("a", "w-a", "run", now=NOW) is True
+    assert buf.withdraw(Withdrawal("a", "w-a", "run"), NOW) is True
     assert (buf.pending, buf.pending_bytes, buf.wake_at()) == (0, 0, None)
     assert told(buf) == [("a", "rejected", "withdrawn", ["w-a"])]
 
@@ -230,7 +230,7 @@ def test_what_is_in_flight_stays_and_so_does_its_outcome() -> None:
     buf = buffer()
     buf.accept(submission("a"), NOW)
     batch = take(buf, NOW, force=True)
-    assert buf.withdraw("a", "w-a", "run", now=NOW) is False
+    assert buf.withdraw(Withdrawal("a", "w-a", "run"), NOW) is False
     buf.complete(batch.id, FlushResult({"written": 1}), NOW)
     assert told(buf) == []
     assert buf.accept(submission("a", "v"), NOW) is Accepted.NEW, "it is not the one that was withdrawn"
@@ -241,26 +241,26 @@ def test_only_the_caller_that_withdraws_stops_waiting() -> None:
     buf = buffer()
     buf.accept(submission("a", "v"), NOW)
     buf.accept(submission("a", "w"), NOW)
-    assert buf.withdraw("a", "v", "run", now=NOW) is False
+    assert buf.withdraw(Withdrawal("a", "v", "run"), NOW) is False
     assert take(buf, NOW, force=True).submissions[0].replies == [caller("w")]
 
 
 def test_a_caller_that_is_another_run_of_the_same_workflow_keeps_waiting() -> None:
     buf = buffer()
     buf.accept(submission("a", "v"), NOW)
-    assert buf.withdraw("a", "v", "an earlier run", now=NOW) is False
+    assert buf.withdraw(Withdrawal("a", "v", "an earlier run"), NOW) is False
     assert buf.pending == 1
-    assert buf.withdraw("a", "v", now=NOW) is True, "without a run it is whichever waits"
+    assert buf.withdraw(Withdrawal("a", "v"), NOW) is True, "without a run it is whichever waits"
 
 
 def over_continue_as_new(buf: Buffer) -> Buffer:
-    return Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
+    return restored(carried(buf))
 
 
 def test_a_withdrawal_that_overtakes_its_request_counts_and_the_ledger_is_asked() -> None:
     # An earlier submission of the same request may have been written.
     buf = buffer(linger=60)
-    assert buf.withdraw("a", "w-a", "run", now=NOW) is True
+    assert buf.withdraw(Withdrawal("a", "w-a", "run"), NOW) is True
     buf = over_continue_as_new(buf)
     assert buf.accept(submission("a", expires_at=NOW + 50), NOW + 1) is Accepted.NEW
     batch = take(buf, NOW + 1)
@@ -271,10 +271,10 @@ def test_a_withdrawal_that_overtakes_its_request_counts_and_the_ledger_is_asked(
 
 def test_a_withdrawal_meets_its_own_run_of_its_own_caller_alone() -> None:
     buf = buffer()
-    buf.withdraw("a", "w-a", "an earlier run", now=NOW)
-    buf.withdraw("a", "w-a", now=NOW)
-    buf.withdraw("a", "v", "run", now=NOW)
-    buf.withdraw("a", now=NOW)
+    buf.withdraw(Withdrawal("a", "w-a", "an earlier run"), NOW)
+    buf.withdraw(Withdrawal("a", "w-a"), NOW)
+    buf.withdraw(Withdrawal("a", "v", "run"), NOW)
+    buf.withdraw(Withdrawal("a"), NOW)
     accepted = submission("a")
     assert buf.accept(accepted, NOW) is Accepted.NEW
     assert not accepted.withdrawn
@@ -282,7 +282,7 @@ def test_a_withdrawal_meets_its_own_run_of_its_own_caller_alone() -> None:
 
 def test_a_withdrawal_is_forgotten_when_its_request_can_no_longer_come() -> None:
     buf = buffer()
-    buf.withdraw("a", "w-a", "run", now=NOW)
+    buf.withdraw(Withdrawal("a", "w-a", "run"), NOW)
     accepted = submission("a")
     assert buf.accept(accepted, NOW + MAX_AGE) is Accepted.NEW
     assert not accepted.withdrawn
@@ -292,16 +292,16 @@ def test_a_withdrawal_is_forgotten_when_its_request_can_no_longer_come() -> None
 def test_remembered_withdrawals_are_bounded_as_they_travel(withdrawals: list[tuple[str, str, str]]) -> None:
     buf = buffer()
     for request_id, workflow_id, run_id in withdrawals * 20:
-        buf.withdraw(request_id, workflow_id, run_id, now=NOW)
-    carried = json.dumps(buf.carry()["withdrawals"], separators=(",", ":"))
-    assert len(carried) <= MAX_REMEMBERED_BYTES + 2 + MAX_REMEMBERED
+        buf.withdraw(Withdrawal(request_id, workflow_id, run_id), NOW)
+    withdrawals_carried = json.dumps(carried(buf)["withdrawals"], separators=(",", ":"))
+    assert len(withdrawals_carried) <= MAX_REMEMBERED_BYTES + 2 + MAX_REMEMBERED
     assert buf.carry_bytes <= MAX_REMEMBERED_BYTES
 
 
 def test_of_too_many_withdrawals_the_oldest_are_forgotten() -> None:
     buf = buffer()
     for n in range(MAX_REMEMBERED + 10):
-        buf.withdraw(f"a-{n}", "w", "run", now=NOW)
+        buf.withdraw(Withdrawal(f"a-{n}", "w", "run"), NOW)
     early, late = submission("a-9", "w"), submission("a-10", "w")
     for one in (early, late):
         buf.accept(one, NOW)

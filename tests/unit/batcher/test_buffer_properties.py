@@ -18,13 +18,25 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from temporal_batching.batcher.batches import PendingBatch
 from temporal_batching.batcher.buffer import Accepted, Buffer, BufferFull
 from temporal_batching.batcher.outbox import MAX_DELIVERIES
 from temporal_batching.batcher.withdrawals import MAX_AGE
-from temporal_batching.contract import FlushResult, JsonObject, RejectCode, Requeued, Trigger
+from temporal_batching.contract import (
+    Confirmation,
+    Delivery,
+    FlushResult,
+    OutcomeKind,
+    RejectCode,
+    Requeued,
+    Trigger,
+    Withdrawal,
+)
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.policy import BatchPolicy
-from temporal_batching.wire.submission import MAX_REPLIES, Submission
+from temporal_batching.wire.addresses import MAX_REPLIES
+from temporal_batching.wire.submission import Submission
+from tests.support.buffers import carried, restored
 from tests.unit.batcher.model import CALLERS, FATES, PARCEL_KEYS, Flight, Ticket, address, make_entry, make_parcel
 
 START = 1_000_000.0
@@ -175,8 +187,8 @@ class BufferMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from([*NAMES, "p"]), caller=st.sampled_from([None, *CALLERS]))
     def withdraws(self, name: str, caller: str | None) -> None:
-        run_id = None if caller is None else address(caller, name).get("run_id")
-        certain = self.buffer.withdraw(name, caller, run_id, now=self.now)
+        run_id = None if caller is None else address(caller, name).run_id
+        certain = self.buffer.withdraw(Withdrawal(name, caller, run_id), self.now)
         ticket = self.pending.get(name)
         flying = next((t for f in self.flights.values() for t in f.tickets if t.name == name), None)
         waiting = next((t for f in self.back for t in f.tickets if t.name == name), None)
@@ -296,7 +308,7 @@ class BufferMachine(RuleBasedStateMachine):
 
     @rule(force=st.sampled_from([False, False, False, True]))
     def flush_starts(self, force: bool) -> None:
-        breaker = self.buffer._breaker
+        breaker = self.buffer.breaker
         blocked = (
             self.buffer.paused
             or len(self.flights) >= self.policy.max_in_flight
@@ -329,14 +341,15 @@ class BufferMachine(RuleBasedStateMachine):
                 assert batch.records <= self.policy.max_batch_records
                 assert batch.size <= self.policy.max_batch_bytes
         assert [e.id for e in batch.submissions] == [t.name for t in flight.tickets], "not in the order of arrival"
-        assert [[r["workflow_id"] for r in e.replies] for e in batch.submissions] == [t.callers for t in flight.tickets]
+        assert [[r.workflow_id for r in e.replies] for e in batch.submissions] == [t.callers for t in flight.tickets]
         self.flights[batch.id] = flight
 
     def due_triggers(self) -> set[Trigger]:
         tickets = self.ready()
         if not tickets:
             return set()
-        submissions = [self.buffer._pending._submissions[t.name] for t in tickets]
+        waiting = {submission.id: submission for submission in self.buffer.waiting}
+        submissions = [waiting[t.name] for t in tickets]
         due = set()
         if (
             sum(t.requests for t in tickets) >= self.policy.max_batch_size
@@ -365,7 +378,7 @@ class BufferMachine(RuleBasedStateMachine):
 
     def complete(self, flight: Flight, fates: list[str], all_delivered: bool = True) -> None:
         outcomes: Counter[str] = Counter()
-        undelivered: list[JsonObject] = []
+        undelivered: list[Delivery] = []
         requeued: list[Requeued] = []
         unknown: list[int] = []
         waiting: set[str] = set()  # keys: a sink does not write what comes after something that is to be retried
@@ -389,17 +402,17 @@ class BufferMachine(RuleBasedStateMachine):
             told.append(ticket)
             outcomes[fate] += ticket.requests
             for caller in [] if all_delivered else ticket.callers[position % 2 :]:
-                answer = {"request_id": ticket.name, "outcome": fate, "batch_id": flight.batch.id}
-                undelivered.append({"reply_to": [address(caller, ticket.name)], "confirmation": answer})
+                confirmation = Confirmation(ticket.name, OutcomeKind(fate), flight.batch.id)
+                undelivered.append(Delivery(address(caller, ticket.name), confirmation))
                 self.outbox.append((ticket.name, caller))
         self.told |= {(t.name, c) for t in told for c in t.callers} - set(self.outbox)
         self.outcomes.update(outcomes)
-        fresh, together, open_before = flight.batch.attempt == 0, len(flight.tickets) > 1, self.buffer.breaker_open
+        fresh, together, open_before = flight.batch.attempt == 0, len(flight.tickets) > 1, self.buffer.breaker.open
         stalled = not settled
         self.buffer.complete(
             flight.batch.id, FlushResult(outcomes, undelivered, requeued, unknown, stalled=stalled), self.now
         )
-        assert self.buffer.breaker_open is (stalled and (open_before or (fresh and together)))
+        assert self.buffer.breaker.open is (stalled and (open_before or (fresh and together)))
         self.look_at_requeued(flight)
 
     def check_order(self, ticket: Ticket) -> None:
@@ -417,7 +430,7 @@ class BufferMachine(RuleBasedStateMachine):
                 ticket.deadline = min(ticket.deadline, self.now)
         self.expect_withdrawn(gone)
         tickets = {t.name: t for t in back if t not in gone}
-        parts = [b for b in self.buffer._batches.requeued if b.number == flight.batch.number]
+        parts = [b for b in self.requeued() if b.number == flight.batch.number]
         parts = [b for b in parts if all(f.batch is not b for f in self.back)]
         self.back += [Flight(part, [tickets.pop(submission.id) for submission in part.submissions]) for part in parts]
         assert not tickets, "lost on its way back"
@@ -427,12 +440,12 @@ class BufferMachine(RuleBasedStateMachine):
     @rule(data=st.data(), in_doubt=st.booleans())
     def flush_fails(self, data: st.DataObject, in_doubt: bool) -> None:
         flight = self.flights.pop(data.draw(st.sampled_from(sorted(self.flights))))
-        overtaken, open_before = flight.batch.overtaken, self.buffer.breaker_open
+        overtaken, open_before = flight.batch.overtaken, self.buffer.breaker.open
         self.buffer.fail(flight.batch.id, self.now, "down", in_doubt=in_doubt)
         for ticket in flight.tickets:
             ticket.in_doubt |= in_doubt
         self.look_at_requeued(flight)
-        assert self.buffer.breaker_open is (open_before or not overtaken)
+        assert self.buffer.breaker.open is (open_before or not overtaken)
 
     # Deliveries
 
@@ -443,7 +456,7 @@ class BufferMachine(RuleBasedStateMachine):
             assert answers == []
         elif self.outbox:
             assert answers
-            told = [(a["confirmation"]["request_id"], r["workflow_id"]) for a in answers for r in a["reply_to"]]
+            told = [self.addressee(answer) for answer in answers]
             assert told == self.outbox[: len(told)]
             self.in_delivery = True
 
@@ -454,31 +467,32 @@ class BufferMachine(RuleBasedStateMachine):
         self.end_delivery(data.draw(st.lists(st.integers(0, count - 1), unique=True, max_size=count)))
 
     def end_delivery(self, failed: list[int]) -> None:
-        attempts = [self.buffer._outbox.carry()[i].get("attempts", 0) + 1 for i in failed]
-        parts = [self.addressees(answer) for answer in self.buffer._outbox.carry()[: self.buffer.deliveries_in_flight]]
+        queued = self.buffer.queued_deliveries[: self.buffer.deliveries_in_flight]
+        attempts = [queued[i].attempts + 1 for i in failed]
+        part = [self.addressee(one.delivery) for one in queued]
         self.buffer.delivered(failed)
         self.in_delivery = False
         self.given_up += sum(n >= MAX_DELIVERIES for n in attempts)
         self.outbox = self.outbox_of_buffer()
-        self.told |= {who for i, part in enumerate(parts) if i not in failed for who in part} - set(self.outbox)
+        self.told |= {who for i, who in enumerate(part) if i not in failed} - set(self.outbox)
 
     # Runs
 
     @precondition(lambda self: not self.flights and not self.in_delivery)
     @rule()
     def continues_as_new(self) -> None:
-        state = json.dumps(self.buffer.carry())
-        assert len(state) <= 1.6 * self.buffer.carry_bytes + 2_000
+        state = carried(self.buffer)
+        assert len(json.dumps(state)) <= 1.6 * self.buffer.carry_bytes + 2_000
         before = self.buffer
-        self.buffer = Buffer.restore("main-0", json.loads(state))
+        self.buffer = restored(state)
         for name in ("pending", "pending_bytes", "dedup_ids", "outbox", "idle", "counts"):
             assert getattr(self.buffer, name) == getattr(before, name), name
         assert self.buffer.wake_at() == before.wake_at()
         self.told.clear()  # for memory, not a promise
-        restored = {(b.number, b.part): b for b in self.buffer._batches.requeued}
+        batches = {(b.number, b.part): b for b in self.requeued()}
         for flight in self.back:
-            flight.batch = restored[flight.batch.number, flight.batch.part]
-        assert json.dumps(self.buffer.carry()) == state
+            flight.batch = batches[flight.batch.number, flight.batch.part]
+        assert carried(self.buffer) == state
 
     # What always holds
 
@@ -486,10 +500,14 @@ class BufferMachine(RuleBasedStateMachine):
         return [*self.flights.values(), *self.back]
 
     def outbox_of_buffer(self) -> list[tuple[str, str]]:
-        return [who for answer in self.buffer._outbox.carry() for who in self.addressees(answer)]
+        return [self.addressee(queued.delivery) for queued in self.buffer.queued_deliveries]
 
-    def addressees(self, answer: JsonObject) -> list[tuple[str, str]]:
-        return [(answer["confirmation"]["request_id"], reply["workflow_id"]) for reply in answer["reply_to"]]
+    def addressee(self, delivery: Delivery) -> tuple[str, str]:
+        assert delivery.confirmation is not None
+        return delivery.confirmation.request_id, str(delivery.reply_to.workflow_id)
+
+    def requeued(self) -> list[PendingBatch]:
+        return [batch for batch in self.buffer.batches if batch.id not in self.flights]
 
     def expect_told(self, answers: list[tuple[str, list[str], str, str | None]]) -> None:
         """The outbox has grown by these answers and by nothing else."""
@@ -499,16 +517,16 @@ class BufferMachine(RuleBasedStateMachine):
         assert grown[: len(self.outbox)] == self.outbox
         assert new == Counter((name, caller) for name, callers, _, _ in answers for caller in callers)
         if count:
-            last = [a["confirmation"] for a in self.buffer._outbox.carry()[-len(answers) :]]
-            assert Counter((c["request_id"], str(c["outcome"]), c["code"]) for c in last) == Counter(
-                (name, outcome, code) for name, _, outcome, code in answers
+            last = [queued.delivery.confirmation for queued in self.buffer.queued_deliveries[-count:]]
+            assert Counter((c.request_id, str(c.outcome), c.code) for c in last if c is not None) == Counter(
+                (name, outcome, code) for name, callers, outcome, code in answers for _ in callers
             )
         self.outbox = grown
 
     @invariant()
     def everything_is_where_the_model_has_it(self) -> None:
         buf = self.buffer
-        assert list(buf._pending) == list(self.pending)
+        assert [submission.id for submission in buf.waiting] == list(self.pending)
         assert buf.pending == sum(
             t.requests for t in [*self.pending.values(), *(t for f in self.back for t in f.tickets)]
         )
@@ -524,17 +542,18 @@ class BufferMachine(RuleBasedStateMachine):
     def sizes_add_up(self) -> None:
         buf = self.buffer
         held = [e for f in self.held() for e in f.batch.submissions]
-        assert buf.pending_bytes == sum(e.size for e in [*buf._pending.values(), *held])
-        assert buf._pending.records == sum(e.records for e in buf._pending.values())
-        assert buf._pending.requests == sum(e.requests for e in buf._pending.values())
+        assert buf.pending_bytes == sum(e.size for e in [*buf.waiting, *held])
+        requeued = sum(batch.requests for batch in self.requeued())
+        assert buf.pending == sum(e.requests for e in buf.waiting) + requeued
 
     @invariant()
     def memory_is_bounded(self) -> None:
         buf = self.buffer
-        assert len(buf._pending._deadlines) <= 2 * len(self.pending) + 65
-        assert set(buf._batches.by_id) == {t.name for f in self.held() for t in f.tickets}
-        assert set(buf._batches._keys) == {key for f in self.held() for t in f.tickets for key in t.keys}
-        assert len(buf._outbox._waiting) <= len(self.outbox)
+        footprint = buf.footprint
+        assert footprint.deadlines <= 2 * len(self.pending) + 65
+        assert footprint.ids == {t.name for f in self.held() for t in f.tickets}
+        assert footprint.keys == {key for f in self.held() for t in f.tickets for key in t.keys}
+        assert footprint.unanswered <= len(self.outbox)
 
     @invariant()
     def it_wakes_when_something_is_due_and_never_for_nothing(self) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from temporal_batching.batcher.batches import PendingBatch
 from temporal_batching.batcher.buffer import PROBES_EACH, Buffer
-from temporal_batching.contract import FlushResult, Requeued
-from tests.support.buffers import NOW, buffer, caller, ids, parcel, submission, take, told
+from temporal_batching.contract import FlushResult, Requeued, Withdrawal
+from tests.support.buffers import NOW, buffer, caller, carried, ids, parcel, restored, submission, take, told
 
 
 def requeue(buf: Buffer, batch: PendingBatch, *positions: int, now: float = NOW, in_doubt: bool = False) -> None:
@@ -31,7 +29,7 @@ def test_a_retry_keeps_its_batch_id_and_has_pauses_of_its_own() -> None:
     requeue(buf, first, 1)
     now = NOW
     for attempt, pause in enumerate((1, 2, 4, 4), start=1):
-        assert (buf.requeued, buf.pending, buf.breaker_open) == (1, 1, False)
+        assert (buf.requeued, buf.pending, buf.breaker.open) == (1, 1, False)
         assert buf.wake_at() == now + pause
         assert buf.next_batch(now + pause - 0.1) is None
         now += pause
@@ -82,7 +80,7 @@ def test_what_is_blocked_makes_no_batch_due() -> None:
     buf = buffer(linger=20, max_batch_size=2)
     fill(buf, "a1", "a2", key="a")
     requeue(buf, take(buf, NOW), 0, 1)
-    assert buf.breaker_open
+    assert buf.breaker.open
     fill(buf, "a3", "a4", "a5", key="a", now=NOW + 0.5)
     fill(buf, "b", key="b", now=NOW + 0.5)
     batch = take(buf, NOW + 1)
@@ -100,9 +98,9 @@ def test_a_request_by_itself_does_not_open_the_breaker_however_often_it_is_retri
     requeue(buf, take(buf, NOW), 0)
     fill(buf, "b")
     requeue(buf, take(buf, NOW), 0)
-    assert not buf.breaker_open
+    assert not buf.breaker.open
     requeue(buf, take(buf, NOW + 1), 0, now=NOW + 1)
-    assert not buf.breaker_open
+    assert not buf.breaker.open
 
 
 def test_if_nothing_of_a_batch_gets_through_the_breaker_opens_and_another_batch_is_the_probe() -> None:
@@ -110,18 +108,18 @@ def test_if_nothing_of_a_batch_gets_through_the_breaker_opens_and_another_batch_
     buf = buffer(linger=0, max_batch_size=2)
     fill(buf, "bad1", "bad2", "a", "b")
     requeue(buf, take(buf, NOW), 0, 1)
-    assert (buf.breaker_open, buf.sink_error, buf.next_batch(NOW + 0.9)) == (True, "locked", None)
+    assert (buf.breaker.open, buf.breaker.error, buf.next_batch(NOW + 0.9)) == (True, "locked", None)
     probe = take(buf, NOW + 1)
     assert ids(probe) == ["a", "b"]
     buf.complete(probe.id, FlushResult({"written": 2}), NOW + 1)
-    assert (buf.breaker_open, buf.sink_error, buf.requeued) == (False, None, 2)
+    assert (buf.breaker.open, buf.breaker.error, buf.requeued) == (False, None, 2)
 
 
 def test_a_batch_of_which_something_gets_through_leaves_the_breaker_closed() -> None:
     buf = buffer(linger=0)
     fill(buf, "a", "b", "c")
     requeue(buf, take(buf, NOW), 0, 1)
-    assert not buf.breaker_open
+    assert not buf.breaker.open
 
 
 def test_in_an_outage_few_batches_are_probed_in_turn() -> None:
@@ -136,7 +134,7 @@ def test_in_an_outage_few_batches_are_probed_in_turn() -> None:
     assert probed[: PROBES_EACH + 1] == ["r0"] * PROBES_EACH + ["r1"]
     assert set(probed) == {f"r{n}" for n in range(5)}, "each enters history once, and few do"
     buf.complete(take(buf, now).id, FlushResult({"written": 1}), now)
-    assert not buf.breaker_open
+    assert not buf.breaker.open
     written = []
     for _ in range(9):
         batch = take(buf, now)
@@ -272,12 +270,12 @@ def test_retries_are_carried_over() -> None:
     fill(buf, "a", "b", "c", key="k")
     requeue(buf, take(buf, NOW), 1, 2, in_doubt=True)
     fill(buf, "d", key="k")
-    state = json.dumps(buf.carry())
-    restored = Buffer.restore("main-0", json.loads(state))
-    assert json.dumps(restored.carry()) == state
-    assert restored.wake_at() == buf.wake_at() == NOW + 1
-    assert (restored.requeued, restored.pending, restored.counts.retries, restored.idle) == (2, 3, 2, False)
-    batch = take(restored, NOW + 1)
+    state = carried(buf)
+    later = restored(state)
+    assert carried(later) == state
+    assert later.wake_at() == buf.wake_at() == NOW + 1
+    assert (later.requeued, later.pending, later.counts.retries, later.idle) == (2, 3, 2, False)
+    batch = take(later, NOW + 1)
     assert (ids(batch), batch.id, batch.attempt, batch.in_doubt) == (["b", "c"], "main-0/1", 1, True)
 
 
@@ -308,9 +306,9 @@ def test_that_others_got_through_meanwhile_is_known_to_the_next_run() -> None:
     first, second = take(buf, NOW), take(buf, NOW)
     buf.fail(first.id, NOW, "down", in_doubt=False)
     buf.complete(second.id, FlushResult(outcomes={"written": 1}), NOW)
-    state = json.loads(json.dumps(buf.carry()))
+    state = carried(buf)
     assert state["requeued"][0]["overtaken"] is True
-    assert json.loads(json.dumps(Buffer.restore("main-0", state).carry())) == state
+    assert carried(restored(state)) == state
 
 
 # Withdrawn while it waits
@@ -322,7 +320,7 @@ def test_what_waits_for_its_retry_can_be_withdrawn_if_no_attempt_can_have_writte
     requeue(buf, take(buf, NOW), 0)
     fill(buf, "c", key="k")
     assert buf.next_batch(NOW) is None
-    assert buf.withdraw("a", "w-a", "run", now=NOW) is True
+    assert buf.withdraw(Withdrawal("a", "w-a", "run"), NOW) is True
     assert told(buf) == [("a", "rejected", "withdrawn", ["w-a"])]
     assert (buf.requeued, buf.pending, buf.counts.outcomes["rejected"]) == (0, 1, 1)
     assert ids(take(buf, NOW)) == ["c"], "its key is free again"
@@ -334,7 +332,7 @@ def test_what_waits_in_doubt_and_is_withdrawn_is_asked_about_and_not_written() -
     first = take(buf, NOW)
     deadline = first.submissions[0].expires_at  # an attempt under way may commit it until then
     requeue(buf, first, 0, in_doubt=True)
-    assert buf.withdraw("a", "w-a", "run", now=NOW) is False, "it may be written"
+    assert buf.withdraw(Withdrawal("a", "w-a", "run"), NOW) is False, "it may be written"
     assert told(buf) == []
     batch = take(buf, NOW + 10_000)
     (only,) = batch.submissions
@@ -346,7 +344,7 @@ def test_a_withdrawal_during_an_attempt_counts_when_it_has_to_be_retried(way: st
     buf = buffer(linger=0)
     fill(buf, "a", key="k")
     batch = take(buf, NOW)
-    assert buf.withdraw("a", "w-a", "run", now=NOW) is False
+    assert buf.withdraw(Withdrawal("a", "w-a", "run"), NOW) is False
     if way == "retry":
         requeue(buf, batch, 0)
     else:
@@ -360,10 +358,10 @@ def test_only_who_waits_for_the_retry_can_withdraw_it() -> None:
     buf.accept(submission("a", "v", "w"), NOW)
     requeue(buf, take(buf, NOW), 0)
     buf.accept(submission("a", "x"), NOW)  # waits for what becomes of the first
-    assert buf.withdraw("a", "nobody", "run", now=NOW) is False
-    assert buf.withdraw("a", "v", "run", now=NOW) is False
+    assert buf.withdraw(Withdrawal("a", "nobody", "run"), NOW) is False
+    assert buf.withdraw(Withdrawal("a", "v", "run"), NOW) is False
     assert buf.pending == 2
-    assert buf.withdraw("a", "w", "run", now=NOW) is False, "another one waits for the same id"
+    assert buf.withdraw(Withdrawal("a", "w", "run"), NOW) is False, "another one waits for the same id"
     assert told(buf) == [("a", "rejected", "withdrawn", ["w"])]
     (other,) = take(buf, NOW).submissions
     assert other.replies == [caller("x")]

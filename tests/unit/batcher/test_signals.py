@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from temporalio.api.common.v1 import Payload
 from temporalio.common import RawValue
 
-from temporal_batching.batcher.buffer import Buffer
 from temporal_batching.batcher.outbox import MAX_REFUSALS_BYTES
 from temporal_batching.batcher.signals import MAX_PROBLEMS, SignalQueue
 from temporal_batching.batcher.withdrawals import MAX_REMEMBERED_BYTES
 from temporal_batching.policy import CARRY_LIMIT_BYTES, MAX_REQUEST_BYTES
-from tests.support.buffers import NOW, buffer
+from temporal_batching.wire.deliveries import delivery_to_wire
+from tests.support.buffers import NOW, buffer, carried, restored
 
 ROOM = 60_000
 """Bytes that may wait in the buffers here."""
@@ -85,13 +85,13 @@ def test_junk_is_bounded_in_what_a_run_carries(
     assert len(problems) <= MAX_PROBLEMS
     assert len(problems) + more == queue.malformed
     assert buf.carry_bytes <= ROOM + MAX_REFUSALS_BYTES + MAX_REMEMBERED_BYTES < CARRY_LIMIT_BYTES // 2
-    state = json.dumps(buf.carry(), separators=(",", ":"))
-    assert len(state) <= 1.6 * buf.carry_bytes + 2_000
-    Buffer.restore("main-0", json.loads(state))
+    state = carried(buf)
+    assert len(json.dumps(state, separators=(",", ":"))) <= 1.6 * buf.carry_bytes + 2_000
+    assert carried(restored(state)) == state
     for _ in range(1_000):
         answers = buf.next_deliveries()
-        assert len(json.dumps(answers)) < MAX_REQUEST_BYTES
-        assert not any("activity_id" in reply for answer in answers for reply in answer["reply_to"])
+        assert len(json.dumps([delivery_to_wire(answer) for answer in answers])) < MAX_REQUEST_BYTES
+        assert not any(answer.reply_to.by_activity for answer in answers)
         buf.delivered([])
         if not answers:
             break

@@ -22,15 +22,18 @@ from temporal_batching.contract import (
     OutcomeKind,
     Record,
     RejectCode,
+    ReplyTo,
     Requeued,
     Trigger,
     WriteRequest,
 )
 from temporal_batching.errors import ErrorType, SinkUnavailable
 from temporal_batching.flush.activity import Flusher
-from temporal_batching.flush.settlement import unavailable, write_batch
+from temporal_batching.flush.settlement import BatchResult, unavailable, write_batch
 from temporal_batching.sinks.base import Batch, Sink
 from temporal_batching.sinks.memory import MemorySink
+from temporal_batching.wire.submission import load_submission
+from tests.support.buffers import caller
 
 
 class FakeSink(Sink):
@@ -56,17 +59,13 @@ def all_written(batch: Batch) -> Sequence[Outcome]:
     return [Outcome.written() for _ in batch]
 
 
-def caller(name: str) -> JsonObject:
-    return {"workflow_id": name, "run_id": "run", "activity_id": "1"}
-
-
-def wire(request_id: str, *callers: JsonObject, expires_at: float | None = None, n: Any = 1) -> JsonObject:
+def wire(request_id: str, *callers: ReplyTo, expires_at: float | None = None, n: Any = 1) -> JsonObject:
     return {
         "request_id": request_id,
         "key": "",
         "records": [{"table": "t", "values": {"n": n}}],
         "expires_at": expires_at,
-        "reply_to": list(callers) or [caller(f"w-{request_id}")],
+        "reply_to": [one.to_wire() for one in callers or [caller(f"w-{request_id}")]],
     }
 
 
@@ -116,9 +115,18 @@ async def run(sink: Sink, flush: FlushInput, calls: Calls | None = None) -> Flus
     return await environment.run(activity, flush)
 
 
+async def settle(sink: Sink, flush: FlushInput, **options: Any) -> BatchResult:
+    return await write_batch(sink, flush, [load_submission(one) for one in flush.submissions or ()], **options)
+
+
+def confirmed(result: BatchResult) -> list[tuple[str, str]]:
+    """Of each confirmation, the request and its outcome."""
+    confirmations = [delivery.confirmation for delivery in result.deliveries]
+    return [(one.request_id, str(one.outcome)) for one in confirmations if one is not None]
+
+
 async def outcomes(sink: Sink, flush: FlushInput) -> list[tuple[str, str]]:
-    answers = (await write_batch(sink, flush)).answers
-    return [(answer.body["request_id"], str(answer.body["outcome"])) for answer in answers]
+    return confirmed(await settle(sink, flush))
 
 
 async def test_every_caller_is_told_its_own_outcome() -> None:
@@ -151,7 +159,7 @@ async def test_the_sink_sees_the_batch_as_the_shard_formed_it() -> None:
 
 async def test_a_workflow_gets_one_signal_with_all_its_answers() -> None:
     calls = Calls()
-    one, other = {"workflow_id": "w"}, {"workflow_id": "v"}
+    one, other = ReplyTo("w"), ReplyTo("v")
     await run(FakeSink(all_written), flush_of(wire("a", one), wire("b", other), wire("c", one)), calls)
     told = {name: [body["request_id"] for body in bodies] for name, bodies in calls.signalled}
     assert told == {"w": ["a", "c"], "v": ["b"]}
@@ -160,7 +168,7 @@ async def test_a_workflow_gets_one_signal_with_all_its_answers() -> None:
 
 async def test_the_first_of_several_callers_has_written_and_the_others_duplicate() -> None:
     calls = Calls()
-    await run(FakeSink(all_written), flush_of(wire("a", caller("u"), caller("v"), {"workflow_id": "w"})), calls)
+    await run(FakeSink(all_written), flush_of(wire("a", caller("u"), caller("v"), ReplyTo("w"))), calls)
     assert {name: body["outcome"] for name, body in calls.completed.items()} == {"u": "written", "v": "duplicate"}
     assert [(name, bodies[0]["outcome"]) for name, bodies in calls.signalled] == [("w", "duplicate")]
 
@@ -177,7 +185,7 @@ async def test_a_parcel_gets_one_receipt_with_what_differs_from_written() -> Non
         "request_id": "p",
         "requests": [wire("a"), wire("b"), wire("c")],
         "expires_at": None,
-        "reply_to": [caller("u"), caller("v")],
+        "reply_to": [caller("u").to_wire(), caller("v").to_wire()],
     }
 
     def write(batch: Batch) -> Sequence[Outcome]:
@@ -186,8 +194,8 @@ async def test_a_parcel_gets_one_receipt_with_what_differs_from_written() -> Non
     calls = Calls()
     result = await run(FakeSink(write), flush_of(wire("x"), parcel), calls)
     assert result.outcomes == {"written": 3, "rejected": 1}
-    assert calls.completed["u"]["others"] == {"1": Outcome.rejected(RejectCode.TYPE, "no")}
-    assert {i: o.kind for i, o in calls.completed["v"]["others"].items()} == {
+    assert calls.completed["u"]["others"] == {"1": {"kind": "rejected", "code": "type", "reason": "no"}}
+    assert {i: o["kind"] for i, o in calls.completed["v"]["others"].items()} == {
         "0": OutcomeKind.DUPLICATE,
         "1": OutcomeKind.REJECTED,
         "2": OutcomeKind.DUPLICATE,
@@ -226,8 +234,8 @@ async def test_an_attempt_still_under_way_cannot_write_what_was_told_expired() -
 async def test_what_the_sink_itself_found_late_is_expired() -> None:
     times = iter([100.0, 300.0, 300.0])
     sink = FakeSink(lambda batch: [Outcome.expired() for _ in batch])
-    result = await write_batch(sink, flush_of(wire("a", expires_at=200.0)), clock=lambda: next(times))
-    assert [str(answer.body["outcome"]) for answer in result.answers] == ["expired"]
+    result = await settle(sink, flush_of(wire("a", expires_at=200.0)), clock=lambda: next(times))
+    assert confirmed(result) == [("a", "expired")]
 
 
 # A rejection is final
@@ -273,11 +281,16 @@ async def test_a_rejection_that_was_told_holds_when_the_constraint_no_longer_doe
 
 
 async def test_one_id_twice_in_a_batch_is_written_once_whichever_way_the_sink_is_asked() -> None:
-    parcel = {"request_id": "p", "requests": [wire("a"), wire("b")], "reply_to": [caller("p")], "expires_at": None}
-    result = await write_batch(FakeSink(all_written), flush_of(wire("a"), parcel))
+    parcel = {
+        "request_id": "p",
+        "requests": [wire("a"), wire("b")],
+        "reply_to": [caller("p").to_wire()],
+        "expires_at": None,
+    }
+    result = await settle(FakeSink(all_written), flush_of(wire("a"), parcel))
     assert result.counts == {"written": 2, "duplicate": 1}
     late = {**parcel, "requests": [wire("committed")], "expires_at": 1.0}
-    result = await write_batch(FakeSink(all_written), flush_of(wire("committed"), late, in_doubt=True))
+    result = await settle(FakeSink(all_written), flush_of(wire("committed"), late, in_doubt=True))
     assert result.counts == {"written": 1, "duplicate": 1}
 
 
@@ -306,7 +319,7 @@ async def test_a_sink_that_cannot_tell_what_became_of_the_late_fails_the_flush(a
 
     submissions = [wire("late", expires_at=1.0), *([wire("a")] if alive else [])]
     with pytest.raises(ApplicationError, match="gone") as failure:
-        await write_batch(Silent(all_written), flush_of(*submissions))
+        await settle(Silent(all_written), flush_of(*submissions))
     assert failure.value.details[0] is alive, "in doubt is what was written before, and nothing else was"
 
 
@@ -320,9 +333,8 @@ async def test_an_exception_that_the_sink_does_not_declare_is_no_verdict_and_sto
 
     names = ["a", "b", "bad", "c", "d"]
     sink = FakeSink(write)
-    result = await write_batch(sink, flush_of(*map(wire, names)))
-    told = {a.body["request_id"]: str(a.body["outcome"]) for a in result.answers}
-    assert told == dict.fromkeys(["a", "b", "c", "d"], "written")
+    result = await settle(sink, flush_of(*map(wire, names)))
+    assert dict(confirmed(result)) == dict.fromkeys(["a", "b", "c", "d"], "written")
     assert result.requeued == [Requeued(2, "the sink failed on it", in_doubt=True)]
     assert (result.counts, result.sink_errors, result.stalled) == ({"written": 4}, 1, False)
     assert sink.settled == [], "what is to be retried is not fenced"
@@ -342,8 +354,8 @@ async def test_the_order_of_a_key_holds_when_the_sink_fails_on_its_first_request
 
     sink = FakeSink(write)
     submissions = [{**wire(name), "key": key} for name, key in (("bad", "k"), ("x", "other"), ("b", "k"), ("c", ""))]
-    result = await write_batch(sink, flush_of(*submissions))
-    assert [answer.body["request_id"] for answer in result.answers] == ["x", "c"]
+    result = await settle(sink, flush_of(*submissions))
+    assert [request_id for request_id, _ in confirmed(result)] == ["x", "c"]
     assert [(one.position, one.in_doubt) for one in result.requeued] == [(0, True), (2, True)]
     assert ["b"] not in sink.written
     assert all("b" not in part for part in sink.written[1:])
@@ -372,13 +384,13 @@ class RefusesTheSecondTime(Sink):
 
 
 async def test_without_a_fence_a_request_that_may_be_written_is_not_called_rejected() -> None:
-    raised = await write_batch(RefusesTheSecondTime(), flush_of(wire("a"), wire("b")))
+    raised = await settle(RefusesTheSecondTime(), flush_of(wire("a"), wire("b")))
     assert (raised.counts, [one.in_doubt for one in raised.requeued]) == ({}, [True, True])
-    later = await write_batch(RefusesTheSecondTime(), flush_of({**wire("a"), "in_doubt": True}, in_doubt=True))
+    later = await settle(RefusesTheSecondTime(), flush_of({**wire("a"), "in_doubt": True}, in_doubt=True))
     assert (later.counts, [one.in_doubt for one in later.requeued]) == ({}, [True])
-    certain = await write_batch(RefusesTheSecondTime(), flush_of(wire("a")))
+    certain = await settle(RefusesTheSecondTime(), flush_of(wire("a")))
     assert certain.counts == {"rejected": 1}
-    fenced = await write_batch(FakeSink(refuses_the_second_time), flush_of(wire("a"), wire("committed")))
+    fenced = await settle(FakeSink(refuses_the_second_time), flush_of(wire("a"), wire("committed")))
     assert fenced.counts == {"rejected": 1, "written": 1}
 
 
@@ -388,7 +400,7 @@ async def test_what_a_raising_call_may_have_written_is_in_doubt_whatever_its_par
             raise RuntimeError("after its effect")
         return [Outcome.retry("locked")]
 
-    result = await write_batch(FakeSink(write), flush_of(wire("a"), wire("b")))
+    result = await settle(FakeSink(write), flush_of(wire("a"), wire("b")))
     assert [one.in_doubt for one in result.requeued] == [True, True]
 
 
@@ -399,7 +411,7 @@ async def test_what_is_withdrawn_and_cannot_be_fenced_now_keeps_its_key_waiting(
 
     sink = Fails(all_written)
     withdrawn = {**wire("a", expires_at=time.time() + 60), "key": "k", "withdrawn": True, "in_doubt": True}
-    result = await write_batch(sink, flush_of(withdrawn, {**wire("b"), "key": "k"}, wire("c"), in_doubt=True))
+    result = await settle(sink, flush_of(withdrawn, {**wire("b"), "key": "k"}, wire("c"), in_doubt=True))
     assert sink.written == [["c"]]
     assert [one.position for one in result.requeued] == [0, 1]
     assert result.unknown == []
@@ -408,16 +420,16 @@ async def test_what_is_withdrawn_and_cannot_be_fenced_now_keeps_its_key_waiting(
 async def test_what_is_withdrawn_in_doubt_is_fenced_or_without_a_fence_written() -> None:
     withdrawn = {**wire("a", expires_at=time.time() + 60), "withdrawn": True, "in_doubt": True}
     sink = FakeSink(all_written)
-    fenced = await write_batch(sink, flush_of(withdrawn, in_doubt=True))
+    fenced = await settle(sink, flush_of(withdrawn, in_doubt=True))
     assert (sink.written, sink.settled, fenced.counts) == ([], [["a"]], {"rejected": 1})
-    written = await write_batch(NoFence(), flush_of(withdrawn, in_doubt=True))
+    written = await settle(NoFence(), flush_of(withdrawn, in_doubt=True))
     assert (written.counts, written.unknown) == ({"written": 1}, [])
 
 
 async def test_in_doubt_and_without_a_fence_nobody_is_told_anything() -> None:
     late = [{**wire(name, expires_at=1.0), flag: True} for name, flag in (("a", "in_doubt"), ("b", "resubmitted"))]
-    result = await write_batch(NoFence(), flush_of(*late, wire("c", expires_at=1.0), wire("d")))
-    assert [(a.body["request_id"], str(a.body["outcome"])) for a in result.answers] == [
+    result = await settle(NoFence(), flush_of(*late, wire("c", expires_at=1.0), wire("d")))
+    assert confirmed(result) == [
         ("c", "expired"),
         ("d", "written"),
     ]
@@ -432,8 +444,8 @@ async def test_a_fence_that_fails_on_one_request_costs_nobody_else_its_outcome()
             return await super().fence(batch)
 
     submissions = [wire(name, expires_at=1.0) for name in ("committed", "bad", "b")]
-    result = await write_batch(Fragile(all_written), flush_of(*submissions))
-    assert [str(answer.body["outcome"]) for answer in result.answers] == ["written", "expired"]
+    result = await settle(Fragile(all_written), flush_of(*submissions))
+    assert [outcome for _, outcome in confirmed(result)] == ["written", "expired"]
     assert (result.unknown, result.sink_errors) == ([1], 1)
 
 
@@ -456,31 +468,46 @@ async def test_what_is_to_be_retried_is_neither_told_nor_fenced(in_doubt: bool) 
 
 
 async def test_a_parcel_with_one_request_to_be_retried_goes_back_whole_and_in_doubt() -> None:
-    parcel = {"request_id": "p", "requests": [wire("a"), wire("b")], "reply_to": [caller("p")], "expires_at": None}
-    result = await write_batch(FakeSink(retry("b")), flush_of(wire("x"), parcel))
-    assert [answer.reply_to["workflow_id"] for answer in result.answers] == ["w-x"]
+    parcel = {
+        "request_id": "p",
+        "requests": [wire("a"), wire("b")],
+        "reply_to": [caller("p").to_wire()],
+        "expires_at": None,
+    }
+    result = await settle(FakeSink(retry("b")), flush_of(wire("x"), parcel))
+    assert [delivery.reply_to.workflow_id for delivery in result.deliveries] == ["w-x"]
     assert (result.requeued, result.counts) == ([Requeued(1, "locked", in_doubt=True)], {"written": 1})
 
 
 async def test_what_shares_an_id_with_what_is_to_be_retried_waits_with_it() -> None:
     """Else both would be `written`: the ledger takes the one for an earlier attempt at the other."""
-    parcel = {"request_id": "p", "requests": [wire("a"), wire("b")], "reply_to": [caller("p")], "expires_at": None}
-    result = await write_batch(FakeSink(retry("b")), flush_of(wire("a"), parcel, wire("c")))
-    assert [answer.body["request_id"] for answer in result.answers] == ["c"]
+    parcel = {
+        "request_id": "p",
+        "requests": [wire("a"), wire("b")],
+        "reply_to": [caller("p").to_wire()],
+        "expires_at": None,
+    }
+    result = await settle(FakeSink(retry("b")), flush_of(wire("a"), parcel, wire("c")))
+    assert [request_id for request_id, _ in confirmed(result)] == ["c"]
     assert [(one.position, one.in_doubt) for one in result.requeued] == [(0, True), (1, True)]
 
 
 async def test_in_a_half_of_a_batch_no_request_of_a_parcel_is_told_that_it_was_the_first() -> None:
-    parcel = {"request_id": "p", "requests": [wire("a"), wire("b")], "reply_to": [caller("p")], "expires_at": None}
+    parcel = {
+        "request_id": "p",
+        "requests": [wire("a"), wire("b")],
+        "reply_to": [caller("p").to_wire()],
+        "expires_at": None,
+    }
     flush = replace(flush_of(wire("x"), parcel), halved=True)
-    result = await write_batch(FakeSink(all_written), flush)
+    result = await settle(FakeSink(all_written), flush)
     assert result.counts == {"written": 1, "duplicate": 2}
 
 
 async def test_a_flush_says_whether_anything_got_through() -> None:
-    assert (await write_batch(FakeSink(retry("a", "b")), flush_of(wire("a"), wire("b")))).stalled
-    assert not (await write_batch(FakeSink(retry("a")), flush_of(wire("a"), wire("b")))).stalled
-    assert not (await write_batch(FakeSink(retry("a")), flush_of(wire("a"), wire("b", expires_at=1.0)))).stalled
+    assert (await settle(FakeSink(retry("a", "b")), flush_of(wire("a"), wire("b")))).stalled
+    assert not (await settle(FakeSink(retry("a")), flush_of(wire("a"), wire("b")))).stalled
+    assert not (await settle(FakeSink(retry("a")), flush_of(wire("a"), wire("b", expires_at=1.0)))).stalled
 
 
 # Whether anything may be committed
@@ -493,7 +520,7 @@ async def test_after_a_part_was_written_a_failure_is_in_doubt_whoever_raises_it(
 
     sink = GoesAway(lambda batch: [Outcome.rejected(RejectCode.CONSTRAINT, "no") for _ in batch])
     with pytest.raises(ApplicationError) as failure:
-        await write_batch(sink, flush_of(wire("a")))
+        await settle(sink, flush_of(wire("a")))
     assert failure.value.details[0] is True
 
 
@@ -504,7 +531,7 @@ async def test_what_raised_before_it_was_halved_may_be_committed() -> None:
         raise SinkUnavailable("down", in_doubt=False)
 
     with pytest.raises(ApplicationError) as failure:
-        await write_batch(FakeSink(write), flush_of(wire("a"), wire("b")))
+        await settle(FakeSink(write), flush_of(wire("a"), wire("b")))
     assert failure.value.details[0] is True
 
 
@@ -518,7 +545,7 @@ async def test_a_half_that_was_written_before_the_other_failed_is_in_doubt() -> 
         return all_written(batch)
 
     with pytest.raises(ApplicationError) as failure:
-        await write_batch(FakeSink(write), flush_of(wire("a"), wire("b")))
+        await settle(FakeSink(write), flush_of(wire("a"), wire("b")))
     assert failure.value.details[0] is True
 
 
@@ -527,21 +554,21 @@ async def test_a_wrong_number_of_outcomes_is_the_sinks_mistake_and_no_verdict(
     answers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     sink = FakeSink(lambda _: [Outcome.written()] * answers)
-    result = await write_batch(sink, flush_of(wire("a"), wire("b")))
+    result = await settle(sink, flush_of(wire("a"), wire("b")))
     assert [(one.position, one.in_doubt) for one in result.requeued] == [(0, True), (1, True)]
-    assert (result.answers, result.sink_errors, result.stalled) == ([], 2, True)
+    assert (result.deliveries, result.sink_errors, result.stalled) == ([], 2, True)
     assert f"FakeSink.write answered {answers} outcomes for 1 requests" in caplog.text
 
 
 async def test_what_is_no_outcome_is_the_sinks_mistake_and_no_verdict(caplog: pytest.LogCaptureFixture) -> None:
     odd: Any = [Outcome.written(), None, True]
-    result = await write_batch(FakeSink(lambda _: odd), flush_of(wire("a"), wire("b"), wire("c")))
-    assert [answer.body["request_id"] for answer in result.answers] == ["a"]
+    result = await settle(FakeSink(lambda _: odd), flush_of(wire("a"), wire("b"), wire("c")))
+    assert [request_id for request_id, _ in confirmed(result)] == ["a"]
     assert [(one.position, one.in_doubt) for one in result.requeued] == [(1, True), (2, True)]
     assert result.sink_errors == 2
     assert "FakeSink.write answered NoneType where an Outcome belongs" in caplog.text
     nothing: Any = None
-    result = await write_batch(FakeSink(lambda _: nothing), flush_of(wire("a")))
+    result = await settle(FakeSink(lambda _: nothing), flush_of(wire("a")))
     assert [one.position for one in result.requeued] == [0]
     assert "FakeSink.write answered NoneType instead of outcomes" in caplog.text
 
@@ -551,12 +578,12 @@ async def test_what_is_no_outcome_is_the_sinks_mistake_and_no_verdict(caplog: py
 
 async def test_an_answer_that_cannot_be_delivered_now_goes_back_to_the_batcher() -> None:
     calls = Calls(lambda name: RPCStatusCode.UNAVAILABLE if name in ("w-b", "v") else None)
-    flush = flush_of(wire("a"), wire("b"), wire("c", caller("u"), {"workflow_id": "v"}))
+    flush = flush_of(wire("a"), wire("b"), wire("c", caller("u"), ReplyTo("v")))
     result = await run(FakeSink(all_written), flush, calls)
     assert result.outcomes == {"written": 3}
-    assert [(a["reply_to"], a["confirmation"]["outcome"]) for a in result.undelivered] == [
-        ([caller("w-b")], "written"),
-        ([{"workflow_id": "v"}], "duplicate"),
+    assert [(one.reply_to, one.confirmation and one.confirmation.outcome) for one in result.undelivered] == [
+        (caller("w-b"), "written"),
+        (ReplyTo("v"), "duplicate"),
     ]
     assert sorted(calls.completed) == ["u", "w-a"]
 

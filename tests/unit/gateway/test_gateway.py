@@ -15,7 +15,7 @@ from temporalio.converter import DataConverter
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from temporal_batching.contract import JsonObject, RejectCode, SubmitResult
+from temporal_batching.contract import JsonObject, Refusal, RejectCode, SubmitResult
 from temporal_batching.errors import ErrorType
 from temporal_batching.gateway.activities import Gateway
 from temporal_batching.gateway.submitter import ShardSubmitter
@@ -100,7 +100,7 @@ async def test_a_shard_busy_for_a_moment_is_asked_again_without_failing_an_attem
 
 async def test_a_shard_whose_buffer_is_full_is_not_pressed() -> None:
     submitter = Submitter(busy=[False, False])
-    assert await submitter.submit(request(0)) == (RejectCode.OVERLOADED, "busy")
+    assert await submitter.submit(request(0)) == Refusal(0, RejectCode.OVERLOADED, "busy")
     assert len(submitter.sent) == 1
 
 
@@ -161,7 +161,7 @@ async def test_parcels_go_packed_and_nothing_else_does() -> None:
 async def test_a_caller_cannot_pack_a_parcel_itself() -> None:
     environment = ActivityEnvironment()
     packed = parcel(0).packed().to_wire()
-    with pytest.raises(ApplicationError, match="packing them is the gateway's part"):
+    with pytest.raises(ApplicationError, match="only the gateway packs them"):
         await environment.run(Gateway(cast(Client, None)).batch_write_many, sent(packed))
 
 
@@ -204,8 +204,29 @@ async def test_a_write_that_names_no_batcher_is_for_whichever_it_reaches(wire: d
     assert failure.value.type == ErrorType.REJECTED
 
 
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"records": [{"table": "entries", "values": {"n": nested(101)}}]}, "nested too deeply: at most 100 levels"),
+        ({"expires_at": -1}, "until the year 9999"),
+        ({"expires_at": 1e15}, "until the year 9999"),
+    ],
+)
+async def test_a_gateway_rejects_all_that_a_shard_would(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ApplicationError, match=message) as failure:
+        await ActivityEnvironment().run(Gateway(cast(Client, None)).batch_write, sent({**CALL, **changes}))
+    assert failure.value.type == ErrorType.REJECTED
+
+
 class Refuses:
     """In the place of a shard's submitter: whatever comes has come to the right batcher."""
 
-    async def submit(self, submission: object) -> tuple[str, str]:
-        return "too_large", "it has arrived"
+    async def submit(self, submission: object) -> Refusal:
+        return Refusal(0, RejectCode.TOO_LARGE, "it has arrived")

@@ -18,9 +18,11 @@ from temporalio.converter import DataConverter
 
 from temporal_batching.contract import Record, WriteRequest
 from temporal_batching.errors import InvalidRequest
+from temporal_batching.wire.bodies import decompress_requests, same_content
+from temporal_batching.wire.checks import measure
 from temporal_batching.wire.decoding import InexactNumber, decode_json, decode_payload
-from temporal_batching.wire.parcels import unpack
-from temporal_batching.wire.submission import encode_request, measure, read_requests, read_submission, same_content
+from temporal_batching.wire.encoding import encode_request
+from temporal_batching.wire.submission import read_submission
 
 CONVERTER = DataConverter.default.payload_converter
 
@@ -64,7 +66,7 @@ def test_what_was_read_once_is_written_and_read_as_the_same(number: float | int)
     submission = read_submission({"request_id": "p", "requests": [request(repr(number))]})
     again = read_submission(json.loads(json.dumps(submission.packed().to_wire())))
     assert same_content(submission.body, again.body)
-    (there,) = read_requests(again.body, None)
+    (there,) = again.write_requests()
     assert repr(there.records[0].values["v"][0]["deep"]) == repr(number)
 
 
@@ -109,7 +111,7 @@ def test_a_packed_parcel_with_such_a_number_is_refused() -> None:
     text = '[{"request_id": "r", "records": [{"table": "t", "values": {"v": 12345678901234567.89}}]}]'
     packed = base64.b64encode(zlib.compress(text.encode())).decode()
     with pytest.raises(InvalidRequest, match="cannot be unpacked"):
-        unpack({"packed": packed})
+        decompress_requests(packed)
 
 
 def test_a_message_that_is_no_json_says_so_and_any_other_is_the_converters() -> None:

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from temporal_batching import MemorySink
-from temporal_batching.batcher.buffer import Buffer
 from temporal_batching.contract import FlushInput, JsonObject, RejectCode
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.flush.settlement import write_batch
 from temporal_batching.policy import MAX_REQUEST_BYTES
-from temporal_batching.wire.submission import Submission, read_requests, read_submission, same_content
-from tests.support.buffers import NOW, buffer, caller, parcel, take
+from temporal_batching.wire.bodies import PackedParcel, same_content
+from temporal_batching.wire.submission import Submission, load_submission, read_submission
+from tests.support.buffers import NOW, buffer, caller, carried, parcel, restored, take
 
 
 def wire(submission: Submission) -> JsonObject:
@@ -29,7 +29,7 @@ def wire(submission: Submission) -> JsonObject:
 def squeezed(requests: Any, *, counts: list[Any] | None = None, size: Any = 100) -> JsonObject:
     packed = base64.b64encode(zlib.compress(json.dumps(requests).encode())).decode()
     made = {"request_id": "p", "packed": packed, "holds": counts or [len(requests), len(requests)], "bytes": size}
-    return {**made, "keys": [], "reply_to": caller("w")}
+    return {**made, "keys": [], "reply_to": caller("w").to_wire()}
 
 
 def requests(*ids: str, **values: Any) -> list[JsonObject]:
@@ -39,10 +39,10 @@ def requests(*ids: str, **values: Any) -> list[JsonObject]:
 def test_a_packed_parcel_holds_what_was_packed_and_counts_the_same() -> None:
     plain = parcel("p", "a", "b", "c")
     packed = read_submission(wire(plain.packed()))
-    assert "requests" not in packed.body
+    assert isinstance(packed.body, PackedParcel)
     assert (packed.id, packed.requests, packed.records) == ("p", 3, 3)
     assert packed.size == plain.size, "a parcel that fits a batch must fit it packed"
-    assert read_requests(packed.body, 7.0) == read_requests(plain.body, 7.0)
+    assert packed.body.write_requests(7.0) == plain.body.write_requests(7.0)
     assert same_content(packed.body, plain.body)
     assert not same_content(packed.body, parcel("p", "a", "b").packed().body)
 
@@ -53,7 +53,7 @@ def test_alike_rows_take_a_fraction_of_the_room() -> None:
 
 
 def test_a_single_request_is_not_packed() -> None:
-    single = read_submission({**requests("a")[0], "reply_to": caller("w")})
+    single = read_submission({**requests("a")[0], "reply_to": caller("w").to_wire()})
     assert single.packed() is single
 
 
@@ -109,20 +109,20 @@ async def test_a_parcel_that_does_not_hold_what_it_says_is_rejected_and_its_neig
     for submission in (parcel("before", "x"), read_submission(bad), parcel("after", "y").packed()):
         buf.accept(submission, now)
     batch = take(buf, now)
-    submissions = [wire(submission) for submission in batch.submissions]
-    settled = await write_batch(sink, FlushInput("main", 0, batch.id, batch.trigger, submissions))
+    submissions = [load_submission(wire(submission)) for submission in batch.submissions]
+    settled = await write_batch(sink, FlushInput("main", 0, batch.id, batch.trigger, None), submissions)
     declared = bad["holds"][0]
     assert settled.counts == {"written": 2, "rejected": declared}
-    before, told, after = settled.answers
-    assert (told.body["outcome"], told.body["code"]) == ("rejected", "invalid")
-    assert [answer.body["others"] for answer in (before, after)] == [{}, {}]
+    before, bad_one, after = settled.deliveries
+    assert bad_one.confirmation is not None
+    assert (bad_one.confirmation.outcome, bad_one.confirmation.code) == ("rejected", "invalid")
+    assert [delivery.receipt and delivery.receipt.others for delivery in (before, after)] == [{}, {}]
     assert len(sink.rows["t"]) == 2
 
 
 def test_a_packed_parcel_is_carried_over_whole() -> None:
     buf = buffer(linger=0)
     buf.accept(parcel("p", "a", "b").packed(), NOW)
-    later = Buffer.restore("main-0", json.loads(json.dumps(buf.carry())))
-    (submission,) = take(later, NOW).submissions
+    (submission,) = take(restored(carried(buf)), NOW).submissions
     assert (submission.requests, submission.records) == (2, 2)
-    assert [one.request_id for one in read_requests(submission.body, None)] == ["a", "b"]
+    assert [one.request_id for one in submission.write_requests()] == ["a", "b"]

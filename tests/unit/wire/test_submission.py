@@ -17,23 +17,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from temporal_batching.contract import JsonObject, Record, RejectCode, WriteRequest
+from temporal_batching.contract import JsonObject, Record, RejectCode, ReplyTo, WriteRequest
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.policy import MAX_REQUEST_BYTES
-from temporal_batching.wire.submission import (
-    ENVELOPE_BYTES,
-    MAX_REPLIES,
-    MAX_WAITED,
-    Submission,
-    deadline_after,
-    encode_request,
-    jsonable,
-    measure,
-    read_replies,
-    read_requests,
-    read_submission,
-    same_content,
-)
+from temporal_batching.wire.addresses import MAX_REPLIES, read_replies
+from temporal_batching.wire.bodies import RequestBody, same_content
+from temporal_batching.wire.checks import measure
+from temporal_batching.wire.deadlines import MAX_WAITED, deadline_after
+from temporal_batching.wire.encoding import encode_request, jsonable
+from temporal_batching.wire.submission import ENVELOPE_BYTES, Submission, read_submission
 
 
 def record(**values: Any) -> JsonObject:
@@ -57,27 +49,27 @@ def test_a_request_is_read() -> None:
     )
     assert submission.id == "r-1"
     assert (submission.requests, submission.records, submission.expires_at) == (1, 1, 12.5)
-    assert submission.replies == [{"workflow_id": "w", "activity_id": "3"}]
-    assert submission.body == {"request_id": "r-1", "key": "a", "records": [record()]}
-    assert submission.size == measure(submission.body) + ENVELOPE_BYTES
+    assert submission.replies == [ReplyTo("w", activity_id="3")]
+    assert submission.body == RequestBody("r-1", "a", [record()])
+    assert submission.size == measure(submission.body.to_wire()) + ENVELOPE_BYTES
 
 
 def test_the_key_may_be_missing_null_or_empty() -> None:
     bare = request()
     del bare["key"]
-    assert [read_submission(r).body["key"] for r in (bare, request(key=None), request(key=""))] == ["", "", ""]
+    assert [read_submission(r).keys for r in (bare, request(key=None), request(key=""))] == [(), (), ()]
 
 
 def test_what_a_batcher_does_not_know_is_left_behind() -> None:
     submission = read_submission(request(colour="red", batcher="main", records=[{**record(), "note": 1}]))
-    assert submission.body == {"request_id": "r-1", "key": "a", "records": [record()]}
+    assert submission.body == RequestBody("r-1", "a", [record()])
 
 
 def test_a_parcel_is_read_as_one_entry() -> None:
     parcel = [request(request_id=f"r-{n}", records=[record(n=n), record(n=n)]) for n in range(3)]
     submission = read_submission({"request_id": "p-1", "requests": parcel, "reply_to": {"activity_id": "a"}})
     assert (submission.id, submission.requests, submission.records) == ("p-1", 3, 6)
-    read = read_requests(submission.body, 7.0)
+    read = submission.body.write_requests(7.0)
     assert [r.request_id for r in read] == ["r-0", "r-1", "r-2"]
     assert {r.expires_at for r in read} == {7.0}
 
@@ -85,9 +77,7 @@ def test_a_parcel_is_read_as_one_entry() -> None:
 def test_what_is_read_is_what_was_encoded() -> None:
     sent = WriteRequest("r-1", [Record("t", {"a": Decimal("1.10"), "b": None})], key="k")
     submission = read_submission({**encode_request(sent), "expires_at": 5})
-    assert read_requests(submission.body, submission.expires_at) == [
-        WriteRequest("r-1", [Record("t", {"a": "1.10", "b": None})], "k", 5)
-    ]
+    assert submission.write_requests() == [WriteRequest("r-1", [Record("t", {"a": "1.10", "b": None})], "k", 5)]
 
 
 BAD: list[tuple[Any, str]] = [
@@ -121,6 +111,9 @@ BAD: list[tuple[Any, str]] = [
     (request(records=[record(n=10**5_000)]), "a number has too many digits; send it as a string"),
     (request(records=[record(n={1, 2})]), "a value is not JSON"),
     (request(records=[record(n=nested(100_000))]), "a value is nested too deeply"),
+    (request(records=[record(n=nested(101))]), "a value is nested too deeply: at most 100 levels"),
+    (request(expires_at=-1), "expires_at is a number of seconds since the epoch, until the year 9999"),
+    (request(expires_at=10**30), "expires_at is a number of seconds since the epoch, until the year 9999"),
     (request(expires_at="soon"), "expires_at is a number of seconds since the epoch, not a string"),
     (request(expires_at=True), "expires_at is a number of seconds since the epoch, not a boolean"),
     (request(expires_at=float("nan")), "expires_at is a number of seconds since the epoch, not NaN or infinite"),
@@ -284,8 +277,10 @@ def test_a_mapping_of_any_kind_is_a_request() -> None:
 def test_replies_may_be_missing_one_or_many_and_one_address_counts_once() -> None:
     one = {"workflow_id": "w"}
     assert read_replies(None) == []
-    assert read_replies(one) == [one]
-    assert read_replies([one, {**one, "run_id": None}, {"activity_id": "a"}]) == [one, {"activity_id": "a"}]
+    assert read_replies(one) == [ReplyTo("w")]
+    replies = read_replies([one, {**one, "run_id": None}, {"activity_id": "a"}])
+    assert replies == [ReplyTo("w"), ReplyTo(activity_id="a")]
+    assert [reply.to_wire() for reply in replies] == [one, {"activity_id": "a"}]
     assert len(read_replies([{"activity_id": str(n)} for n in range(MAX_REPLIES)])) == MAX_REPLIES
 
 
@@ -295,9 +290,10 @@ def test_the_size_grows_with_those_who_wait() -> None:
 
 
 def test_what_travels_is_the_body_its_deadline_and_its_replies() -> None:
-    submission = Submission("r", {"request_id": "r", "records": []}, 1, 0, 9, 4.0, [{"workflow_id": "w"}])
+    submission = Submission(RequestBody("r", "k", []), 9, 4.0, [ReplyTo("w")])
     assert submission.to_wire() == {
         "request_id": "r",
+        "key": "k",
         "records": [],
         "expires_at": 4.0,
         "reply_to": [{"workflow_id": "w"}],
@@ -327,7 +323,7 @@ def test_what_comes_again_says_so_as_it_travels() -> None:
 )
 def test_records_are_the_same_as_the_ledgers_digest_sees_them(one: Any, other: Any, same: bool) -> None:
     bodies = [read_submission(request(records=[record(**values)])).body for values in (one, other)]
-    parcels = [read_submission({"request_id": "p", "requests": [body]}).body for body in bodies]
+    parcels = [read_submission({"request_id": "p", "requests": [body.to_wire()]}).body for body in bodies]
     assert same_content(*bodies) is same
     assert same_content(*parcels) is same
 
