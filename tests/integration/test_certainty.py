@@ -157,10 +157,9 @@ async def test_a_caller_into_a_locked_table_hears_what_is_certain(client: Client
     assert database.rows("SELECT n FROM entries") == [(0,)]
 
 
-async def test_of_a_wait_for_a_lock_past_the_deadline_only_what_is_behind_it_hears_for_certain(
-    client: Client, database: TestDatabase
-) -> None:
-    """The one whose flush waits may be written as soon as the lock is free; what is behind it is in no flush."""
+@pytest.mark.xfail(strict=True, reason="only the lock timeout of the sink bounds the wait of a batch")
+async def test_a_wait_for_a_lock_ends_at_the_deadline_of_the_write(client: Client, database: TestDatabase) -> None:
+    """Then the outcome is certain for the request in the flush too, however long the sink may wait for locks."""
     database.execute("CREATE TABLE entries (n integer PRIMARY KEY)")
     async with running(client, database.sink(lock_timeout=timedelta(seconds=8))) as service:
         async with lock(database):
@@ -171,6 +170,6 @@ async def test_of_a_wait_for_a_lock_past_the_deadline_only_what_is_behind_it_hea
 
             await assert_eventually(in_flight)
             behind = await asyncio.gather(*(write_by(service, way, 100 + 10 * i) for i, way in enumerate(EXPIRED)))
-            assert await first == {"WriteNotConfirmed"}
+            assert await first == {"WriteExpired"}
         assert dict(zip(EXPIRED, behind, strict=True)) == {way: {error} for way, error in EXPIRED.items()}
-    assert {n for (n,) in database.rows("SELECT n FROM entries")} <= {1}
+    assert database.rows("SELECT n FROM entries") == []

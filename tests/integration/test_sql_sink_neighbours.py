@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from temporal_batching.contract import OutcomeKind, Record, RejectCode, WriteRequest
+from temporal_batching.errors import SinkUnavailable
 from temporal_batching.sinks.base import Batch
 from temporal_batching.sinks.sql import TableRule
 from tests.support.databases import TestDatabase
@@ -227,3 +229,43 @@ async def test_what_a_full_disk_has_room_for_is_written(sqlite: TestDatabase) ->
     outcomes = await sink.write(Batch([entry(1), big, entry(2)], id="main-0/1"))
     assert [o.kind.value for o in outcomes] == ["written", "retry", "written"]
     assert "full" in str(outcomes[1].reason)
+
+
+@pytest.mark.xfail(strict=True, reason="only the lock timeout of the sink bounds the wait of a batch")
+async def test_a_wait_for_a_lock_ends_at_the_earliest_deadline_of_the_batch(postgresql: TestDatabase) -> None:
+    postgresql.execute(f"{ENTRIES};;INSERT INTO entries VALUES (1, 1)")
+    rules = {"entries": TableRule(conflict="update", key=["id"])}
+    sink = postgresql.sink(tables=rules, lock_timeout=timedelta(seconds=20))
+    await sink.open()
+    began = time.time()
+    requests = [replace(entry(n), expires_at=began + (2 if n == 2 else 60)) for n in range(4)]
+    with postgresql.engine.connect() as outsider:
+        outsider.execute(sa.text("SELECT * FROM entries WHERE id = 1 FOR UPDATE"))
+        outcomes = await sink.write(Batch(requests, id="main-0/1"))
+        waited = time.time() - began
+        outsider.rollback()
+    # What is past its deadline is fenced; the one in front of the lock is retried, and the others do not wait for it.
+    assert [o.kind.value for o in outcomes] == ["written", "retry", "expired", "written"]
+    assert waited < 15
+    assert [o.kind.value for o in await sink.write(Batch(requests[1:2], id="main-0/1", attempt=1))] == ["written"]
+
+
+@pytest.mark.xfail(strict=True, reason="only the lock timeout of the sink bounds the wait of a batch")
+async def test_a_wait_for_the_writer_of_sqlite_ends_at_the_earliest_deadline(sqlite: TestDatabase) -> None:
+    sqlite.execute(ENTRIES)
+    sink = sqlite.sink(lock_timeout=timedelta(seconds=12))
+    await sink.open()
+    requests = [replace(entry(n), expires_at=time.time() + (2 if n == 2 else 60)) for n in range(4)]
+    outsider = sa.create_engine(sqlite.url, isolation_level="AUTOCOMMIT")
+    with outsider.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        with pytest.raises(SinkUnavailable, match="locked") as caught:
+            await sink.write(Batch(requests, id="main-0/1"))
+        assert not caught.value.in_doubt
+        assert time.monotonic() - began < 9
+        connection.exec_driver_sql("ROLLBACK")
+    outsider.dispose()
+    # The next attempt has the whole limit again.
+    outcomes = await sink.write(Batch(requests, id="main-0/1", attempt=1))
+    assert [o.kind.value for o in outcomes] == ["written", "written", "expired", "written"]
