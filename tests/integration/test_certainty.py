@@ -157,7 +157,6 @@ async def test_a_caller_into_a_locked_table_hears_what_is_certain(client: Client
     assert database.rows("SELECT n FROM entries") == [(0,)]
 
 
-@pytest.mark.xfail(strict=True, reason="only the lock timeout of the sink bounds the wait of a batch")
 async def test_a_wait_for_a_lock_ends_at_the_deadline_of_the_write(client: Client, database: TestDatabase) -> None:
     """Then the outcome is certain for the request in the flush too, however long the sink may wait for locks."""
     database.execute("CREATE TABLE entries (n integer PRIMARY KEY)")

@@ -231,7 +231,6 @@ async def test_what_a_full_disk_has_room_for_is_written(sqlite: TestDatabase) ->
     assert "full" in str(outcomes[1].reason)
 
 
-@pytest.mark.xfail(strict=True, reason="only the lock timeout of the sink bounds the wait of a batch")
 async def test_a_wait_for_a_lock_ends_at_the_earliest_deadline_of_the_batch(postgresql: TestDatabase) -> None:
     postgresql.execute(f"{ENTRIES};;INSERT INTO entries VALUES (1, 1)")
     rules = {"entries": TableRule(conflict="update", key=["id"])}
@@ -250,7 +249,6 @@ async def test_a_wait_for_a_lock_ends_at_the_earliest_deadline_of_the_batch(post
     assert [o.kind.value for o in await sink.write(Batch(requests[1:2], id="main-0/1", attempt=1))] == ["written"]
 
 
-@pytest.mark.xfail(strict=True, reason="only the lock timeout of the sink bounds the wait of a batch")
 async def test_a_wait_for_the_writer_of_sqlite_ends_at_the_earliest_deadline(sqlite: TestDatabase) -> None:
     sqlite.execute(ENTRIES)
     sink = sqlite.sink(lock_timeout=timedelta(seconds=12))

@@ -96,7 +96,6 @@ async def test_a_ledger_that_vanishes_is_an_outage_not_a_rejection(database: Tes
     assert await written(sink, entry(1)) == ["written"]
 
 
-@pytest.mark.xfail(strict=True, reason="opening waits for a locked ledger without limit")
 async def test_opening_waits_for_a_locked_ledger_only_for_the_lock_timeout(postgresql: TestDatabase) -> None:
     postgresql.execute(ENTRIES)
     first = postgresql.sink(lock_timeout=timedelta(milliseconds=300))
@@ -132,7 +131,6 @@ async def test_opening_waits_for_a_locked_file_only_for_the_lock_timeout(sqlite:
     assert await written(later, entry(1)) == ["written"]
 
 
-@pytest.mark.xfail(strict=True, reason="looking at a table's columns waits for its lock without limit")
 async def test_the_schema_is_read_within_the_timeouts(postgresql: TestDatabase) -> None:
     """Reading a default or an index takes a lock in recent releases; a catalog itself can be locked in all of them."""
     postgresql.execute(ENTRIES)

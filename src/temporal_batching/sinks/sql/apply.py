@@ -150,7 +150,7 @@ class FaultIsolator:
             return False
         if len(ready) == 1 or not faulty:
             try:
-                self._transaction.limit(*self._progress.limits([request.request_id for request in ready]))
+                self._transaction.limit(self._progress.limits(ready))
                 inserts = arrange(ready, self._database)
                 complete = self._transaction.attempt(self._stamp, ready, inserts, savepoint=True)
             except DatabaseFailure as failure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -83,6 +84,21 @@ class Stamp:
     status: LedgerStatus = LedgerStatus.WRITTEN
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of statements, in seconds.
+
+    Attributes:
+        statement: The longest that each statement may take.
+        lock: The longest wait for a lock, of those that an attempt at these requests may have.
+        until_deadline: The time until the earliest deadline of the requests; no wait for a lock lasts longer.
+    """
+
+    statement: float
+    lock: float
+    until_deadline: float = math.inf
+
+
 class Transaction(ABC):
     """One transaction on one connection. Every method may raise `DatabaseFailure`."""
 
@@ -96,8 +112,8 @@ class Transaction(ABC):
         this raises, nothing of it remains when it ran with a savepoint; without one, roll back.
         """
 
-    def limit(self, statement: float, lock: float) -> None:  # noqa: B027  optional
-        """Bounds the statements from now on: seconds that each may take, and may wait for a lock."""
+    def limit(self, limits: Limits) -> None:  # noqa: B027  optional
+        """Bounds the statements from now on."""
 
     @property
     def session_used(self) -> bool:
@@ -157,8 +173,14 @@ class DatabaseAdapter(ABC):
         """Makes a connection from the pool ready. Returns whether the sink has used it before (it may be stale)."""
 
     @contextmanager
-    def bounded(self, connection: sa.Connection, seconds: float) -> Iterator[None]:
-        """A transaction of its own for something beside the batches, that waits no longer than this for each thing."""
+    def bounded(self, connection: sa.Connection, *, statement: float, lock: float) -> Iterator[None]:
+        """A transaction for statements that write no batch.
+
+        Args:
+            connection: A prepared one.
+            statement: The seconds that each statement may take.
+            lock: The seconds that it may wait for a lock.
+        """
         yield
 
     @abstractmethod

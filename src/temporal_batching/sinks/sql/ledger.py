@@ -143,7 +143,6 @@ def ensure_identity(connection: sa.Connection, ledger: sa.Table, *, create: bool
             "from a backup"
         )
     connection.exec_driver_sql(statement.removesuffix(";"))
-    connection.commit()
     entered = read_identity(connection, ledger)
     if entered is None:
         raise SinkConfigurationError(f"the ledger {ledger.fullname} has a row with an empty request id")

@@ -23,6 +23,7 @@ from temporal_batching.sinks.ledger import IDENTITY_ID, LedgerEntry
 from temporal_batching.sinks.sql.database import (
     DatabaseAdapter,
     Insert,
+    Limits,
     PreparedRequest,
     SinkCounters,
     Stamp,
@@ -41,10 +42,8 @@ _SESSION_USED = "temporal_batching.session_used"
 # At READ COMMITTED an insert that waited for another transaction is followed by a look that sees what that one did.
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 # For this transaction only: the connection may be the user's, or a pooler's.
-_LIMITS = (
-    "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true),"
-    " set_config('idle_in_transaction_session_timeout', %s, true)"
-)
+_SETTINGS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+_LIMITS = "SELECT " + ", ".join(f"set_config('{name}', %s, true)" for name in _SETTINGS)
 
 
 # The triggers that are deferred to the commit run here instead: no timeout applies to a commit.
@@ -101,9 +100,10 @@ class PostgresqlDatabase(DatabaseAdapter):
         return _milliseconds(statement), _milliseconds(lock), self._idle
 
     @contextmanager
-    def bounded(self, connection: sa.Connection, seconds: float) -> Iterator[None]:
-        connection.exec_driver_sql(_BEGIN)
-        connection.exec_driver_sql(_LIMITS, self.limits_of(seconds, seconds))
+    def bounded(self, connection: sa.Connection, *, statement: float, lock: float) -> Iterator[None]:
+        # Without parameters the driver sends several statements at once: one round trip.
+        settings = zip(_SETTINGS, self.limits_of(statement, lock), strict=True)
+        connection.exec_driver_sql("; ".join([_BEGIN, *(f"SET LOCAL {name} = {value}" for name, value in settings)]))
         try:
             yield
         except BaseException:
@@ -325,8 +325,10 @@ class PostgresqlTransaction(Transaction):
     def session_used(self) -> bool:
         return self._session_used
 
-    def limit(self, statement: float, lock: float) -> None:
-        limits = self._database.limits_of(statement, lock)
+    def limit(self, limits: Limits) -> None:
+        self._limit(self._database.limits_of(limits.statement, min(limits.lock, limits.until_deadline)))
+
+    def _limit(self, limits: tuple[str, str, str]) -> None:
         for position, (sql, _) in enumerate(self._waiting):
             if sql is _LIMITS:  # not sent yet: these take their place
                 self._waiting[position] = (_LIMITS, limits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -9,7 +10,7 @@ from datetime import timedelta
 
 from temporal_batching.contract import Outcome, OutcomeKind
 from temporal_batching.sinks.base import Batch
-from temporal_batching.sinks.sql.database import PreparedRequest
+from temporal_batching.sinks.sql.database import Limits, PreparedRequest
 from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass
 from temporal_batching.sinks.sql.failed_tries import NEVER, Failed, FailedTries
 from temporal_batching.sinks.sql.schema import BoundTable, Row
@@ -62,6 +63,7 @@ class Progress:
         statement_timeout: timedelta,
         lock_timeout: timedelta,
         failed: FailedTries,
+        wall_clock: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begins the call.
@@ -71,6 +73,7 @@ class Progress:
             statement_timeout: The time for all of it, which is below the batcher's ``flush_timeout``.
             lock_timeout: The longest wait for a lock, while nothing has had to wait in vain.
             failed: What the sink remembers of earlier attempts. `remember` adds to it.
+            wall_clock: Seconds since the epoch, by which deadlines are judged.
             clock: Seconds, by which the time is measured.
         """
         self.order = failed.order(batch)
@@ -82,6 +85,7 @@ class Progress:
         self._timed_out: set[str] = set()
         self._time = statement_timeout.total_seconds()
         self._lock = lock_timeout.total_seconds()
+        self._wall_clock = wall_clock
         self._clock = clock
         self._began = clock()
         self._brief_lock = batch.attempt > 0
@@ -97,11 +101,25 @@ class Progress:
 
     # How long, and how often
 
-    def limits(self, request_ids: Sequence[str]) -> tuple[float, float]:
-        """Seconds that each statement of the next try, of these requests, may take, and may wait for a lock."""
+    def limits(self, requests: Sequence[PreparedRequest], *, deadlines: bool = True) -> Limits:
+        """The bounds of the statements of the next try of these requests.
+
+        Args:
+            requests: The requests that are tried together.
+            deadlines: Whether the earliest deadline that is ahead bounds the wait for a lock.
+        """
         left = self._began + self._time - self._clock()
-        failed = self._failed_before.of(request_ids[0]) if len(request_ids) == 1 else NEVER
-        return max(BRIEF_TRY, min(left, self._share(failed, len(request_ids)))), self._lock_limit(failed)
+        failed = self._failed_before.of(requests[0].request_id) if len(requests) == 1 else NEVER
+        return Limits(
+            statement=max(BRIEF_TRY, min(left, self._share(failed, len(requests)))),
+            lock=self._lock_limit(failed),
+            until_deadline=self._until_deadline(requests) if deadlines else math.inf,
+        )
+
+    def _until_deadline(self, requests: Sequence[PreparedRequest]) -> float:
+        now = self._wall_clock()
+        ahead = (r.expires_at - now for r in requests if r.expires_at is not None and r.expires_at > now)
+        return max(BRIEF_LOCK, min(ahead, default=math.inf))
 
     def _share(self, failed: Failed, requests: int) -> float:
         longest = self._time * FIRST_SHARE

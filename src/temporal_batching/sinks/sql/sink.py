@@ -126,7 +126,8 @@ class SqlSink(Sink):
                 in the rest what was too slow is isolated. A statement that outlasts its share is ended by PostgreSQL,
                 or interrupted in SQLite; deferred triggers count as one. PostgreSQL also ends a transaction that was
                 idle for so long, so that what a crashed or stuck worker left behind does not hold its locks.
-            lock_timeout: The longest wait for another transaction's lock, or for SQLite's single writer. On
+            lock_timeout: The longest wait for another transaction's lock, or for SQLite's single writer; shorter if a
+                request that waits has an earlier deadline. It bounds opening the sink and reading the schema too. On
                 PostgreSQL, once a request of a flush has waited in vain, the others wait 0.1 s, and so does every
                 later attempt; a request that is tried by itself waits twice as long each time, up to a quarter of it.
             connect_timeout: The longest wait for a connection to PostgreSQL.
@@ -171,11 +172,11 @@ class SqlSink(Sink):
         self._database.reserved = [self._ledger, DeadLetters(DEFAULT_DEAD_LETTERS, self._engine.dialect).table]
         self._catalogue = Catalogue(
             rules=rules,
-            list_names=lambda: self._with_connection(self._database.list_names),
-            reflect=lambda name, where, rule: self._with_connection(
+            list_names=lambda: self._bounded(self._database.list_names),
+            reflect=lambda name, where, rule: self._bounded(
                 lambda connection: self._database.reflect(connection, name, where, rule)
             ),
-            version=lambda: self._with_connection(self._database.schema_version),
+            version=lambda: self._bounded(self._database.schema_version),
         )
         self._clock = clock
         self._failed = FailedTries()
@@ -242,8 +243,8 @@ class SqlSink(Sink):
         def keep() -> None:
             try:
                 if self._create_ledger:
-                    self._with_connection(lambda c: self._bounded(c, table.create_if_missing))
-                self._with_connection(lambda c: self._bounded(c, lambda c: table.keep(c, letters, at)))
+                    self._bounded(table.create_if_missing, longest=LETTERS_TIMEOUT)
+                self._bounded(lambda connection: table.keep(connection, letters, at), longest=LETTERS_TIMEOUT)
             except (DatabaseFailure, sa.exc.SQLAlchemyError) as err:
                 failure = err if isinstance(err, DatabaseFailure) else self._database.classify(err)
                 if not failure.rejects:
@@ -255,9 +256,15 @@ class SqlSink(Sink):
         await self._in_thread(keep)
         return True
 
-    def _bounded(self, connection: sa.Connection, work: Callable[[sa.Connection], None]) -> None:
-        with self._database.bounded(connection, min(self._lock_timeout, LETTERS_TIMEOUT).total_seconds()):
-            work(connection)
+    def _bounded(self, work: Callable[[sa.Connection], T], *, longest: timedelta = timedelta.max) -> T:
+        """Runs work beside the batches in a transaction of its own, within the sink's timeouts and ``longest``."""
+        statement, lock = (min(one, longest).total_seconds() for one in (self._statement_timeout, self._lock_timeout))
+
+        def bounded(connection: sa.Connection) -> T:
+            with self._database.bounded(connection, statement=statement, lock=lock):
+                return work(connection)
+
+        return self._with_connection(bounded)
 
     async def lookup(self, request_ids: Iterable[str]) -> dict[str, LedgerEntry]:
         """What the ledger knows of these ids; unknown ones are missing from the answer.
@@ -312,8 +319,9 @@ class SqlSink(Sink):
                     identity = ensure_identity(connection, self._ledger, create=self._create_ledger)
                     self.identity = self._database.identity = identity
 
+            with self._answering(f"the ledger {self._ledger.fullname} cannot be read or written now: "):
+                self._bounded(check)
             with self._answering():
-                self._with_connection(check)
                 if again or not self._opened:
                     self._catalogue.check()
                 else:
@@ -329,7 +337,11 @@ class SqlSink(Sink):
             # It did fit when the sink was opened: what waits in the batcher waits for whoever changes it back.
             raise SinkUnavailable(str(err), in_doubt=False) from None
         progress = Progress(
-            batch, statement_timeout=self._statement_timeout, lock_timeout=self._lock_timeout, failed=self._failed
+            batch,
+            statement_timeout=self._statement_timeout,
+            lock_timeout=self._lock_timeout,
+            failed=self._failed,
+            wall_clock=self._clock,
         )
         try:
             self._flush_part(batch, progress.order, progress, fence=fence)
@@ -495,10 +507,15 @@ class SqlSink(Sink):
             self.counters.retries += 1
 
     @contextmanager
-    def _answering(self) -> Iterator[None]:
-        """Turns what the database says into `SinkUnavailable`. Without its cause: that may hold values or the URL."""
+    def _answering(self, what: str = "") -> Iterator[None]:
+        """Turns what the database says into `SinkUnavailable`. Without its cause: that may hold values or the URL.
+
+        Args:
+            what: Precedes the reason of a failure on a connection that goes on living.
+        """
         try:
             yield
         except (DatabaseFailure, sa.exc.SQLAlchemyError) as err:
             failure = err if isinstance(err, DatabaseFailure) else self._database.classify(err)
-            raise SinkUnavailable(self._describe(failure), in_doubt=False) from None
+            prefix = "" if failure.error_class is ErrorClass.UNAVAILABLE else what
+            raise SinkUnavailable(f"{prefix}{self._describe(failure)}", in_doubt=False) from None

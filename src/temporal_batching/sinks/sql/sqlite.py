@@ -15,6 +15,7 @@ from temporal_batching.sinks.ledger import IDENTITY_ID, LedgerEntry, judge
 from temporal_batching.sinks.sql.database import (
     DatabaseAdapter,
     Insert,
+    Limits,
     PreparedRequest,
     SinkCounters,
     Stamp,
@@ -53,7 +54,7 @@ class SqliteDatabase(DatabaseAdapter):
         self, engine: sa.Engine, ledger: sa.Table, counters: SinkCounters, *, lock_timeout: float, wal: bool
     ) -> None:
         super().__init__(engine, ledger, counters)
-        self._lock_timeout = lock_timeout
+        self.lock_timeout = lock_timeout
         self._wal = wal
 
     def prepare(self, connection: sa.Connection) -> bool:
@@ -63,7 +64,7 @@ class SqliteDatabase(DatabaseAdapter):
         if info.get(_USED):
             return True
         with _classified():
-            connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(self._lock_timeout * 1000)}")
+            connection.exec_driver_sql(busy_timeout(self.lock_timeout))
             connection.exec_driver_sql("PRAGMA foreign_keys = ON")
             if self._wal:
                 self._switch_to_wal(connection)
@@ -72,7 +73,7 @@ class SqliteDatabase(DatabaseAdapter):
 
     def _switch_to_wal(self, connection: sa.Connection) -> None:
         """Readers then never wait for the writer. Two processes that switch at once get BUSY without any waiting."""
-        end = time.monotonic() + self._lock_timeout
+        end = time.monotonic() + self.lock_timeout
         while True:
             try:
                 if connection.exec_driver_sql("PRAGMA journal_mode = WAL").scalar() in ("wal", "memory", "off"):
@@ -141,6 +142,11 @@ class SqliteDatabase(DatabaseAdapter):
 
     def missing_privileges(self, connection: sa.Connection) -> list[str]:
         return []
+
+
+def busy_timeout(seconds: float) -> str:
+    """The statement that bounds a connection's waits for locks."""
+    return f"PRAGMA busy_timeout = {int(seconds * 1000)}"
 
 
 def _columns_of(connection: sa.Connection, name: str) -> list[tuple[str, bool]]:
@@ -223,13 +229,19 @@ class SqliteTransaction(Transaction):
     def __init__(self, connection: sa.Connection, database: SqliteDatabase) -> None:
         self._connection = connection
         self._database = database
+        self._lock = database.lock_timeout
         self._begun = False
         self._rows = 0
 
-    def limit(self, statement: float, lock: float) -> None:
-        """Bounds everything from now until the next limit, or the transaction's end: SQLite knows no timeout itself."""
-        until = time.monotonic() + statement
+    def limit(self, limits: Limits) -> None:
+        """Bounds everything from now until the next limit, or the transaction's end: SQLite knows no timeout itself.
+
+        The writer's lock keeps every request waiting, so an attempt waits for it as long as the sink allows, but not
+        past a deadline.
+        """
+        until = time.monotonic() + limits.statement
         self._watch(lambda: time.monotonic() > until)
+        self._lock = min(self._database.lock_timeout, limits.until_deadline)
 
     def _watch(self, is_over: Callable[[], bool] | None) -> None:
         driver = self._connection.connection.driver_connection
@@ -237,9 +249,17 @@ class SqliteTransaction(Transaction):
         driver.set_progress_handler(is_over, STEPS if is_over else 0)
 
     def _begin(self) -> None:
-        if not self._begun:
+        if self._begun:
+            return
+        shorter = self._lock < self._database.lock_timeout
+        if shorter:
+            self._connection.exec_driver_sql(busy_timeout(self._lock))
+        try:
             self._connection.exec_driver_sql("BEGIN IMMEDIATE")
-            self._begun = True
+        finally:
+            if shorter:
+                self._connection.exec_driver_sql(busy_timeout(self._database.lock_timeout))
+        self._begun = True
 
     @property
     def _in_transaction(self) -> bool:

@@ -53,16 +53,20 @@ def exists(connection: sa.Connection, table: sa.Table) -> bool:
 
 
 def create(connection: sa.Connection, table: sa.Table) -> None:
-    """Creates a table that was not there a moment ago.
+    """Creates a table that did not exist a moment ago. Commits where no transaction is open; otherwise the caller does.
 
     Raises:
-        sqlalchemy.exc.DBAPIError: It could not be created, and is not there.
+        sqlalchemy.exc.DBAPIError: It could not be created, and does not exist.
     """
+    connection.exec_driver_sql("SAVEPOINT creating")
     try:
         connection.execute(CreateTable(table))
-        connection.commit()
     except sa.exc.DBAPIError:
-        # Another worker may have been faster. CREATE TABLE IF NOT EXISTS fails in that race too.
-        connection.rollback()
+        # SQLAlchemy's own savepoint would stay: in SQLite it is a transaction, and nothing would commit it.
+        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT creating")
+        connection.exec_driver_sql("RELEASE SAVEPOINT creating")
+        # Another worker may have created it meanwhile. CREATE TABLE IF NOT EXISTS fails in that race too.
         if not exists(connection, table):
             raise
+    else:
+        connection.exec_driver_sql("RELEASE SAVEPOINT creating")

@@ -12,7 +12,7 @@ from temporal_batching.contract import Outcome, OutcomeKind, RejectCode
 from temporal_batching.sinks.base import Batch
 from temporal_batching.sinks.ledger import LedgerStatus, NotJson, id_reused, judge, request_id_fault
 from temporal_batching.sinks.sql.apply import FaultIsolator, arrange, may_isolate
-from temporal_batching.sinks.sql.database import DatabaseAdapter, PreparedRequest, Stamp, Transaction
+from temporal_batching.sinks.sql.database import DatabaseAdapter, Limits, PreparedRequest, Stamp, Transaction
 from temporal_batching.sinks.sql.errors import DatabaseFailure
 from temporal_batching.sinks.sql.progress import Progress
 from temporal_batching.sinks.sql.schema import Row
@@ -98,14 +98,15 @@ class BatchTransaction:
 
     def _commit(self, transaction: Transaction) -> None:
         try:
-            transaction.limit(*self._limits())
+            transaction.limit(self._limits())
             transaction.commit()
         except DatabaseFailure as failure:
             failure.committing = True
             raise
 
-    def _limits(self) -> tuple[float, float]:
-        return self._progress.limits([entry.request_id for entry in self._entries])
+    def _limits(self) -> Limits:
+        # A fence is asked for what is past its deadline, or is rejected whatever its deadline.
+        return self._progress.limits(self._entries, deadlines=not self._fence)
 
     def _stamp(self) -> Stamp:
         return Stamp(self._batch_id, datetime.fromtimestamp(self._clock(), UTC))
@@ -132,7 +133,7 @@ class BatchTransaction:
         # In the order of arrival: whose turn is when matters where a fault is isolated.
         entries = sorted(entries, key=lambda entry: entry.position)
         try:
-            transaction.limit(*self._limits())
+            transaction.limit(self._limits())
             complete = transaction.attempt(self._stamp(), entries, arrange(entries, self._database), savepoint=False)
         except DatabaseFailure as failure:
             if failure.text_unstorable and not failure.rejects:  # an id: the ledger is asked which
@@ -211,7 +212,7 @@ class BatchTransaction:
         now = self._clock()
         fresh: list[PreparedRequest] = []
         fenced: list[PreparedRequest] = entries if self._fence else []
-        transaction.limit(*self._limits())
+        transaction.limit(self._limits())
         known = {} if self._fence else transaction.lookup([entry.request_id for entry in entries])
         for entry in [] if self._fence else entries:
             answer = judge(known.get(entry.request_id), entry.digest, self._batch_id)
