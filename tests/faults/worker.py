@@ -114,14 +114,14 @@ def read_only() -> None:
 
 
 def _set_for_a_while(pragma: str, ill: int, well: int) -> None:
-    begin = SqliteTransaction._begin
+    begin = SqliteTransaction.begin
 
     def set_and_begin(transaction: SqliteTransaction) -> None:
         value = ill if Path(os.environ["FAULT_WHILE"]).exists() else well
-        transaction._connection.exec_driver_sql(f"PRAGMA {pragma} = {value}")
+        transaction.connection.exec_driver_sql(f"PRAGMA {pragma} = {value}")
         begin(transaction)
 
-    setattr(SqliteTransaction, "_begin", set_and_begin)  # noqa: B010
+    setattr(SqliteTransaction, "begin", set_and_begin)  # noqa: B010
 
 
 SEAMS: dict[str, Callable[[], None]] = {

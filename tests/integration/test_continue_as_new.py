@@ -146,7 +146,7 @@ async def test_a_batch_that_was_set_back_keeps_its_id_and_what_it_knows(continui
         assert (stats.breaker, stats.sink_error) == ("open", "down")
         assert stats.pending + stats.in_flight == 1, "waiting, or just now in a probe"
         assert stats.flush_failures >= 2
-        sink._failures.clear()
+        sink.stop_failing()
         (told,) = await caller.result()
         again = await service.call("activity", [Write([["entries", {"n": 1}]], request_id=told.request_id)])
     assert told.outcome == "written"
@@ -269,7 +269,7 @@ async def test_a_sink_that_is_down_does_not_make_a_shard_cycle(continuing_client
         await assert_eventually(cycled, within=30)
         stats = await service.stats()
         assert stats.flush_failures >= 3 * stats.continue_as_new
-        sink._failures.clear()
+        sink.stop_failing()
         assert (await caller.result())[0].outcome == "written"
 
 

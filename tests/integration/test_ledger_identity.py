@@ -107,7 +107,7 @@ async def test_a_shard_does_not_go_on_in_another_database_until_it_is_told_to(
         sqlite_url = f"{sqlite.url}.another"
         moved = SqlSink(sqlite_url)
         await moved.open()
-        with moved._engine.begin() as connection:
+        with moved.connections.engine.begin() as connection:
             connection.exec_driver_sql(ENTRIES)
         await moved.close()
         await service.start_batcher(sink=SqlSink(sqlite_url))
@@ -147,7 +147,7 @@ async def test_a_first_flush_in_doubt_ties_the_shard_to_the_ledger_that_it_may_b
         await service.start_batcher(sink=other)
         await refuses(service, other, "one", "two")
         await service.stop_batcher()
-        first._failures.clear()
+        first.stop_failing()
         await service.start_batcher(sink=first)
         assert (await caller.result())[0].outcome == "written"
     assert first.rows["entries"] == [{"n": 1}]

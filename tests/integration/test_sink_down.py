@@ -51,7 +51,7 @@ async def test_the_breaker_opens_and_requests_keep_coming_in(client: Client) -> 
             assert (await service.stats()).pending == 2
 
         await assert_eventually(both_wait)
-        sink._failures.clear()
+        sink.stop_failing()
         assert [(await caller.result())[0].outcome for caller in (first, second)] == ["written", "written"]
     assert [row["n"] for row in sink.rows["entries"]] == [1, 2]
 
@@ -87,7 +87,7 @@ async def test_past_its_deadline_while_the_sink_is_down_a_request_expires(client
     async with running(client, sink) as service:
         callers = await asyncio.gather(*(service.start(door, [entry(1)], timeout=4.0) for door in DOORS))
         late = [(await caller.result())[0] for caller in callers]
-        sink._failures.clear()
+        sink.stop_failing()
     assert [told.error for told in late] == ["WriteExpired"] * 3
     assert not sink.rows
 
@@ -198,7 +198,7 @@ async def test_however_often_a_batch_is_tried_it_enters_history_once(client: Cli
         before, tried = await _history_bytes(service), (await service.stats()).flush_failures
         await assert_eventually(lambda: tries(30))
         grown = await _history_bytes(service) - before
-        sink._failures.clear()
+        sink.stop_failing()
         told = [(await caller.result())[0].outcome for caller in callers]
     assert grown < 200_000, "less than one request for thirty tries of a batch of five"
     assert told == ["written"] * len(writes)

@@ -100,7 +100,7 @@ async def test_a_trigger_that_raises_what_a_connection_is_refused_with_rejects_i
 async def test_an_id_that_only_the_server_can_refuse_is_rejected_alone(
     postgresql: TestDatabase, postgresql_server: sa.URL, monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:
-    monkeypatch.setattr(postgresql_module, "_codec_of", lambda encoding: None)
+    monkeypatch.setattr(postgresql_module, "codec_of", lambda encoding: None)
     name = f"encoded_{encoding.lower()}"
     maintenance = sa.create_engine(postgresql_server, isolation_level="AUTOCOMMIT")
     with maintenance.connect() as connection:
@@ -163,13 +163,13 @@ async def test_broken_triggers_do_not_make_the_sink_look_at_the_schema_all_the_t
     sink = database.sink()
     await sink.open()
     looks: list[Any] = []
-    listed = sink._database.list_names
+    listed = sink.connections.adapter.list_names
 
     def list_names(connection: Any) -> Any:
         looks.append(connection)
         return listed(connection)
 
-    sink._database.list_names = list_names  # type: ignore[method-assign]
+    sink.connections.adapter.list_names = list_names  # type: ignore[method-assign]
     for number in range(10):
         batch = Batch([entry(number), entry(100, SLOW)], id=f"main-0/{number}")
         assert [o.kind.value for o in await sink.write(batch)] == ["written", "rejected"]
@@ -288,7 +288,7 @@ async def test_a_transaction_that_the_server_rolls_back_at_the_commit_is_halved(
     postgresql.execute(ENTRIES)
     sink = postgresql.sink()
     await sink.open()
-    make = sink._database.transaction
+    make = sink.connections.adapter.transaction
     aborted: list[bool] = []
 
     def transaction(connection: Any) -> Any:
@@ -305,7 +305,7 @@ async def test_a_transaction_that_the_server_rolls_back_at_the_commit_is_halved(
         monkeypatch.setattr(made, "commit", abort_and_commit)
         return made
 
-    monkeypatch.setattr(sink._database, "transaction", transaction)
+    monkeypatch.setattr(sink.connections.adapter, "transaction", transaction)
     outcomes = await sink.write(Batch([entry(n) for n in range(4)], id="main-0/1"))
     assert [o.kind.value for o in outcomes] == ["written"] * 4
 
@@ -315,7 +315,7 @@ async def test_a_session_that_has_become_read_only_is_replaced(postgresql: TestD
     postgresql.execute(ENTRIES)
     sink = postgresql.sink(max_connections=1)
     await sink.write(Batch([entry(0)], id="main-0/1"))
-    with sink._engine.connect() as connection:
+    with sink.connections.engine.connect() as connection:
         connection.execute(sa.text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
         connection.commit()
     outcomes = await sink.write(Batch([entry(1), entry(2)], id="main-0/2"))

@@ -120,7 +120,7 @@ def lose_connections(monkeypatch: pytest.MonkeyPatch, sink: Any, *, after: int, 
     """After so many commits that succeeded, the database is gone: before a statement (None), or in a commit."""
     from temporal_batching.sinks.sql import errors
 
-    database, make = sink._database, sink._database.transaction
+    database, make = sink.connections.adapter, sink.connections.adapter.transaction
     commits: list[bool] = []
 
     def lost() -> errors.DatabaseFailure:

@@ -46,7 +46,7 @@ class Gate:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     """Holds the first commit of the test."""
-    held, commit, first = Gate(), BatchTransaction._commit, threading.Lock()
+    held, commit, first = Gate(), BatchTransaction.commit, threading.Lock()
 
     def gated(flush: BatchTransaction, transaction: Transaction) -> None:
         if first.acquire(blocking=False):
@@ -54,7 +54,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
             assert held.released.wait(20)
         commit(flush, transaction)
 
-    monkeypatch.setattr(BatchTransaction, "_commit", gated)
+    monkeypatch.setattr(BatchTransaction, "commit", gated)
     yield held
     held.released.set()
 
@@ -89,7 +89,7 @@ async def test_after_settle_an_attempt_that_comes_late_writes_nothing(
     await zombie.open()
     await sink.open()
     reached, released = threading.Event(), threading.Event()
-    attempt = BatchTransaction._at_once
+    attempt = BatchTransaction.write_together
 
     def held(flush: BatchTransaction, transaction: Transaction) -> Any:
         reached.set()
@@ -97,7 +97,7 @@ async def test_after_settle_an_attempt_that_comes_late_writes_nothing(
         return attempt(flush, transaction)
 
     with monkeypatch.context() as patch:
-        patch.setattr(BatchTransaction, "_at_once", held)
+        patch.setattr(BatchTransaction, "write_together", held)
         writing = asyncio.create_task(_write(zombie))
         assert await asyncio.to_thread(reached.wait, 10)
     assert [o.kind.value for o in await sink.fence(BATCH)] == ["expired", "expired"]
@@ -141,7 +141,7 @@ async def test_a_cancelled_caller_leaves_an_attempt_that_settle_accounts_for(
 @contextmanager
 def failing_commit(monkeypatch: pytest.MonkeyPatch, sink: Any, *, committed: bool, lost: bool) -> Iterator[None]:
     """The next commit of this sink fails as told, once."""
-    database, make = sink._database, sink._database.transaction
+    database, make = sink.connections.adapter, sink.connections.adapter.transaction
     failed: list[bool] = []
 
     def transaction(connection: Any) -> Any:

@@ -16,13 +16,13 @@ def request(number: int, table: str = "entries", **values: Any) -> WriteRequest:
 def count_looks(sink: Any) -> list[Any]:
     """Grows with every look at the schema."""
     looks: list[Any] = []
-    listed = sink._database.list_names
+    listed = sink.connections.adapter.list_names
 
     def list_names(connection: Any) -> Any:
         looks.append(connection)
         return listed(connection)
 
-    sink._database.list_names = list_names
+    sink.connections.adapter.list_names = list_names
     return looks
 
 

@@ -222,7 +222,7 @@ async def test_what_a_full_disk_has_room_for_is_written(sqlite: TestDatabase) ->
     sqlite.execute("CREATE TABLE entries (id integer PRIMARY KEY, amount integer, note text)")
     sink = sqlite.sink()
     await sink.open()
-    with sink._engine.connect() as connection:
+    with sink.connections.engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
     big = WriteRequest("big", [Record("entries", {"id": 3, "note": "x" * 100_000})])

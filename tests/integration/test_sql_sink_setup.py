@@ -31,9 +31,11 @@ async def written(sink: SqlSink, *requests: WriteRequest) -> list[str]:
 
 async def test_the_ledger_is_created_once_though_workers_start_together(database: TestDatabase) -> None:
     database.execute(ENTRIES)
-    sinks = [database.sink() for _ in range(4)]
+    sinks = [database.sink() for _ in range(6)]
     await asyncio.gather(*(sink.open() for sink in sinks))
-    assert await written(sinks[0], entry(1)) == ["written"]
+    assert len({sink.identity for sink in sinks}) == 1
+    for number, sink in enumerate(sinks):
+        assert await written(sink, entry(number)) == ["written"]
 
 
 async def test_a_sink_may_be_opened_twice_and_closed_and_used_again(database: TestDatabase) -> None:
@@ -214,7 +216,7 @@ async def test_an_engine_of_ones_own_is_used_and_left_as_it_was(database: TestDa
 
 async def test_a_database_in_memory_works() -> None:
     sink = SqlSink("sqlite://")
-    with sink._engine.begin() as connection:
+    with sink.connections.engine.begin() as connection:
         connection.exec_driver_sql(ENTRIES)
     assert await written(sink, entry(1), entry(1, account="x"), entry(2)) == ["written", "rejected", "written"]
     await sink.close()
@@ -242,8 +244,8 @@ def test_a_url_that_is_not_understood_says_what_is(url: Any) -> None:
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
 def test_every_way_to_say_postgresql_means_psycopg_3(scheme: str) -> None:
     sink = SqlSink(f"{scheme}://ann@127.0.0.1/d")
-    assert (sink._engine.dialect.name, sink._engine.dialect.driver) == ("postgresql", "psycopg")
-    sink._engine.dispose()
+    assert (sink.connections.engine.dialect.name, sink.connections.engine.dialect.driver) == ("postgresql", "psycopg")
+    sink.connections.engine.dispose()
 
 
 def test_options_out_of_range_are_refused() -> None:

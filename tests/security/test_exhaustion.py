@@ -122,5 +122,5 @@ async def test_names_that_no_table_has_do_not_pile_up(sqlite: TestDatabase) -> N
     requests += [WriteRequest(f"c{n}", [Record("t", {f"c{n}": 1})]) for n in range(1_000)]
     outcomes = await sink.write(Batch(requests, id="main-0/1"))
     assert {outcome.kind.value for outcome in outcomes} == {"rejected"}
-    assert len(sink._catalogue._tables) <= 1
-    assert len(sink._catalogue.get("t")._plans) <= 1
+    assert len(sink.catalog) <= 1
+    assert len(sink.catalog.get("t").plans) <= 1

@@ -52,15 +52,8 @@ class TestDatabase:
     def sink(self, **options: Any) -> SqlSink:
         """A sink that is closed with the test."""
         sink = SqlSink(options.pop("url", self.url), **options)
-        self.stack.callback(_close, sink)
+        self.stack.callback(sink.connections.close)
         return sink
-
-
-def _close(sink: SqlSink) -> None:
-    if sink._executor is not None:
-        sink._executor.shutdown()
-    if sink._owned:
-        sink._engine.dispose()
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -16,7 +15,7 @@ from temporal_batching.audit.finder import RowFinder
 from temporal_batching.audit.finder_sqlite import SqliteRowFinder
 from temporal_batching.errors import AuditError, InvalidAudit, SinkConfigurationError
 from temporal_batching.redaction import driver_message, redact_url, without_secrets
-from temporal_batching.sinks.sql.connect import connect_engine, make_database
+from temporal_batching.sinks.sql.connect import create_engine, make_database
 from temporal_batching.sinks.sql.database import DatabaseAdapter, SinkCounters
 from temporal_batching.sinks.sql.ledger import ledger_table
 
@@ -51,9 +50,7 @@ def open_for_reading(url: str, ledger_name: str) -> Iterator[OpenDatabase]:
         AuditError: The database cannot be read. The message names it without its secrets.
     """
     try:
-        engine, *_ = connect_engine(
-            read_only_url(url), max_connections=1, connect_timeout=CONNECT_TIMEOUT, statement_timeout=NO_LIMIT
-        )
+        engine = create_engine(read_only_url(url), connect_timeout=CONNECT_TIMEOUT)
         ledger = ledger_table(ledger_name, schemas=engine.dialect.name == "postgresql")
     except SinkConfigurationError as problem:
         raise InvalidAudit("database", without_secrets(str(problem), url)) from None
@@ -73,8 +70,6 @@ def _finder(connection: sa.Connection) -> RowFinder:
     # The driver is imported where it is needed, and nowhere else.
     from temporal_batching.audit.finder_postgresql import PostgresqlRowFinder
 
-    driver: Any = connection.connection.driver_connection
-    driver.prepare_threshold = None  # a pooler in transaction mode would not find a prepared statement again
     connection.execution_options(postgresql_readonly=True)
     return PostgresqlRowFinder(connection)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from datetime import timedelta
 
 from temporal_batching.cli.console import CommandError
 from temporal_batching.errors import SinkConfigurationError
@@ -14,7 +14,7 @@ CONNECT_SECONDS = 5
 try:
     import sqlalchemy as sa
 
-    from temporal_batching.sinks.sql.connect import read_url
+    from temporal_batching.sinks.sql.connect import create_engine
 except ImportError:  # pragma: no cover - the console sink does without
     sa = None  # type: ignore[assignment]
 
@@ -46,19 +46,9 @@ def sync_engine(url: str) -> sa.Engine:
             "for PostgreSQL the extra 'postgresql'"
         )
     try:
-        parsed = read_url(url)
-        arguments: dict[str, Any] = {}
-        if parsed.get_backend_name() == "postgresql":
-            # Nothing is prepared under a name: a pooler in transaction mode would not find it again.
-            arguments = {"connect_timeout": CONNECT_SECONDS, "prepare_threshold": None}
-        return sa.create_engine(parsed, connect_args=arguments, poolclass=sa.NullPool, hide_parameters=True)
-    except ImportError as err:
-        raise CommandError(f"the driver for {redact_url(url)} is not installed: {err}") from None
+        return create_engine(url, connect_timeout=timedelta(seconds=CONNECT_SECONDS))
     except SinkConfigurationError as err:
         raise CommandError(f"{redact_url(url)}: {err}") from None
-    except (sa.exc.SQLAlchemyError, ValueError) as err:
-        # The driver's own words may quote a part of the URL, and so of the password.
-        raise CommandError(f"{redact_url(url)} is not a usable database URL ({type(err).__name__})") from None
 
 
 async def prepare_database(url: str, *, create_tables: bool) -> None:

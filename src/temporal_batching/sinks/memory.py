@@ -55,6 +55,10 @@ class MemorySink(Sink):
         error = error or SinkUnavailable("the memory sink was told to fail", in_doubt=committed)
         self._failures += [(error, committed)] * times
 
+    def stop_failing(self) -> None:
+        """Cancels the failures that `fail_next` has planned and that have not happened yet."""
+        self._failures.clear()
+
     async def write(self, batch: Batch) -> Sequence[Outcome]:
         error, committed = self._failures.pop(0) if self._failures else (None, True)
         if not committed and error is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import pytest
 
@@ -74,14 +75,15 @@ async def test_a_terminal_that_knows_only_ascii_gets_escapes_and_no_control_char
     assert "\\xe9" in printed
 
 
-async def test_a_closed_pipe_is_an_outage_and_nothing_counts_as_printed() -> None:
-    out = io.StringIO()
-    sink = ConsoleSink(out)
-    out.close()
+async def test_a_closed_pipe_is_an_outage_and_nothing_counts_as_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    sink = ConsoleSink()
+    monkeypatch.setattr(sys, "stdout", closed)
     with pytest.raises(SinkUnavailable) as caught:
         await sink.write(Batch([entry(1)], id="main-0/1"))
     assert not caught.value.in_doubt
-    sink._stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
     (outcome,) = await sink.write(Batch([entry(1)], id="main-0/2"))
     assert outcome.kind.value == "written"
 

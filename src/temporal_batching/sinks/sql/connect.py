@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.pool import SingletonThreadPool, StaticPool
+from sqlalchemy.pool import NullPool, SingletonThreadPool, StaticPool
 
 from temporal_batching.errors import SinkConfigurationError
-from temporal_batching.redaction import without_secrets
 from temporal_batching.sinks.sql.database import DatabaseAdapter, SinkCounters
 
 SUPPORTED = "sqlite:///file.db and postgresql://user@host/database (psycopg 3) are supported"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectedEngine:
+    """An engine for a sink.
+
+    Attributes:
+        engine: The engine.
+        owned: Whether it was created here, so that it is disposed of with the sink.
+        threads: How many threads may use it at a time.
+    """
+
+    engine: sa.Engine
+    owned: bool
+    threads: int
 
 
 def connect_engine(
@@ -21,38 +36,68 @@ def connect_engine(
     max_connections: int,
     connect_timeout: timedelta,
     statement_timeout: timedelta,
-) -> tuple[sa.Engine, bool, int]:
-    """Returns the engine, whether it was made here, and how many threads may use it.
+) -> ConnectedEngine:
+    """The engine of a sink: a new one for a URL, or the one that is given.
 
     Raises:
-        SinkConfigurationError: With what is supported, or what to install. Never with the URL: it holds a password.
+        SinkConfigurationError: The URL, its driver, or the engine cannot be used. The message never has the URL.
     """
     if isinstance(url_or_engine, sa.Engine):
-        engine = url_or_engine
-        driver = (engine.dialect.name, engine.dialect.driver)
-        if driver not in (("sqlite", "pysqlite"), ("postgresql", "psycopg")):
-            raise SinkConfigurationError(f"an engine for {driver[0]}+{driver[1]}: {SUPPORTED}")
-        if isinstance(engine.pool, SingletonThreadPool):
-            raise SinkConfigurationError(
-                "this engine gives every thread a SQLite database of its own: create it with "
-                "poolclass=StaticPool and connect_args={'check_same_thread': False}"
-            )
-        return engine, False, 1 if driver[0] == "sqlite" else max_connections
-    url = read_url(url_or_engine)
+        _check_engine(url_or_engine)
+        engine, owned = url_or_engine, False
+    else:
+        engine, owned = (
+            create_engine(
+                url_or_engine,
+                max_connections=max_connections,
+                connect_timeout=connect_timeout,
+                statement_timeout=statement_timeout,
+            ),
+            True,
+        )
+    threads = 1 if engine.dialect.name == "sqlite" else max_connections  # SQLite has one writer
+    return ConnectedEngine(engine=engine, owned=owned, threads=threads)
+
+
+def create_engine(
+    url: str | sa.URL,
+    *,
+    connect_timeout: timedelta,
+    max_connections: int | None = None,
+    statement_timeout: timedelta = timedelta(minutes=1),
+) -> sa.Engine:
+    """A synchronous engine for a database that the sink supports. The only place where one is created from a URL.
+
+    Args:
+        url: The database.
+        connect_timeout: The longest wait for a connection to PostgreSQL.
+        max_connections: The size of the pool. None for no pool: each connection is closed after its use.
+        statement_timeout: The longest that PostgreSQL's answers may take before the connection counts as lost.
+
+    Raises:
+        SinkConfigurationError: The URL is not supported, or its driver is not installed. The message says what is
+            supported, or what to install, and never has the URL, which holds a password.
+    """
+    parsed = read_url(url)
     options: dict[str, Any] = {"hide_parameters": True}
-    if url.get_backend_name() == "sqlite":
-        threads = 1
+    if max_connections is None:
+        options["poolclass"] = NullPool
+    if parsed.get_backend_name() == "sqlite":
         options["connect_args"] = {"check_same_thread": False}
-        if _in_memory(url):
+        if _in_memory(parsed):
             options["poolclass"] = StaticPool
     else:
-        threads = max_connections
-        options |= {"pool_size": max_connections, "max_overflow": 2, "pool_timeout": connect_timeout.total_seconds()}
-        options["connect_args"] = _postgresql_options(url, connect_timeout, statement_timeout)
+        options["connect_args"] = _postgresql_options(parsed, connect_timeout, statement_timeout)
+        if max_connections is not None:
+            options |= {
+                "pool_size": max_connections,
+                "max_overflow": 2,
+                "pool_timeout": connect_timeout.total_seconds(),
+            }
     try:
-        return sa.create_engine(url, **options), True, threads
+        return sa.create_engine(parsed, **options)
     except ModuleNotFoundError as err:
-        extra = "postgresql" if url.get_backend_name() == "postgresql" else "sql"
+        extra = "postgresql" if parsed.get_backend_name() == "postgresql" else "sql"
         raise SinkConfigurationError(f"{err.name} is not installed: install temporal-batching[{extra}]") from None
     except ImportError as err:
         # psycopg without a libpq to load.
@@ -63,6 +108,17 @@ def connect_engine(
         raise SinkConfigurationError(
             f"a database URL with options that its driver does not know; {SUPPORTED}"
         ) from None
+
+
+def _check_engine(engine: sa.Engine) -> None:
+    name, driver = engine.dialect.name, engine.dialect.driver
+    if (name, driver) not in (("sqlite", "pysqlite"), ("postgresql", "psycopg")):
+        raise SinkConfigurationError(f"an engine for {name}+{driver}: {SUPPORTED}")
+    if isinstance(engine.pool, SingletonThreadPool):
+        raise SinkConfigurationError(
+            "this engine gives every thread a SQLite database of its own: create it with "
+            "poolclass=StaticPool and connect_args={'check_same_thread': False}"
+        )
 
 
 def read_url(given: str | sa.URL) -> sa.URL:
@@ -91,9 +147,9 @@ def _in_memory(url: sa.URL) -> bool:
 
 
 def _postgresql_options(url: sa.URL, connect_timeout: timedelta, statement_timeout: timedelta) -> dict[str, Any]:
-    """What libpq is told, unless the URL tells it.
+    """The driver's options, unless the URL has them.
 
-    Most of it is to notice a server that vanished without closing the connection.
+    Most of them detect a server that vanished without closing the connection.
     """
     options: dict[str, Any] = {
         "connect_timeout": max(2, round(connect_timeout.total_seconds())),
@@ -102,8 +158,10 @@ def _postgresql_options(url: sa.URL, connect_timeout: timedelta, statement_timeo
         "keepalives_count": 3,
         "tcp_user_timeout": int(statement_timeout.total_seconds() * 1000),
         "application_name": "temporal-batching",
-        # From the first word on: Python knows no codec for some encodings that a database may have.
+        # From the first message on: Python knows no codec for some encodings that a database may have.
         "client_encoding": "utf8",
+        # No named prepared statements: a pooler in transaction mode would not find them again.
+        "prepare_threshold": None,
     }
     return {name: value for name, value in options.items() if name not in url.query}
 
@@ -128,8 +186,3 @@ def make_database(
     return PostgresqlDatabase(
         engine, ledger, counters, statement_timeout=statement_timeout.total_seconds(), lock_timeout=lock_seconds
     )
-
-
-def without_password(text: str, engine: sa.Engine) -> str:
-    """A message that may be stored in a history: drivers quote the URL's parts now and then."""
-    return without_secrets(text, engine.url.render_as_string(hide_password=False))

@@ -211,7 +211,7 @@ class PostgresqlDatabase(DatabaseAdapter):
         return None
 
     def missing_privileges(self, connection: sa.Connection) -> list[str]:
-        self._codec = _codec_of(str(connection.scalar(_ENCODING)))
+        self._codec = codec_of(str(connection.scalar(_ENCODING)))
         quoted = _quoted(connection, self.ledger)
         return [
             privilege
@@ -236,7 +236,7 @@ def _quoted(connection: sa.Connection, table: sa.Table) -> str:
     return connection.dialect.identifier_preparer.format_table(table).replace("%%", "%")
 
 
-def _codec_of(encoding: str) -> str | None:
+def codec_of(encoding: str) -> str | None:
     name = encoding.casefold().replace("win", "cp").replace("koi8", "koi8_")
     if name in ("utf8", "sql_ascii"):
         return None

@@ -6,10 +6,10 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from datetime import timedelta
 
 from temporal_batching.contract import Outcome, OutcomeKind
 from temporal_batching.sinks.base import Batch
+from temporal_batching.sinks.sql.connections import Timeouts
 from temporal_batching.sinks.sql.database import Limits, PreparedRequest
 from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass
 from temporal_batching.sinks.sql.failed_tries import NEVER, Failed, FailedTries
@@ -60,8 +60,7 @@ class Progress:
         self,
         batch: Batch,
         *,
-        statement_timeout: timedelta,
-        lock_timeout: timedelta,
+        timeouts: Timeouts,
         failed: FailedTries,
         wall_clock: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
@@ -70,8 +69,8 @@ class Progress:
 
         Args:
             batch: With its attempt: a later one has shorter limits from its start.
-            statement_timeout: The time for all of it, which is below the batcher's ``flush_timeout``.
-            lock_timeout: The longest wait for a lock, while nothing has had to wait in vain.
+            timeouts: The time for all of it, which is below the batcher's ``flush_timeout``, and the longest wait for
+                a lock until a wait has timed out.
             failed: What the sink remembers of earlier attempts. `remember` adds to it.
             wall_clock: Seconds since the epoch, by which deadlines are judged.
             clock: Seconds, by which the time is measured.
@@ -83,8 +82,8 @@ class Progress:
         self._failed_before = failed
         self._failed: set[str] = set()
         self._timed_out: set[str] = set()
-        self._time = statement_timeout.total_seconds()
-        self._lock = lock_timeout.total_seconds()
+        self._time = timeouts.statement.total_seconds()
+        self._lock = timeouts.lock.total_seconds()
         self._wall_clock = wall_clock
         self._clock = clock
         self._began = clock()

@@ -136,6 +136,7 @@ class BoundTable:
         columns: By name, in the table's order.
         rule: What a conflict does.
         statements: Insert statements by their columns, for the dialect to keep.
+        plans: How records are bound, by the names of their columns; at most `MAX_PLANS`.
     """
 
     name: str
@@ -143,7 +144,7 @@ class BoundTable:
     columns: Mapping[str, BoundColumn]
     rule: TableRule
     statements: dict[tuple[str, ...], Any] = field(default_factory=dict)
-    _plans: dict[tuple[str, ...], Plan] = field(default_factory=dict)
+    plans: dict[tuple[str, ...], Plan] = field(default_factory=dict)
 
     def bind(self, record: Record) -> Row:
         """Binds a record's values by the types of their columns.
@@ -152,7 +153,7 @@ class BoundTable:
             Misfit: An unknown column, or a value that its column cannot hold.
         """
         values = record.values
-        plan = self._plans.get(tuple(values)) or self._plan(values)
+        plan = self.plans.get(tuple(values)) or self._plan(values)
         try:
             return Row(self, plan.columns, [bind(values[name]) for name, bind in plan.binds])
         except BadValue:
@@ -176,9 +177,9 @@ class BoundTable:
         # In the table's order, so that the same columns sent in another order make the same statement.
         columns = tuple(name for name in self.columns if name in values)
         plan = Plan(columns, tuple((name, self.columns[name].bind) for name in columns))
-        if len(self._plans) >= MAX_PLANS:
-            self._plans.clear()
-        self._plans[names] = plan
+        if len(self.plans) >= MAX_PLANS:
+            self.plans.clear()
+        self.plans[names] = plan
         return plan
 
     def updated(self, columns: Sequence[str]) -> list[str]:
@@ -216,6 +217,10 @@ class Catalogue:
         self._tables: dict[str, BoundTable] = {}
         self._seen: object = None
         self._looked = False
+
+    def __len__(self) -> int:
+        """The tables that are kept."""
+        return len(self._tables)
 
     def get(self, name: str) -> BoundTable:
         """The table of this name.

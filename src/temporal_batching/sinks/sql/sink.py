@@ -29,10 +29,8 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
 
 import sqlalchemy as sa
 
@@ -41,8 +39,9 @@ from temporal_batching.errors import SinkConfigurationError, SinkError, SinkUnav
 from temporal_batching.sinks.base import Batch, Sink
 from temporal_batching.sinks.dead_letters import DEFAULT_DEAD_LETTERS, DeadLetter
 from temporal_batching.sinks.ledger import DEFAULT_LEDGER, LedgerEntry
-from temporal_batching.sinks.sql.connect import connect_engine, make_database, without_password
-from temporal_batching.sinks.sql.database import DatabaseAdapter, SinkCounters
+from temporal_batching.sinks.sql.connect import connect_engine, make_database
+from temporal_batching.sinks.sql.connections import DRIVER_ERRORS, Connections, Timeouts
+from temporal_batching.sinks.sql.database import SinkCounters
 from temporal_batching.sinks.sql.dead_letters import DeadLetters
 from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass
 from temporal_batching.sinks.sql.failed_tries import FailedTries
@@ -60,13 +59,8 @@ from temporal_batching.sinks.sql.transaction import BatchTransaction, storable_i
 
 __all__ = ["SinkCounters", "SqlSink", "TableRule"]
 
-T = TypeVar("T")
-
 LETTERS_TIMEOUT = timedelta(seconds=3)
 """For each statement that keeps dead letters, and its wait for a lock: the batch's callers wait meanwhile."""
-
-MAX_STALE = 16
-"""How many dead connections one call takes from the pool before it believes that the server is gone."""
 
 
 class SqlSink(Sink):
@@ -149,41 +143,41 @@ class SqlSink(Sink):
         rules: dict[str, TableRule] | None = None
         if tables is not None:
             rules = dict(tables) if isinstance(tables, Mapping) else {name: TableRule() for name in tables}
-        self._engine, self._owned, threads = connect_engine(
+        connected = connect_engine(
             url_or_engine,
             max_connections=max_connections,
             connect_timeout=connect_timeout,
             statement_timeout=statement_timeout,
         )
-        self._ledger = define_ledger(ledger_table, schemas=self._engine.dialect.name == "postgresql")
+        self._dialect = connected.engine.dialect
+        self._ledger = define_ledger(ledger_table, schemas=self._dialect.name == "postgresql")
         self._create_ledger = create_ledger
         self.counters = SinkCounters()
-        self._database: DatabaseAdapter = make_database(
-            self._engine,
+        adapter = make_database(
+            connected.engine,
             self._ledger,
             self.counters,
             statement_timeout=statement_timeout,
             lock_timeout=lock_timeout,
             wal=wal,
         )
-        self._letters = None if dead_letters is None else DeadLetters(dead_letters, self._engine.dialect)
+        self._letters = None if dead_letters is None else DeadLetters(dead_letters, self._dialect)
         if self._letters is not None:
-            self._database.own.append(self._letters.table)
-        self._database.reserved = [self._ledger, DeadLetters(DEFAULT_DEAD_LETTERS, self._engine.dialect).table]
-        self._catalogue = Catalogue(
+            adapter.own.append(self._letters.table)
+        adapter.reserved = [self._ledger, DeadLetters(DEFAULT_DEAD_LETTERS, self._dialect).table]
+        timeouts = Timeouts(statement=statement_timeout, lock=lock_timeout)
+        # These two have no underscore for the sake of the project's own tests; applications use neither.
+        self.connections = Connections(connected, adapter, timeouts)
+        self.catalog = Catalogue(
             rules=rules,
-            list_names=lambda: self._bounded(self._database.list_names),
-            reflect=lambda name, where, rule: self._bounded(
-                lambda connection: self._database.reflect(connection, name, where, rule)
+            list_names=lambda: self.connections.run_bounded(adapter.list_names),
+            reflect=lambda name, where, rule: self.connections.run_bounded(
+                lambda connection: adapter.reflect(connection, name, where, rule)
             ),
-            version=lambda: self._bounded(self._database.schema_version),
+            version=lambda: self.connections.run_bounded(adapter.schema_version),
         )
         self._clock = clock
         self._failed = FailedTries()
-        self._statement_timeout = statement_timeout
-        self._lock_timeout = lock_timeout
-        self._threads = threads
-        self._executor: ThreadPoolExecutor | None = None
         self._opening = threading.Lock()
         self._checked = False
         self._opened = False
@@ -193,12 +187,12 @@ class SqlSink(Sink):
 
         They stand on lines of their own, and may be run again.
         """
-        dialect = self._engine.dialect
+        dialect = self._dialect
         return f"{table_ddl(self._ledger, dialect)}\n{identity_ddl(self._ledger, dialect)}"
 
     def dead_letters_ddl(self) -> str:
         """The statement that creates the table of dead letters; empty if none are kept."""
-        return "" if self._letters is None else table_ddl(self._letters.table, self._engine.dialect)
+        return "" if self._letters is None else table_ddl(self._letters.table, self._dialect)
 
     async def open(self) -> None:
         """Connects, creates or checks the ledger, and holds the tables and their rules against the database.
@@ -207,18 +201,14 @@ class SqlSink(Sink):
             SinkConfigurationError: Something does not fit, with what there is instead.
             SinkUnavailable: The database cannot be reached.
         """
-        await self._in_thread(lambda: self._check(again=True))
+        await self.connections.in_thread(lambda: self._check(again=True))
 
     async def close(self) -> None:
         """Waits for what is still running, and closes the connections of an engine that the sink made itself."""
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            await asyncio.to_thread(executor.shutdown)
-        if self._owned:
-            await asyncio.to_thread(self._engine.dispose)
+        await asyncio.to_thread(self.connections.close)
 
     async def write(self, batch: Batch) -> Sequence[Outcome]:
-        return await self._in_thread(lambda: self._flush(batch, fence=False))
+        return await self.connections.in_thread(lambda: self._flush(batch, fence=False))
 
     async def fence(self, batch: Batch) -> Sequence[Outcome]:
         """Answers `written` or `duplicate` for what is there; fences off the rest with a tombstone, and `expired`.
@@ -226,7 +216,7 @@ class SqlSink(Sink):
         The tombstone takes the id's place in the ledger's primary key. An attempt of this batch that is still under
         way either has taken it first, and is waited for, or finds it taken and does not write.
         """
-        return await self._in_thread(lambda: self._flush(batch, fence=True))
+        return await self.connections.in_thread(lambda: self._flush(batch, fence=True))
 
     async def keep_dead_letters(self, letters: Sequence[DeadLetter]) -> bool:
         """Keeps them in their table, in a transaction of its own.
@@ -243,28 +233,19 @@ class SqlSink(Sink):
         def keep() -> None:
             try:
                 if self._create_ledger:
-                    self._bounded(table.create_if_missing, longest=LETTERS_TIMEOUT)
-                self._bounded(lambda connection: table.keep(connection, letters, at), longest=LETTERS_TIMEOUT)
-            except (DatabaseFailure, sa.exc.SQLAlchemyError) as err:
-                failure = err if isinstance(err, DatabaseFailure) else self._database.classify(err)
+                    self.connections.run_bounded(table.create_if_missing, longest=LETTERS_TIMEOUT)
+                self.connections.run_bounded(
+                    lambda connection: table.keep(connection, letters, at), longest=LETTERS_TIMEOUT
+                )
+            except DRIVER_ERRORS as err:
+                failure = self.connections.classify(err)
                 if not failure.rejects:
-                    text = f"{self._engine.dialect.name}: {without_password(failure.reason, self._engine)}"
-                    raise SinkUnavailable(text, in_doubt=False) from None
+                    raise SinkUnavailable(self.connections.describe(failure), in_doubt=False) from None
                 # This is logged, and the database's own words may quote the row that failed.
                 raise SinkError(f"{table.table.fullname} takes no dead letters ({failure.code})") from None
 
-        await self._in_thread(keep)
+        await self.connections.in_thread(keep)
         return True
-
-    def _bounded(self, work: Callable[[sa.Connection], T], *, longest: timedelta = timedelta.max) -> T:
-        """Runs work beside the batches in a transaction of its own, within the sink's timeouts and ``longest``."""
-        statement, lock = (min(one, longest).total_seconds() for one in (self._statement_timeout, self._lock_timeout))
-
-        def bounded(connection: sa.Connection) -> T:
-            with self._database.bounded(connection, statement=statement, lock=lock):
-                return work(connection)
-
-        return self._with_connection(bounded)
 
     async def lookup(self, request_ids: Iterable[str]) -> dict[str, LedgerEntry]:
         """What the ledger knows of these ids; unknown ones are missing from the answer.
@@ -276,13 +257,13 @@ class SqlSink(Sink):
 
         def look() -> dict[str, LedgerEntry]:
             self._check()
-            with self._answering():
-                return self._with_connection(lambda connection: self._lookup(connection, ids))
+            with self._unavailable():
+                return self.connections.run(lambda connection: self._lookup(connection, ids))
 
-        return await self._in_thread(look)
+        return await self.connections.in_thread(look)
 
     def _lookup(self, connection: sa.Connection, ids: list[str]) -> dict[str, LedgerEntry]:
-        transaction = self._database.transaction(connection)
+        transaction = self.connections.adapter.transaction(connection)
         try:
             try:
                 return transaction.lookup(ids)
@@ -294,11 +275,6 @@ class SqlSink(Sink):
         finally:
             transaction.rollback()
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="sql-sink")
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-
     def _check(self, *, again: bool = False) -> None:
         with self._opening:
             if self._checked and not again:
@@ -307,25 +283,25 @@ class SqlSink(Sink):
             def check(connection: sa.Connection) -> None:
                 # Once opened, a ledger that is missing was lost: with an empty one in its place every id would be
                 # applied again.
-                if self._database.identity is not None:
-                    check_still_there(connection, self._ledger, self._database.identity)
+                if self.connections.adapter.identity is not None:
+                    check_still_there(connection, self._ledger, self.connections.adapter.identity)
                 else:
                     ensure_ledger(connection, self._ledger, create=self._create_ledger)
-                missing = self._database.missing_privileges(connection)
+                missing = self.connections.adapter.missing_privileges(connection)
                 if missing:
                     what = ", ".join(missing)
                     raise SinkConfigurationError(f"this role lacks {what} on the ledger {self._ledger.fullname}")
-                if self._database.identity is None:
+                if self.connections.adapter.identity is None:
                     identity = ensure_identity(connection, self._ledger, create=self._create_ledger)
-                    self.identity = self._database.identity = identity
+                    self.identity = self.connections.adapter.identity = identity
 
-            with self._answering(f"the ledger {self._ledger.fullname} cannot be read or written now: "):
-                self._bounded(check)
-            with self._answering():
+            with self._unavailable(f"the ledger {self._ledger.fullname} cannot be read or written now: "):
+                self.connections.run_bounded(check)
+            with self._unavailable():
                 if again or not self._opened:
-                    self._catalogue.check()
+                    self.catalog.check()
                 else:
-                    self._catalogue.refresh_if_changed()
+                    self.catalog.refresh_if_changed()
             self._checked = self._opened = True
 
     def _flush(self, batch: Batch, *, fence: bool) -> list[Outcome]:
@@ -338,17 +314,16 @@ class SqlSink(Sink):
             raise SinkUnavailable(str(err), in_doubt=False) from None
         progress = Progress(
             batch,
-            statement_timeout=self._statement_timeout,
-            lock_timeout=self._lock_timeout,
+            timeouts=self.connections.timeouts,
             failed=self._failed,
             wall_clock=self._clock,
         )
         try:
             self._flush_part(batch, progress.order, progress, fence=fence)
             self._try_alone(batch, progress, fence=fence)
-        except (DatabaseFailure, sa.exc.SQLAlchemyError) as err:
-            failure = err if isinstance(err, DatabaseFailure) else self._database.classify(err)
-            reason = self._describe(failure)
+        except DRIVER_ERRORS as err:
+            self._checked = False
+            reason = self.connections.describe(self.connections.classify(err))
             # What is committed has its outcome, whatever became of the rest.
             if not progress.committed:
                 raise SinkUnavailable(reason, in_doubt=progress.in_doubt) from None
@@ -369,10 +344,6 @@ class SqlSink(Sink):
                     outcomes[position] = Outcome.duplicate()
                 written.add(request.request_id)
         return [outcomes[position] for position in range(len(batch))]
-
-    def _describe(self, failure: DatabaseFailure) -> str:
-        self._checked = False
-        return f"{self._engine.dialect.name}: {without_password(failure.reason, self._engine)}"
 
     def _try_alone(self, batch: Batch, progress: Progress, *, fence: bool) -> None:
         """What has to wait gets a transaction of its own first, where nobody else's trouble is near it."""
@@ -402,19 +373,28 @@ class SqlSink(Sink):
         while True:
             rows, misfits = ({}, {}) if fence else self._bind_all(batch, positions)
             transaction = BatchTransaction(
-                self._database, self._clock, batch, positions, rows, misfits, fence, schema_is_fresh, progress, faulty
+                self.connections.adapter,
+                self._clock,
+                batch,
+                positions,
+                rows,
+                misfits,
+                fence,
+                schema_is_fresh,
+                progress,
+                faulty,
             )
             try:
-                progress.note_committed(self._with_connection(transaction.run))
+                progress.note_committed(self.connections.run(transaction.run))
                 return
             except DatabaseFailure as failure:
                 if failure.committing and failure.connection_lost:
                     progress.note_lost_commit(positions)
                 if failure.error_class is ErrorClass.SCHEMA and not schema_is_fresh:
                     schema_is_fresh = True
-                    with self._answering():
+                    with self._unavailable():
                         # Most often it has not: what a trigger names is missing, and a request is to blame.
-                        faulty = not self._catalogue.refresh_if_changed()
+                        faulty = not self.catalog.refresh_if_changed()
                     if not faulty:
                         self.counters.retries += 1
                 elif failure.error_class is ErrorClass.AGAIN and progress.may_restart():
@@ -463,17 +443,17 @@ class SqlSink(Sink):
                 self._flush_part(batch, ready, progress, fence=fence)
 
     def _bind_all(self, batch: Batch, positions: list[int]) -> tuple[dict[int, list[Row]], dict[int, Outcome]]:
-        with self._answering():
+        with self._unavailable():
             rows, misfits = self._bind(batch, positions)
             # Nobody is rejected for what was true before a migration.
-            if misfits and self._catalogue.refresh_if_changed():
+            if misfits and self.catalog.refresh_if_changed():
                 rows, misfits = self._bind(batch, positions)
             return rows, misfits
 
     def _bind(self, batch: Batch, positions: list[int]) -> tuple[dict[int, list[Row]], dict[int, Outcome]]:
         rows: dict[int, list[Row]] = {}
         misfits: dict[int, Outcome] = {}
-        get = self._catalogue.get
+        get = self.catalog.get
         for position in positions:
             try:
                 rows[position] = [get(record.table).bind(record) for record in batch[position].records]
@@ -484,38 +464,12 @@ class SqlSink(Sink):
                 misfits[position] = Outcome.retry(str(err))
         return rows, misfits
 
-    def _with_connection(self, work: Callable[[sa.Connection], T]) -> T:
-        """Runs the work on a connection, and on another one if it was dead: before the commit, nothing has happened.
-
-        After a restart of the server every connection in the pool is dead, and only using it shows so; a ping
-        before each batch would cost a trip.
-        """
-        stale = 0
-        while True:
-            with self._engine.connect() as connection:
-                used = self._database.prepare(connection)
-                try:
-                    return work(connection)
-                except (DatabaseFailure, sa.exc.DBAPIError) as err:
-                    failure = err if isinstance(err, DatabaseFailure) else self._database.classify(err)
-                    stale_session = failure.connection_lost or (failure.session_suspect and used)
-                    if stale_session:
-                        connection.invalidate()
-                    if not stale_session or failure.committing or not used or stale >= MAX_STALE:
-                        raise
-            stale += 1
-            self.counters.retries += 1
-
     @contextmanager
-    def _answering(self, what: str = "") -> Iterator[None]:
-        """Turns what the database says into `SinkUnavailable`. Without its cause: that may hold values or the URL.
-
-        Args:
-            what: Precedes the reason of a failure on a connection that goes on living.
-        """
+    def _unavailable(self, what: str = "") -> Iterator[None]:
+        """`Connections.unavailable`; the ledger is checked again after an error."""
         try:
-            yield
-        except (DatabaseFailure, sa.exc.SQLAlchemyError) as err:
-            failure = err if isinstance(err, DatabaseFailure) else self._database.classify(err)
-            prefix = "" if failure.error_class is ErrorClass.UNAVAILABLE else what
-            raise SinkUnavailable(f"{prefix}{self._describe(failure)}", in_doubt=False) from None
+            with self.connections.unavailable(what):
+                yield
+        except SinkUnavailable:
+            self._checked = False
+            raise

@@ -227,7 +227,7 @@ _VIRTUAL = sa.text("SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUA
 
 class SqliteTransaction(Transaction):
     def __init__(self, connection: sa.Connection, database: SqliteDatabase) -> None:
-        self._connection = connection
+        self.connection = connection
         self._database = database
         self._lock = database.lock_timeout
         self._begun = False
@@ -244,39 +244,40 @@ class SqliteTransaction(Transaction):
         self._lock = min(self._database.lock_timeout, limits.until_deadline)
 
     def _watch(self, is_over: Callable[[], bool] | None) -> None:
-        driver = self._connection.connection.driver_connection
+        driver = self.connection.connection.driver_connection
         assert isinstance(driver, sqlite3.Connection)
         driver.set_progress_handler(is_over, STEPS if is_over else 0)
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Takes the write lock, unless this transaction has it."""
         if self._begun:
             return
         shorter = self._lock < self._database.lock_timeout
         if shorter:
-            self._connection.exec_driver_sql(busy_timeout(self._lock))
+            self.connection.exec_driver_sql(busy_timeout(self._lock))
         try:
-            self._connection.exec_driver_sql("BEGIN IMMEDIATE")
+            self.connection.exec_driver_sql("BEGIN IMMEDIATE")
         finally:
             if shorter:
-                self._connection.exec_driver_sql(busy_timeout(self._database.lock_timeout))
+                self.connection.exec_driver_sql(busy_timeout(self._database.lock_timeout))
         self._begun = True
 
     @property
     def _in_transaction(self) -> bool:
-        return bool(getattr(self._connection.connection.driver_connection, "in_transaction", False))
+        return bool(getattr(self.connection.connection.driver_connection, "in_transaction", False))
 
     def _execute(self, statement: sa.Executable, rows: list[dict[str, Any]] | None = None) -> sa.CursorResult[Any]:
         self._database.counters.statements += 1
-        result: sa.CursorResult[Any] = self._connection.execute(statement, rows)
+        result: sa.CursorResult[Any] = self.connection.execute(statement, rows)
         return result
 
     def attempt(
         self, stamp: Stamp, entries: Sequence[PreparedRequest], inserts: Sequence[Insert], *, savepoint: bool
     ) -> bool:
         with _classified():
-            self._begin()
+            self.begin()
             if savepoint:
-                self._connection.exec_driver_sql("SAVEPOINT attempt")
+                self.connection.exec_driver_sql("SAVEPOINT attempt")
             try:
                 complete = len(self._claimable(stamp, entries)) == len(entries)
                 if complete:
@@ -289,18 +290,18 @@ class SqliteTransaction(Transaction):
                 # A full disk, RAISE(ROLLBACK) and ON CONFLICT ROLLBACK end the transaction, and the savepoint with it.
                 failure.transaction_ended = not self._in_transaction
                 if savepoint and not failure.transaction_ended:
-                    self._connection.exec_driver_sql("ROLLBACK TO attempt")
-                    self._connection.exec_driver_sql("RELEASE attempt")
+                    self.connection.exec_driver_sql("ROLLBACK TO attempt")
+                    self.connection.exec_driver_sql("RELEASE attempt")
                 raise failure from None
             if savepoint:
-                self._connection.exec_driver_sql("RELEASE attempt")
+                self.connection.exec_driver_sql("RELEASE attempt")
             if complete:
                 self._rows += sum(len(insert.rows) for insert in inserts)
             return complete
 
     def claim(self, stamp: Stamp, entries: Sequence[PreparedRequest]) -> None:
         with _classified():
-            self._begin()
+            self.begin()
             self._enter(stamp, self._claimable(stamp, entries))
 
     @contextmanager
@@ -343,7 +344,7 @@ class SqliteTransaction(Transaction):
 
     def lookup(self, request_ids: Sequence[str]) -> dict[str, LedgerEntry]:
         with _classified():
-            self._begin()
+            self.begin()
             return self._lookup(request_ids)
 
     def _lookup(self, request_ids: Sequence[str]) -> dict[str, LedgerEntry]:
@@ -363,7 +364,7 @@ class SqliteTransaction(Transaction):
             return
         with _classified():
             try:
-                self._connection.exec_driver_sql("COMMIT")
+                self.connection.exec_driver_sql("COMMIT")
             except sa.exc.DBAPIError:
                 # A deferred constraint leaves the transaction open.
                 self.rollback()
@@ -376,7 +377,7 @@ class SqliteTransaction(Transaction):
         with suppress(sa.exc.DBAPIError):
             self._watch(None)
             if self._begun:
-                self._connection.exec_driver_sql("ROLLBACK")
+                self.connection.exec_driver_sql("ROLLBACK")
         self._begun = False
         self._rows = 0
 

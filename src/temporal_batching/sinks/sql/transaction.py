@@ -83,20 +83,21 @@ class BatchTransaction:
         transaction = self._database.transaction(connection)
         try:
             while True:
-                outcomes = self._at_once(transaction)
+                outcomes = self.write_together(transaction)
                 if outcomes is None:
                     outcomes = self._each_by_itself(transaction)
                 if not self._overdue(outcomes):
                     break
                 # Some deadline passed while the rows were inserted: once more, without that request.
                 transaction.rollback()
-            self._commit(transaction)
+            self.commit(transaction)
         except BaseException:
             transaction.rollback()
             raise
         return {**outcomes, **self._invalid}
 
-    def _commit(self, transaction: Transaction) -> None:
+    def commit(self, transaction: Transaction) -> None:
+        """Commits within the limits of the call."""
         try:
             transaction.limit(self._limits())
             transaction.commit()
@@ -121,7 +122,7 @@ class BatchTransaction:
             for entry in self._entries
         )
 
-    def _at_once(self, transaction: Transaction) -> dict[int, Outcome] | None:
+    def write_together(self, transaction: Transaction) -> dict[int, Outcome] | None:
         """The good case, in the fewest trips: every id is new and every row is welcome. None if it is not so."""
         entries, now = self._entries, self._clock()
         ids = {entry.request_id for entry in entries}
