@@ -15,8 +15,7 @@ from temporal_batching.contract import Outcome, OutcomeKind, Record, RejectCode,
 from temporal_batching.errors import SinkUnavailable
 from temporal_batching.sinks.base import Batch
 from temporal_batching.sinks.dead_letters import DeadLetter
-from temporal_batching.sinks.sql import TableRule
-from temporal_batching.sinks.sql import postgresql as postgresql_module
+from temporal_batching.sinks.sql import TableRule, postgresql_schema
 from tests.support.databases import TestDatabase
 
 ENTRIES = "CREATE TABLE entries (id integer PRIMARY KEY, amount integer)"
@@ -100,7 +99,7 @@ async def test_a_trigger_that_raises_what_a_connection_is_refused_with_rejects_i
 async def test_an_id_that_only_the_server_can_refuse_is_rejected_alone(
     postgresql: TestDatabase, postgresql_server: sa.URL, monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:
-    monkeypatch.setattr(postgresql_module, "codec_of", lambda encoding: None)
+    monkeypatch.setattr(postgresql_schema, "codec_of", lambda encoding: None)
     name = f"encoded_{encoding.lower()}"
     maintenance = sa.create_engine(postgresql_server, isolation_level="AUTOCOMMIT")
     with maintenance.connect() as connection:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from temporal_batching.contract import Record
 from temporal_batching.sinks.sql.database import DatabaseAdapter
 from temporal_batching.sinks.sql.schema import BoundTable, Misfit, TableName, TableRule
+from temporal_batching.sinks.sql.tables import unique_keys
 
 
 class NotCheckable(Exception):
@@ -92,13 +93,4 @@ class AuditedTables:
         bound = self._database.reflect(self._connection, name, where, self._rules.get(name, TableRule()))
         inspector = sa.inspect(self._connection)
         primary = tuple(inspector.get_pk_constraint(where.name, schema=where.schema)["constrained_columns"])
-        unique = [primary] if primary else []
-        for index in inspector.get_indexes(where.name, schema=where.schema):
-            names = index["column_names"]
-            partial = any(index["dialect_options"].get(f"{d}_where") is not None for d in ("sqlite", "postgresql"))
-            if index["unique"] and not partial and None not in names:
-                included = index["dialect_options"].get("postgresql_include") or ()
-                unique.append(tuple(n for n in names if n is not None and n not in included))
-        for constraint in inspector.get_unique_constraints(where.name, schema=where.schema):
-            unique.append(tuple(constraint["column_names"]))
-        return AuditedTable(bound, where, list(dict.fromkeys(unique)), primary)
+        return AuditedTable(bound, where, unique_keys(self._connection, where), primary)

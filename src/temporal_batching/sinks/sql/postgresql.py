@@ -7,9 +7,6 @@ a pipeline, which COPY cannot: COPY alone costs two trips.
 
 from __future__ import annotations
 
-import codecs
-import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +17,7 @@ from psycopg.pq import TransactionStatus
 
 from temporal_batching.contract import RejectCode
 from temporal_batching.sinks.ledger import IDENTITY_ID, LedgerEntry
+from temporal_batching.sinks.sql import postgresql_schema
 from temporal_batching.sinks.sql.database import (
     DatabaseAdapter,
     Insert,
@@ -29,12 +27,11 @@ from temporal_batching.sinks.sql.database import (
     Stamp,
     Transaction,
 )
-from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass, classify_sqlstate
+from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass
 from temporal_batching.sinks.sql.ledger import read_entry
-from temporal_batching.sinks.sql.reasons import short_reason
-from temporal_batching.sinks.sql.schema import BoundColumn, BoundTable, TableName, TableNames, TableRule, check_rule
-from temporal_batching.sinks.sql.tables import is_a_batchers, leading_to
-from temporal_batching.sinks.sql.types import PG_NULL, array_literal, postgresql_binder, quoted_element
+from temporal_batching.sinks.sql.postgresql_errors import classify_postgresql_error
+from temporal_batching.sinks.sql.schema import BoundTable, TableName, TableNames, TableRule
+from temporal_batching.sinks.sql.types import PG_NULL, array_literal, quoted_element
 
 _USED = "temporal_batching.prepared"
 _SESSION_USED = "temporal_batching.session_used"
@@ -132,74 +129,13 @@ class PostgresqlDatabase(DatabaseAdapter):
         return classify_postgresql_error(error)
 
     def list_names(self, connection: sa.Connection) -> TableNames:
-        relations = connection.execute(_RELATIONS).all()
-        reserved = self._reserved(connection, relations)
-        writable: dict[str, TableName] = {}
-        refused: set[str] = set()
-        for one in relations:
-            if not one.usable:
-                continue
-            names = [f"{one.schema}.{one.name}", *([one.name] if one.visible else [])]
-            if one.oid in reserved:
-                refused.update(names)
-            else:
-                writable.update(dict.fromkeys(names, TableName(one.schema, one.name)))
-        return TableNames(writable, frozenset(refused))
-
-    def _reserved(self, connection: sa.Connection, relations: Iterable[sa.Row[Any]]) -> set[int]:
-        """Ledgers and dead letters, and all that a write may reach them through, whatever it calls its columns."""
-        own = {connection.scalar(_OID, {"name": _quoted(connection, table)}) for table in self.own} - {None}
-        for one in relations:
-            # A foreign table has no key here, wherever it leads.
-            key = None if one.kind == "f" else one.key or ()
-            if is_a_batchers(one.columns or (), key, self.reserved):
-                own.add(one.oid)
-        leads_to: dict[int, set[int]] = {}
-        for relation, other in connection.execute(_LEADS_TO):
-            leads_to.setdefault(relation, set()).add(other)
-        return leading_to(own, leads_to)
+        return postgresql_schema.list_names(connection, own=self.own, reserved=self.reserved)
 
     def reflect(self, connection: sa.Connection, name: str, where: TableName, rule: TableRule) -> BoundTable:
-        schema, table_name = where
-        inspector = sa.inspect(connection)
-        types = _reflect_types(inspector, table_name, schema)
-        columns: dict[str, BoundColumn] = {}
-        for (
-            column,
-            type_sql,
-            array,
-            composite,
-            delimiter,
-            not_null,
-            has_default,
-            identity,
-            generated,
-        ) in connection.execute(_COLUMNS, {"schema": schema, "table": table_name}):
-            column_type = types[column]
-            if array and isinstance(column_type, sa.types.NullType):
-                column_type = sa.ARRAY(column_type)  # of elements that SQLAlchemy does not know
-            columns[column] = BoundColumn(
-                name=column,
-                bind=postgresql_binder(column_type, nullable=not not_null, delimiter=delimiter),
-                plain=not (has_default or identity),
-                generated=bool(generated) or identity == "a",
-                type_sql=type_sql,
-                nested=array or composite or delimiter != ",",
-            )
-        primary = inspector.get_pk_constraint(table_name, schema=schema)["constrained_columns"]
-        unique = [frozenset(primary)] if primary else []
-        for index in inspector.get_indexes(table_name, schema=schema):
-            names, options = index["column_names"], index["dialect_options"]
-            # One that is still built, or failed to be, is not valid: a conflict rule cannot rest on it.
-            partial, invalid = options.get("postgresql_where") is not None, options.get("postgresql_invalid")
-            if index["unique"] and None not in names and not partial and not invalid:
-                included = set(options.get("postgresql_include") or ())
-                unique.append(frozenset(n for n in names if n is not None and n not in included))
-        check_rule(name, columns, rule, unique)
-        return BoundTable(name, sa.Table(table_name, sa.MetaData(), schema=schema), columns, rule)
+        return postgresql_schema.reflect(connection, name, where, rule)
 
     def schema_version(self, connection: sa.Connection) -> object:
-        return connection.scalar(_VERSION)
+        return postgresql_schema.schema_version(connection)
 
     def id_fault(self, request_id: str) -> str | None:
         if self._codec is None or request_id.isascii():
@@ -211,95 +147,8 @@ class PostgresqlDatabase(DatabaseAdapter):
         return None
 
     def missing_privileges(self, connection: sa.Connection) -> list[str]:
-        self._codec = codec_of(str(connection.scalar(_ENCODING)))
-        quoted = _quoted(connection, self.ledger)
-        return [
-            privilege
-            for privilege in ("SELECT", "INSERT", "UPDATE")
-            if not connection.scalar(_PRIVILEGE, {"name": quoted, "privilege": privilege})
-        ]
-
-
-_reflecting = threading.Lock()
-
-
-def _reflect_types(inspector: sa.Inspector, table: str, schema: str | None) -> dict[str, sa.types.TypeEngine[Any]]:
-    """The columns' types, ``NullType`` for those that SQLAlchemy does not know: these take their own syntax."""
-    # Filters of warnings are the process's: two that change them at once would not both find them again.
-    with _reflecting, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Did not recognize type", sa.exc.SAWarning)
-        return {column["name"]: column["type"] for column in inspector.get_columns(table, schema=schema)}
-
-
-def _quoted(connection: sa.Connection, table: sa.Table) -> str:
-    # A bound value, not a statement: the preparer's doubled percent signs have to go.
-    return connection.dialect.identifier_preparer.format_table(table).replace("%%", "%")
-
-
-def codec_of(encoding: str) -> str | None:
-    name = encoding.casefold().replace("win", "cp").replace("koi8", "koi8_")
-    if name in ("utf8", "sql_ascii"):
-        return None
-    try:
-        return codecs.lookup(name).name
-    except LookupError:
-        return None
-
-
-_ENCODING = sa.text("SELECT current_setting('server_encoding')")
-# Every change of a table, a column, a type's labels or of what this role may see writes one of these rows anew.
-_VERSION = sa.text(
-    "SELECT concat_ws(' ', current_setting('search_path'),"
-    " (SELECT sum(hashtext(concat_ws(',', c.oid, c.xmin, c.relname)))"
-    "  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-    "  WHERE c.relkind IN ('r', 'p', 'v', 'f') AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'),"
-    " (SELECT sum(hashtext(concat_ws(',', a.attrelid, a.attnum, a.xmin)))"
-    "  FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
-    "  WHERE a.attnum > 0 AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'),"
-    # What a conflict rule needs.
-    " (SELECT sum(hashtext(concat_ws(',', i.indexrelid, i.xmin)))"
-    "  FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
-    "  WHERE i.indisunique AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'),"
-    # Domains, with their defaults.
-    " (SELECT sum(hashtext(concat_ws(',', t.oid, t.xmin)))"
-    "  FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace"
-    "  WHERE t.typtype = 'd' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'),"
-    " (SELECT sum(hashtext(concat_ws(',', oid, xmin))) FROM pg_enum),"
-    " (SELECT sum(hashtext(concat_ws(',', oid, xmin))) FROM pg_namespace))"
-)
-_OID = sa.text("SELECT to_regclass(:name)::oid")
-_PRIVILEGE = sa.text("SELECT has_table_privilege(:name, :privilege)")
-# Those in schemas that this role may not use as well: a view elsewhere writes to them with its owner's rights.
-_RELATIONS = sa.text(
-    "SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS kind,"
-    " pg_table_is_visible(c.oid) AS visible, has_schema_privilege(n.oid, 'USAGE') AS usable,"
-    " (SELECT array_agg(a.attname::text) FROM pg_attribute a"
-    "  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,"
-    " (SELECT array_agg(a.attname::text) FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid"
-    "  AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])"
-    "  WHERE i.indrelid = c.oid AND i.indisprimary) AS key"
-    " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'f')"
-    " AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'"
-)
-# A view or a rule refers to a table; who reads a table reads its children; a partitioned table writes to its
-# partitions. Below 16384 are the server's own.
-_LEADS_TO = sa.text(
-    "SELECT r.ev_class, d.refobjid FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass"
-    " AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass"
-    " WHERE r.ev_class >= 16384 AND d.refobjid >= 16384 AND d.refobjid <> r.ev_class"
-    " UNION SELECT inhrelid, inhparent FROM pg_inherits"
-    " UNION SELECT i.inhparent, i.inhrelid FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent"
-    " WHERE p.relkind = 'p'"
-)
-# The type without its length: a cast to varchar(3) would cut silently, where the assignment to the column refuses.
-_COLUMNS = sa.text(
-    "SELECT a.attname, format_type(a.atttypid, -1), t.typcategory = 'A', t.typcategory = 'C', t.typdelim, a.attnotnull,"
-    # Leaving a column of a view out means the default of the table below it; a domain brings a default of its own.
-    " a.atthasdef OR t.typdefault IS NOT NULL OR c.relkind = 'v',"
-    " a.attidentity, a.attgenerated FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid"
-    " JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
-    " WHERE n.nspname = :schema AND c.relname = :table AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
-)
+        self._codec = postgresql_schema.read_codec(connection)
+        return postgresql_schema.missing_privileges(connection, self.ledger)
 
 
 _UNDO: list[tuple[str, Sequence[Any] | None]] = [
@@ -522,49 +371,3 @@ def _insert_sql(engine: sa.Engine, table: BoundTable, names: Sequence[str]) -> s
 
 def _escaped(type_sql: str) -> str:
     return type_sql.replace("%", "%%")
-
-
-_READ_ONLY = "25006"
-_QUERY_CANCELED = "57014"
-_UNSTORABLE = ("22021", "22P05")
-"""A character that the database's encoding lacks, or that has no counterpart in it."""
-
-
-def classify_postgresql_error(
-    error: BaseException, connection: psycopg.Connection[Any] | None = None
-) -> DatabaseFailure:
-    cause = getattr(error, "orig", None) or error
-    lost = bool(getattr(error, "connection_invalidated", False)) or (connection is not None and connection.closed)
-    if isinstance(cause, UnicodeEncodeError | psycopg.DataError) and getattr(cause, "sqlstate", None) is None:
-        # Refused by the driver before the server saw it: text that the connection's encoding cannot express.
-        failure = DatabaseFailure(ErrorClass.REQUEST, str(cause), connection_lost=lost)
-        failure.text_unstorable = isinstance(cause, UnicodeEncodeError)
-        return failure
-    sqlstate = getattr(cause, "sqlstate", None)
-    error_class, code = classify_sqlstate(sqlstate, connected=connection is not None and not lost)
-    if lost:
-        # Whatever was said last, nothing more can be asked on this connection.
-        error_class = ErrorClass.UNAVAILABLE
-    failure = DatabaseFailure(error_class, describe_postgresql_error(cause), code=code, connection_lost=lost)
-    failure.timed_out = sqlstate == _QUERY_CANCELED
-    # After a failover the pool's connections may lead to a server that is a standby now.
-    failure.session_suspect = sqlstate == _READ_ONLY
-    failure.text_unstorable = sqlstate in _UNSTORABLE
-    return failure
-
-
-_WITH_DETAIL = ("22", "23503", "23505")
-"""SQLSTATEs whose detail is about the value that was sent: data exceptions, and the key of a foreign key or of a unique
-index. That of others brings the whole row, with what defaults and triggers put into it (NOT NULL, CHECK), or a row of
-somebody else (EXCLUDE)."""
-
-
-def describe_postgresql_error(cause: BaseException) -> str:
-    """The server's words, as far as they are about what was sent."""
-    diag = cause.diag if isinstance(cause, psycopg.Error) else None
-    if diag is None or not diag.message_primary:
-        return short_reason(str(cause))
-    # A context says that the error came from inside a function: its detail is about what that one was doing.
-    if diag.message_detail and not diag.context and (diag.sqlstate or "").startswith(_WITH_DETAIL):
-        return short_reason(f"{diag.message_primary}: {diag.message_detail}")
-    return short_reason(diag.message_primary)

@@ -25,7 +25,7 @@ from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass, clas
 from temporal_batching.sinks.sql.ledger import read_entry
 from temporal_batching.sinks.sql.reasons import short_reason
 from temporal_batching.sinks.sql.schema import BoundColumn, BoundTable, TableName, TableNames, TableRule, check_rule
-from temporal_batching.sinks.sql.tables import is_a_batchers
+from temporal_batching.sinks.sql.tables import is_a_batchers, unique_keys
 from temporal_batching.sinks.sql.types import sqlite_binder
 
 CHUNK = 10_000
@@ -112,7 +112,6 @@ class SqliteDatabase(DatabaseAdapter):
 
     def reflect(self, connection: sa.Connection, name: str, where: TableName, rule: TableRule) -> BoundTable:
         table = sa.Table(where.name, sa.MetaData())
-        unique: list[frozenset[str]] = []
         columns: dict[str, BoundColumn] = {}
         strict = _is_strict(connection, where.name)
         for column, declared, not_null, default, key, hidden in connection.execute(_COLUMNS, {"name": where.name}):
@@ -126,15 +125,7 @@ class SqliteDatabase(DatabaseAdapter):
                 generated=hidden in (2, 3),
             )
             table.append_column(sa.Column(column, _AsBound()))
-        inspector = sa.inspect(connection)
-        primary = inspector.get_pk_constraint(where.name)["constrained_columns"]
-        unique = [frozenset(primary)] if primary else []
-        unique += [frozenset(u["column_names"]) for u in inspector.get_unique_constraints(where.name)]
-        for index in inspector.get_indexes(where.name):
-            names = index["column_names"]
-            if index["unique"] and None not in names and index["dialect_options"].get("sqlite_where") is None:
-                unique.append(frozenset(n for n in names if n is not None))
-        check_rule(name, columns, rule, unique)
+        check_rule(name, columns, rule, map(frozenset, unique_keys(connection, where)))
         return BoundTable(name, table, columns, rule)
 
     def schema_version(self, connection: sa.Connection) -> object:

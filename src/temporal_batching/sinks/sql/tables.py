@@ -44,6 +44,26 @@ def leading_to(targets: Iterable[T], leads_to: Mapping[T, Collection[T]]) -> set
     return found
 
 
+def unique_keys(connection: sa.Connection, where: TableName) -> list[tuple[str, ...]]:
+    """The keys by which at most one row of a table can be found, the primary key first.
+
+    An index on an expression or on some of the rows is none, and neither is one that is invalid: still being built, or
+    failed to be.
+    """
+    inspector = sa.inspect(connection)
+    primary = inspector.get_pk_constraint(where.name, schema=where.schema)["constrained_columns"]
+    keys = [tuple(primary)] if primary else []
+    for index in inspector.get_indexes(where.name, schema=where.schema):
+        names, options = index["column_names"], index.get("dialect_options", {})
+        partial = any(options.get(f"{dialect}_where") is not None for dialect in ("sqlite", "postgresql"))
+        if index["unique"] and None not in names and not partial and not options.get("postgresql_invalid"):
+            included = options.get("postgresql_include") or ()
+            keys.append(tuple(name for name in names if name is not None and name not in included))
+    for constraint in inspector.get_unique_constraints(where.name, schema=where.schema):
+        keys.append(tuple(constraint["column_names"]))
+    return list(dict.fromkeys(keys))
+
+
 def table_ddl(table: sa.Table, dialect: sa.Dialect) -> str:
     return str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)).strip() + ";"
 
