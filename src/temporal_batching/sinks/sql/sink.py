@@ -34,16 +34,17 @@ from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
-from temporal_batching.contract import Outcome, OutcomeKind
+from temporal_batching.contract import Outcome
 from temporal_batching.errors import SinkConfigurationError, SinkError, SinkUnavailable
 from temporal_batching.sinks.base import Batch, Sink
 from temporal_batching.sinks.dead_letters import DEFAULT_DEAD_LETTERS, DeadLetter
 from temporal_batching.sinks.ledger import DEFAULT_LEDGER, LedgerEntry
+from temporal_batching.sinks.sql.batch_write import BatchWrite
 from temporal_batching.sinks.sql.connect import connect_engine, make_database
 from temporal_batching.sinks.sql.connections import DRIVER_ERRORS, Connections, Timeouts
 from temporal_batching.sinks.sql.database import SinkCounters
 from temporal_batching.sinks.sql.dead_letters import DeadLetters
-from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass
+from temporal_batching.sinks.sql.errors import DatabaseFailure
 from temporal_batching.sinks.sql.failed_tries import FailedTries
 from temporal_batching.sinks.sql.ledger import (
     check_still_there,
@@ -52,10 +53,9 @@ from temporal_batching.sinks.sql.ledger import (
     identity_ddl,
 )
 from temporal_batching.sinks.sql.ledger import ledger_table as define_ledger
-from temporal_batching.sinks.sql.progress import ALONE_IN_A_ROW, Progress
-from temporal_batching.sinks.sql.schema import Catalogue, Misfit, Row, TableRule
+from temporal_batching.sinks.sql.schema import Catalogue, TableRule
 from temporal_batching.sinks.sql.tables import table_ddl
-from temporal_batching.sinks.sql.transaction import BatchTransaction, storable_ids
+from temporal_batching.sinks.sql.transaction import storable_ids
 
 __all__ = ["SinkCounters", "SqlSink", "TableRule"]
 
@@ -312,157 +312,12 @@ class SqlSink(Sink):
                 raise
             # It did fit when the sink was opened: what waits in the batcher waits for whoever changes it back.
             raise SinkUnavailable(str(err), in_doubt=False) from None
-        progress = Progress(
-            batch,
-            timeouts=self.connections.timeouts,
-            failed=self._failed,
-            wall_clock=self._clock,
-        )
+        call = BatchWrite(self.connections, self.catalog, batch, fence=fence, failed=self._failed, clock=self._clock)
         try:
-            self._flush_part(batch, progress.order, progress, fence=fence)
-            self._try_alone(batch, progress, fence=fence)
-        except DRIVER_ERRORS as err:
-            self._checked = False
-            reason = self.connections.describe(self.connections.classify(err))
-            # What is committed has its outcome, whatever became of the rest.
-            if not progress.committed:
-                raise SinkUnavailable(reason, in_doubt=progress.in_doubt) from None
-            progress.fill(len(batch), reason)
-        except SinkUnavailable as err:
-            if not progress.committed:
-                raise SinkUnavailable(str(err), in_doubt=progress.in_doubt) from None
-            progress.fill(len(batch), str(err))
-        progress.state_doubts()
-        progress.remember()
-        outcomes = progress.outcomes
-        self.counters.requeued += len(progress.to_be_retried())
-        written: set[str] = set()
-        for position, request in enumerate(batch):
-            if outcomes[position].kind is OutcomeKind.WRITTEN:
-                # Committed in two parts, the ledger takes a repetition for this batch's own earlier attempt.
-                if request.request_id in written:
-                    outcomes[position] = Outcome.duplicate()
-                written.add(request.request_id)
-        return [outcomes[position] for position in range(len(batch))]
-
-    def _try_alone(self, batch: Batch, progress: Progress, *, fence: bool) -> None:
-        """What has to wait gets a transaction of its own first, where nobody else's trouble is near it."""
-        if len(batch) == 1:
-            return
-        blocked: set[str] = set()
-        failed = 0
-        for position in progress.to_be_retried():
-            key = batch[position].key
-            if failed >= ALONE_IN_A_ROW or progress.spent:
-                return
-            if progress.took_too_long(batch[position].request_id) and key:
-                blocked.add(key)  # it was by itself already
-            if key in blocked or progress.took_too_long(batch[position].request_id):
-                continue
-            self._flush_part(batch, [position], progress, fence=fence)
-            if progress.outcomes[position].kind is OutcomeKind.RETRY:
-                failed += 1
-                if key:
-                    blocked.add(key)
-            else:
-                failed = 0
-
-    def _flush_part(self, batch: Batch, positions: list[int], progress: Progress, *, fence: bool) -> None:
-        """Commits these requests of a batch: together, unless that is what fails."""
-        schema_is_fresh = faulty = False
-        while True:
-            rows, misfits = ({}, {}) if fence else self._bind_all(batch, positions)
-            transaction = BatchTransaction(
-                self.connections.adapter,
-                self._clock,
-                batch,
-                positions,
-                rows,
-                misfits,
-                fence,
-                schema_is_fresh,
-                progress,
-                faulty,
-            )
-            try:
-                progress.note_committed(self.connections.run(transaction.run))
-                return
-            except DatabaseFailure as failure:
-                if failure.committing and failure.connection_lost:
-                    progress.note_lost_commit(positions)
-                if failure.error_class is ErrorClass.SCHEMA and not schema_is_fresh:
-                    schema_is_fresh = True
-                    with self._unavailable():
-                        # Most often it has not: what a trigger names is missing, and a request is to blame.
-                        faulty = not self.catalog.refresh_if_changed()
-                    if not faulty:
-                        self.counters.retries += 1
-                elif failure.error_class is ErrorClass.AGAIN and progress.may_restart():
-                    self.counters.retries += 1
-                elif failure.can_be_isolated(schema_is_fresh=schema_is_fresh):
-                    self._flush_halves(batch, positions, rows, progress, failure, fence=fence)
-                    return
-                else:
-                    raise
-
-    def _flush_halves(
-        self,
-        batch: Batch,
-        positions: list[int],
-        rows: Mapping[int, list[Row]],
-        progress: Progress,
-        failure: DatabaseFailure,
-        *,
-        fence: bool,
-    ) -> None:
-        """Isolates what fails a whole transaction, each half in one of its own.
-
-        A constraint that is checked at the commit, a trigger of SQLite's that rolls everything back, a lock on a row
-        of the ledger.
-        """
-        progress.note_failure(failure)
-        if len(positions) == 1:
-            (position,) = positions
-            if failure.rejects:
-                progress.outcomes[position] = Outcome.rejected(failure.code, failure.reason)
-            else:
-                progress.note_offender(failure, batch[position].request_id, rows.get(position, ()))
-                progress.outcomes[position] = progress.retry(position, failure.reason)
-            return
-        self.counters.splits += 1
-        middle = len(positions) // 2
-        for half in (positions[:middle], positions[middle:]):
-            waiting = {batch[p].key for p in progress.to_be_retried()} - {""}
-            held = [
-                p for p in half if progress.spent or batch[p].key in waiting or progress.is_hopeless(rows.get(p, ()))
-            ]
-            for position in held:
-                progress.outcomes[position] = progress.retry(position, progress.not_tried)
-            ready = [p for p in half if p not in held]
-            if ready:
-                self._flush_part(batch, ready, progress, fence=fence)
-
-    def _bind_all(self, batch: Batch, positions: list[int]) -> tuple[dict[int, list[Row]], dict[int, Outcome]]:
-        with self._unavailable():
-            rows, misfits = self._bind(batch, positions)
-            # Nobody is rejected for what was true before a migration.
-            if misfits and self.catalog.refresh_if_changed():
-                rows, misfits = self._bind(batch, positions)
-            return rows, misfits
-
-    def _bind(self, batch: Batch, positions: list[int]) -> tuple[dict[int, list[Row]], dict[int, Outcome]]:
-        rows: dict[int, list[Row]] = {}
-        misfits: dict[int, Outcome] = {}
-        get = self.catalog.get
-        for position in positions:
-            try:
-                rows[position] = [get(record.table).bind(record) for record in batch[position].records]
-            except Misfit as misfit:
-                misfits[position] = Outcome.rejected(misfit.code, misfit.reason)
-            except SinkConfigurationError as err:
-                # It did fit when the sink was opened: the request waits for whoever changes it back.
-                misfits[position] = Outcome.retry(str(err))
-        return rows, misfits
+            return call.run()
+        finally:
+            if call.interrupted:
+                self._checked = False
 
     @contextmanager
     def _unavailable(self, what: str = "") -> Iterator[None]:
