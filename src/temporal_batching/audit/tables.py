@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from temporal_batching.contract import Record
 from temporal_batching.sinks.sql.database import DatabaseAdapter
-from temporal_batching.sinks.sql.schema import BoundTable, Misfit, TableName, TableRule
+from temporal_batching.sinks.sql.schema import BoundTable, SchemaMismatch, TableName, TableRule
 from temporal_batching.sinks.sql.tables import unique_keys
 
 
@@ -47,8 +47,8 @@ class AuditedTable:
         """
         try:
             row = self.bound.bind(record)
-        except Misfit as misfit:
-            raise NotCheckable(f"a record does not fit the table as it is now ({misfit.code})") from None
+        except SchemaMismatch as mismatch:
+            raise NotCheckable(f"a record does not fit the table as it is now ({mismatch.code})") from None
         return row.columns, row.values
 
     def key_for(self, columns: Sequence[str], values: Sequence[Any], null: Any) -> tuple[str, ...]:

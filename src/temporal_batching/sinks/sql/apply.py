@@ -61,8 +61,8 @@ def _runs(rows: Iterable[Row]) -> Iterable[tuple[BoundTable, list[Row]]]:
 
 def _inserts(table: BoundTable, rows: Sequence[Row], database: DatabaseAdapter) -> Iterable[Insert]:
     for insert in _by_columns(table, rows, database):
-        if database.waves and table.rule.conflict == "update":
-            yield from _waves(insert)
+        if database.one_update_per_row and table.rule.conflict == "update":
+            yield from _passes(insert)
         else:
             yield insert
 
@@ -92,22 +92,22 @@ def _by_columns(table: BoundTable, rows: Sequence[Row], database: DatabaseAdapte
         yield insert
 
 
-def _waves(insert: Insert) -> Iterable[Insert]:
-    """ON CONFLICT DO UPDATE refuses to meet a row twice in a statement: the second time goes into a second one."""
+def _passes(insert: Insert) -> Iterable[Insert]:
+    """Splits an insert so that no statement has two rows with one key: ON CONFLICT DO UPDATE rejects such a statement."""
     positions = [insert.columns.index(name) for name in insert.table.rule.key if name in insert.columns]
     times: dict[tuple[object, ...], int] = defaultdict(int)
-    waves: list[Insert] = []
+    passes: list[Insert] = []
     for row in insert.rows:
         key = tuple(row[p] for p in positions)
-        wave = times[key]
+        number = times[key]
         times[key] += 1
-        if wave == len(waves):
-            waves.append(Insert(insert.table, insert.columns, []))
-        waves[wave].rows.append(row)
-    return waves
+        if number == len(passes):
+            passes.append(Insert(insert.table, insert.columns, []))
+        passes[number].rows.append(row)
+    return passes
 
 
-class Answer(Protocol):
+class SetOutcome(Protocol):
     def __call__(self, request: PreparedRequest, outcome: Outcome, *, applied: bool) -> None: ...
 
 
@@ -125,7 +125,7 @@ class FaultIsolator:
         transaction: Transaction,
         database: DatabaseAdapter,
         stamp: Stamp,
-        answer: Answer,
+        set_outcome: SetOutcome,
         progress: Progress,
         schema_is_fresh: bool,
         blocked: set[str],
@@ -133,7 +133,7 @@ class FaultIsolator:
         self._transaction = transaction
         self._database = database
         self._stamp = stamp
-        self._answer = answer
+        self._set_outcome = set_outcome
         self._progress = progress
         self._schema_is_fresh = schema_is_fresh
         self._blocked = blocked  # keys of requests that wait
@@ -164,7 +164,7 @@ class FaultIsolator:
                 if complete:
                     self._progress.note_success(ready)
                     for request in ready:
-                        self._answer(request, Outcome.written(), applied=True)
+                        self._set_outcome(request, Outcome.written(), applied=True)
                     return len(ready) == len(requests)
                 left = self._without_known(ready)
                 return self._apply(left, faulty=False) if left else True
@@ -183,7 +183,7 @@ class FaultIsolator:
     def refuse(self, request: PreparedRequest, failure: DatabaseFailure) -> None:
         """Answers for a request that has failed by itself."""
         if failure.rejects:
-            self._answer(request, Outcome.rejected(failure.code, failure.reason), applied=False)
+            self._set_outcome(request, Outcome.rejected(failure.code, failure.reason), applied=False)
         else:
             self._progress.note_offender(failure, request.request_id, request.rows)
             self._wait(request, failure.reason)
@@ -191,7 +191,7 @@ class FaultIsolator:
     def _wait(self, request: PreparedRequest, reason: str) -> None:
         if request.key:
             self._blocked.add(request.key)
-        self._answer(request, Outcome.retry(reason), applied=False)
+        self._set_outcome(request, Outcome.retry(reason), applied=False)
 
     def _without_known(self, requests: Sequence[PreparedRequest]) -> list[PreparedRequest]:
         """Another transaction has written some of these ids since they were looked up."""
@@ -202,7 +202,7 @@ class FaultIsolator:
             if outcome is None:
                 left.append(request)
             else:
-                self._answer(request, outcome, applied=False)
+                self._set_outcome(request, outcome, applied=False)
         if len(left) == len(requests):
             raise DatabaseFailure(ErrorClass.AGAIN, "the ledger changes while it is written to")
         return left

@@ -11,7 +11,7 @@ from temporal_batching.sinks.sql.connections import DRIVER_ERRORS, Connections
 from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass
 from temporal_batching.sinks.sql.failed_tries import FailedTries
 from temporal_batching.sinks.sql.progress import ALONE_IN_A_ROW, Progress
-from temporal_batching.sinks.sql.schema import Catalogue, Misfit, Row
+from temporal_batching.sinks.sql.schema import Row, SchemaMismatch, TableCatalog
 from temporal_batching.sinks.sql.transaction import BatchTransaction
 
 
@@ -25,7 +25,7 @@ class BatchWrite:
     def __init__(
         self,
         connections: Connections,
-        catalog: Catalogue,
+        catalog: TableCatalog,
         batch: Batch,
         *,
         fence: bool,
@@ -113,14 +113,14 @@ class BatchWrite:
         """Commits these requests of a batch: together, unless that is what fails."""
         schema_is_fresh = faulty = False
         while True:
-            rows, misfits = ({}, {}) if self._fence else self._bind_all(positions)
+            rows, unbindable = ({}, {}) if self._fence else self._bind_all(positions)
             transaction = BatchTransaction(
                 self._connections.adapter,
                 self._clock,
                 self._batch,
                 positions,
                 rows,
-                misfits,
+                unbindable,
                 self._fence,
                 schema_is_fresh,
                 self._progress,
@@ -179,22 +179,22 @@ class BatchWrite:
 
     def _bind_all(self, positions: Sequence[int]) -> tuple[dict[int, list[Row]], dict[int, Outcome]]:
         with self._connections.unavailable():
-            rows, misfits = self._bind(positions)
+            rows, unbindable = self._bind(positions)
             # Nobody is rejected for what was true before a migration.
-            if misfits and self._catalog.refresh_if_changed():
-                rows, misfits = self._bind(positions)
-            return rows, misfits
+            if unbindable and self._catalog.refresh_if_changed():
+                rows, unbindable = self._bind(positions)
+            return rows, unbindable
 
     def _bind(self, positions: Sequence[int]) -> tuple[dict[int, list[Row]], dict[int, Outcome]]:
         rows: dict[int, list[Row]] = {}
-        misfits: dict[int, Outcome] = {}
+        unbindable: dict[int, Outcome] = {}
         get = self._catalog.get
         for position in positions:
             try:
                 rows[position] = [get(record.table).bind(record) for record in self._batch[position].records]
-            except Misfit as misfit:
-                misfits[position] = Outcome.rejected(misfit.code, misfit.reason)
+            except SchemaMismatch as mismatch:
+                unbindable[position] = Outcome.rejected(mismatch.code, mismatch.reason)
             except SinkConfigurationError as err:
                 # It did fit when the sink was opened: the request waits for whoever changes it back.
-                misfits[position] = Outcome.retry(str(err))
-        return rows, misfits
+                unbindable[position] = Outcome.retry(str(err))
+        return rows, unbindable

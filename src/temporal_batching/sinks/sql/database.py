@@ -142,7 +142,7 @@ class DatabaseAdapter(ABC):
 
     null: Any
     """What stands for SQL's NULL among bound values."""
-    waves: bool
+    one_update_per_row: bool
     """Whether one statement must not meet the same conflict key twice."""
 
     def __init__(self, engine: sa.Engine, ledger: sa.Table, counters: SinkCounters) -> None:

@@ -53,7 +53,7 @@ def _milliseconds(seconds: float) -> str:
 
 class PostgresqlDatabase(DatabaseAdapter):
     null = PG_NULL
-    waves = True
+    one_update_per_row = True
 
     def __init__(
         self,

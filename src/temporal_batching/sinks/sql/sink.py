@@ -53,7 +53,7 @@ from temporal_batching.sinks.sql.ledger import (
     identity_ddl,
 )
 from temporal_batching.sinks.sql.ledger import ledger_table as define_ledger
-from temporal_batching.sinks.sql.schema import Catalogue, TableRule
+from temporal_batching.sinks.sql.schema import TableCatalog, TableRule
 from temporal_batching.sinks.sql.tables import table_ddl
 from temporal_batching.sinks.sql.transaction import storable_ids
 
@@ -168,7 +168,7 @@ class SqlSink(Sink):
         timeouts = Timeouts(statement=statement_timeout, lock=lock_timeout)
         # These two have no underscore for the sake of the project's own tests; applications use neither.
         self.connections = Connections(connected, adapter, timeouts)
-        self.catalog = Catalogue(
+        self.catalog = TableCatalog(
             rules=rules,
             list_names=lambda: self.connections.run_bounded(adapter.list_names),
             reflect=lambda name, where, rule: self.connections.run_bounded(

@@ -48,7 +48,7 @@ class _AsBound(sa.types.UserDefinedType[Any]):
 
 class SqliteDatabase(DatabaseAdapter):
     null = None
-    waves = False
+    one_update_per_row = False
 
     def __init__(
         self, engine: sa.Engine, ledger: sa.Table, counters: SinkCounters, *, lock_timeout: float, wal: bool

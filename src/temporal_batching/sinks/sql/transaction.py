@@ -28,7 +28,7 @@ class BatchTransaction:
         batch: Batch,
         positions: Sequence[int],
         rows: Mapping[int, list[Row]],
-        misfits: Mapping[int, Outcome],
+        unbindable: Mapping[int, Outcome],
         fence: bool,
         schema_is_fresh: bool,
         progress: Progress,
@@ -42,7 +42,7 @@ class BatchTransaction:
             batch: The batch they are of.
             positions: Which of its requests.
             rows: Their bound rows by position.
-            misfits: The answers for those that could not be bound, unless the ledger knows better.
+            unbindable: The answers for those that could not be bound, unless the ledger knows better.
             fence: Whether nothing is to be written, only found out and fenced off.
             schema_is_fresh: Whether a name that the database does not know is a request's fault, or a reason to look
                 at the schema again.
@@ -59,7 +59,7 @@ class BatchTransaction:
         self._faulty = faulty
         self._slow: DatabaseFailure | None = None  # that of the only request, which was tried by itself
         self._applied: set[int] = set()
-        self._misfits = misfits
+        self._unbindable = unbindable
         self._invalid: dict[int, Outcome] = {}
         self._entries: list[PreparedRequest] = []
         for position in positions:
@@ -127,7 +127,7 @@ class BatchTransaction:
         entries, now = self._entries, self._clock()
         ids = {entry.request_id for entry in entries}
         late = any(entry.expires_at is not None and entry.expires_at <= now for entry in entries)
-        if self._fence or late or self._misfits or len(ids) < len(entries) or not entries:
+        if self._fence or late or self._unbindable or len(ids) < len(entries) or not entries:
             return None
         if self._faulty:  # known from an earlier try
             return None
@@ -222,8 +222,8 @@ class BatchTransaction:
             elif entry.expires_at is not None and entry.expires_at <= now:
                 # An earlier attempt of this batch may still be under way: what is answered must stay true.
                 fenced.append(entry)
-            elif entry.position in self._misfits:
-                outcomes[entry.position] = self._misfits[entry.position]
+            elif entry.position in self._unbindable:
+                outcomes[entry.position] = self._unbindable[entry.position]
                 if outcomes[entry.position].kind is OutcomeKind.RETRY and entry.key:
                     self._blocked.add(entry.key)
             else:
