@@ -142,7 +142,7 @@ async def test_a_first_flush_in_doubt_ties_the_shard_to_the_ledger_that_it_may_b
     first.fail_next(1_000, committed=True)
     async with running(client, first, QUICK) as service:
         caller = await service.start("activity", [entry(1)])
-        await failing_with(service, "told to fail")
+        await failing_with(service, "fails on request")
         await service.stop_batcher()
         await service.start_batcher(sink=other)
         await refuses(service, other, "one", "two")

@@ -1,4 +1,4 @@
-"""Where batches go. `SqlSink` is imported on first use, so that the others need neither SQLAlchemy nor a driver."""
+"""Where batches are written. `SqlSink` is imported on first use: the others need neither SQLAlchemy nor a driver."""
 
 from __future__ import annotations
 

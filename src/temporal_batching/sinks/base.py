@@ -1,4 +1,4 @@
-"""The port to the database: what a sink is given, and what it must answer."""
+"""The port to the database: what a sink receives, and what it must answer."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Batch(Sequence[WriteRequest]):
     """The requests of one flush, in the order they arrived.
 
     Attributes:
-        id: Names the batch, and no other one ever, e.g. ``main-0.3f9a2c71/17``. A batch that could not be written
-            keeps its id when it is retried (without the requests that expired meanwhile), so a sink that stores the
-            id can tell its own earlier attempt from another batch.
-        shard: The batcher shard it comes from.
-        trigger: What made it start.
-        attempt: Earlier attempts at this batch; 0 for the first.
-        fence_as: For `Sink.fence`: what the callers of requests that are not there are told, `expired` or `rejected`.
+        id: The id of the batch, e.g. ``main-0.3f9a2c71/17``. It is unique over all batches. A batch that could not be
+            written keeps its id when it is retried (without the requests that expired meanwhile), so a sink that
+            stores the id can distinguish an earlier attempt at this batch from another batch.
+        shard: The batcher shard that the batch comes from.
+        trigger: Why the batch was started.
+        attempt: The number of earlier attempts at this batch; 0 for the first.
+        fence_as: For `Sink.fence`: the outcome of requests that are not written, `expired` or `rejected`.
     """
 
     __slots__ = ("_requests", "attempt", "fence_as", "id", "shard", "trigger")
@@ -44,7 +44,7 @@ class Batch(Sequence[WriteRequest]):
 
     @property
     def requests(self) -> Sequence[WriteRequest]:
-        """The requests themselves, as iteration gives them."""
+        """The requests, in the order they arrived."""
         return self._requests
 
     @overload
@@ -62,7 +62,7 @@ class Batch(Sequence[WriteRequest]):
 
 
 class Sink(ABC):
-    """Where requests go. Subclass it for a destination of your own; only `write` is required.
+    """Where batches are written. Subclass it for a destination of your own; only `write` is required.
 
     One sink object serves a worker process for its lifetime. Calls may overlap when the batcher has several shards
     or more than one flush in flight.
@@ -86,62 +86,85 @@ class Sink(ABC):
     """
 
     identity: str | None = None
-    """Names the store of request ids that this sink writes to, once it is open; None if it has none. A shard that has
-    been written to one store does not go on in another until an operator says so."""
+    """The identity of the store of request ids that this sink writes to, once the sink is open; None if there is none.
+    A shard whose batches went to one store does not write to another store until an operator allows it."""
 
     async def open(self) -> None:  # noqa: B027  optional
-        """Called once before the worker polls. Raise `SinkConfigurationError` if the set-up cannot work."""
+        """Prepares the sink. The worker calls it once before it polls.
+
+        Raises:
+            SinkConfigurationError: The configuration cannot work.
+            SinkUnavailable: The destination cannot be reached now.
+        """
 
     async def close(self) -> None:  # noqa: B027  optional
-        """Called once after the worker has finished its activities."""
+        """Releases what the sink holds. The worker calls it once after it has finished its activities."""
 
     @abstractmethod
     async def write(self, batch: Batch) -> Sequence[Outcome]:
-        """Commits the batch and answers for each request, in the batch's order.
+        """Commits the batch and returns the outcome of each request, in the batch's order.
 
-        The promise of exactly-once rests here: a request id that was written before is answered `duplicate` and not
-        applied again, but for an id that an earlier attempt at this same ``batch.id`` wrote, which is answered
-        `written`. A request that cannot be written is answered `rejected` and leaves nothing behind; it must not
-        keep the others from being written. The records of one request are applied together or not at all.
+        Exactly-once depends on this method. A request id that was written before is answered `duplicate`, and its
+        records are not applied again. The exception is an id that an earlier attempt at the same ``batch.id`` wrote:
+        it is answered `written`. A request that cannot be written is answered `rejected`, leaves nothing behind, and
+        must not keep the others from being written. The records of one request are applied together or not at all.
 
-        A request that cannot be written now, and may be later, is answered `Outcome.retry`: it alone is retried, under
-        the same batch id, until its deadline. Its key is blocked meanwhile. So later requests of this key in the batch
-        must be answered so as well, for the order of the key. If every request of a batch is answered so, the breaker
-        opens.
+        A request that cannot be written now, and may be written later, is answered `Outcome.retry`. Only this request
+        is retried, under the same batch id, until its deadline, and its key is blocked meanwhile. Later requests of
+        this key in the batch must be answered `Outcome.retry` as well, to keep the order of the key. If every request
+        of a batch is answered `Outcome.retry`, the breaker opens.
 
-        An exception other than `SinkUnavailable` is no verdict on a request: it may be written all the same. The batch
-        is halved until the request is found that the sink fails on. That one is retried, in doubt, and asked about by
-        `fence` at its deadline; so is one whose answer is no `Outcome`.
+        An exception other than `SinkUnavailable` is no verdict on a request: the request may be written. The batch is
+        halved until the request is found that the sink fails on. This request is retried, in doubt, and `fence`
+        decides at its deadline. The same applies to a request whose answer is not an `Outcome`.
+
+        Args:
+            batch: The requests, in the order they arrived.
+
+        Returns:
+            One outcome for each request.
 
         Raises:
-            SinkUnavailable: The sink cannot take writes now. The whole batch is tried again later. With
+            SinkUnavailable: The sink cannot take writes now. The whole batch is retried later. With
                 ``in_doubt=False`` nothing of it is committed.
         """
 
     async def fence(self, batch: Batch) -> Sequence[Outcome]:
-        """Answers for requests past their deadline of which an earlier attempt at ``batch.id`` may have committed.
+        """Decides requests that an earlier attempt at ``batch.id`` may have committed, and that must not be written.
 
-        Each is answered `written` if it is there; otherwise as ``batch.fence_as`` says, and then the sink has made sure
-        that an attempt still under way cannot write it any more, and that this and every later attempt at the batch are
-        answered the same. So `expired` is asked of what is past its deadline, and `rejected` of what `write` has
-        rejected or its caller has withdrawn. A sink without a method of its own cannot say: a request in doubt then
-        gets no outcome at its deadline, and its caller `WriteNotConfirmed`.
+        A request that is written is answered `written`. Any other request gets the outcome ``batch.fence_as``, and the
+        sink ensures that an attempt still under way cannot write it any more, and that this and every later attempt at
+        the batch give the same outcome. ``batch.fence_as`` is `expired` for requests past their deadline, and
+        `rejected` for requests that `write` has rejected or whose caller has withdrawn them.
+
+        A sink that does not override this method cannot decide: a request in doubt then gets no outcome at its
+        deadline, and its caller gets `WriteNotConfirmed`.
+
+        Args:
+            batch: The requests, under the id of the batch in which they were attempted.
+
+        Returns:
+            One outcome for each request, in the batch's order.
 
         Raises:
-            SinkUnavailable: The sink cannot tell now. It is asked again later.
+            SinkUnavailable: The sink cannot decide now. The call is repeated later.
         """
         return [Outcome.expired() for _ in batch]
 
     async def keep_dead_letters(self, letters: Sequence[DeadLetter]) -> bool:
-        """Keeps rejected requests that nobody waits for, so that people can look at them and send them again.
+        """Keeps rejected requests without a reply address, so that people can inspect and resubmit them.
 
-        Called before the batch counts as settled, and again with every further attempt at it: a letter's ``id`` says
-        whether it is kept already.
+        It is called before the batch counts as settled, and again with each further attempt at the batch. A letter
+        whose ``id`` is kept already is not kept a second time.
+
+        Args:
+            letters: The rejected requests, with their outcomes.
 
         Returns:
-            Whether it keeps dead letters. The default does not; then a line in the log with their ids is all there is.
+            Whether the sink keeps dead letters. The default implementation does not; the worker then only logs their
+            ids.
 
         Raises:
-            SinkUnavailable: The sink cannot keep them now. The whole batch is tried again later.
+            SinkUnavailable: The sink cannot keep them now. The whole batch is retried later.
         """
         return False

@@ -1,4 +1,4 @@
-"""`ConsoleSink`: prints each batch. For demonstrations, and to see what a batcher would write."""
+"""`ConsoleSink`: prints each batch. For demonstrations, and to inspect what a batcher would write."""
 
 from __future__ import annotations
 
@@ -19,15 +19,23 @@ from temporal_batching.sinks.ledger import LedgerEntry, LedgerStatus, NotJson, d
 class ConsoleSink(Sink):
     """Prints each batch as a few lines of plain text, and answers `written`.
 
-    Its memory of ids is its own process's, and bounded: exactly-once holds for as long as an id is remembered.
+    It remembers a bounded number of request ids, in its process only: exactly-once holds as long as an id is
+    remembered.
+
+    Example:
+        ```python
+        from temporal_batching import BatcherPlugin, ConsoleSink
+
+        plugin = BatcherPlugin(ConsoleSink())
+        ```
     """
 
     def __init__(self, stream: TextIO | None = None, *, remember: int = 10_000) -> None:
         """Creates the sink.
 
         Args:
-            stream: Where to print; by default whatever ``sys.stdout`` is at that moment.
-            remember: How many of the latest request ids are kept to recognise duplicates.
+            stream: Where the batches are printed; by default the value of ``sys.stdout`` at that moment.
+            remember: The number of the latest request ids that are kept to recognise duplicates.
         """
         self._stream = stream
         self._remember = remember
@@ -51,7 +59,7 @@ class ConsoleSink(Sink):
             f"{_count(len(batch), 'request')}, {_count(records, 'record')}"
         )
         self._print([head, *lines])
-        # Only what was printed is known: a closed pipe must not turn the next attempt into a duplicate.
+        # Only printed requests are remembered: a closed pipe must not turn the next attempt into a duplicate.
         self._known.update(fresh)
         while len(self._known) > self._remember:
             self._known.popitem(last=False)
@@ -66,9 +74,9 @@ class ConsoleSink(Sink):
             mark = digest(request.records)
         except NotJson as err:
             return Outcome.rejected(RejectCode.INVALID, str(err)), None
-        twin = fresh.get(request.request_id)
-        # A twin inside this batch is a duplicate; "" keeps it from passing for an earlier attempt of the same batch.
-        answer = judge(twin, mark, "") if twin else judge(self._known.get(request.request_id), mark, batch_id)
+        same_id = fresh.get(request.request_id)
+        # The second request with one id in a batch is a duplicate; "" distinguishes it from an earlier attempt.
+        answer = judge(same_id, mark, "") if same_id else judge(self._known.get(request.request_id), mark, batch_id)
         if answer is not None:
             return answer, None
         now = self._clock()
@@ -82,7 +90,7 @@ class ConsoleSink(Sink):
         text = "".join(line + "\n" for line in lines)
         encoding = getattr(stream, "encoding", None) or "utf-8"
         try:
-            # One call, so that batches of several shards do not mix; escapes keep a terminal in ASCII working.
+            # One call, so that batches of several shards do not mix. Escapes are for terminals that are not UTF-8.
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
             stream.flush()
         except (OSError, ValueError) as err:
@@ -108,12 +116,12 @@ def _record(record: Record) -> str:
 
 def _json(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    # JSON escapes only the controls of ASCII: a terminal obeys others too, and bidi marks turn a line around.
+    # JSON escapes only ASCII's control characters. A terminal interprets others too, and bidi marks reorder a line.
     return text if text.isprintable() else json.dumps(value, separators=(",", ":")).replace("\x7f", "\\u007f")
 
 
 def _word(text: str) -> str:
-    """The text itself, unless something in it could be taken for layout or could move a terminal's cursor."""
+    """The text itself, or its JSON if it has spaces or characters that could control a terminal."""
     return text if text.isprintable() and " " not in text else json.dumps(text).replace("\x7f", "\\u007f")
 
 

@@ -1,4 +1,4 @@
-"""A dead letter: a rejected request that nobody waits for, with what it takes to send it again."""
+"""A dead letter: a rejected request without a reply address, with all that is needed to resubmit it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from hashlib import blake2b
 from temporal_batching.contract import Outcome, Record, WriteRequest
 
 DEFAULT_DEAD_LETTERS = "batching_dead_letters"
-"""The table of dead letters, unless a sink is given another name."""
+"""The default name of the table of dead letters."""
 
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A request that came by signal without ``reply_to``, and what the sink had against it.
+    """A rejected request that came by signal without ``reply_to``, and why the sink rejected it.
 
     Attributes:
-        request: As it came.
+        request: The request, unchanged.
         outcome: `rejected`, with its code and reason.
-        batch_id: The batch it was in.
+        batch_id: The batch that it was in.
     """
 
     request: WriteRequest
@@ -28,14 +28,14 @@ class DeadLetter:
 
     @property
     def id(self) -> str:
-        """Stable over every attempt at its batch, so that a sink keeps it once."""
+        """The letter's id. It is the same in every attempt at the batch, so that a sink keeps the letter once."""
         return blake2b(f"{self.batch_id}\0{self.content()}".encode(), digest_size=8).hexdigest()
 
     def content(self) -> str:
-        """The request as JSON in ASCII: whatever a string may hold, a text column can.
+        """The request as JSON in ASCII, which a text column can hold whatever characters the request contains.
 
         Raises:
-            RecursionError: It is nested so deeply that it could only just be read.
+            RecursionError: It is nested too deeply to be encoded.
         """
         records = [{"table": record.table, "values": dict(record.values)} for record in self.request.records]
         body = {"request_id": self.request.request_id, "key": self.request.key, "records": records}
@@ -43,7 +43,7 @@ class DeadLetter:
 
 
 def read_content(content: str) -> WriteRequest:
-    """The request in `DeadLetter.content`. Its deadline has passed long ago, so it has none."""
+    """Reads the request from `DeadLetter.content`, without a deadline: the original one has passed."""
     body = json.loads(content)
     records = [Record(record["table"], record["values"]) for record in body["records"]]
     return WriteRequest(body["request_id"], records, body["key"])

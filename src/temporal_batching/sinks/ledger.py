@@ -1,4 +1,4 @@
-"""The ledger's rules, apart from any database: what an id that is known already means for a request that brings it."""
+"""The ledger's rules, independent of any database: the outcome of a request whose id the ledger knows already."""
 
 from __future__ import annotations
 
@@ -13,42 +13,44 @@ from typing import Any
 from temporal_batching.contract import Outcome, Record, RejectCode
 
 DEFAULT_LEDGER = "batching_ledger"
-"""The ledger's table, unless a sink is given another name."""
+"""The default name of the ledger's table."""
 
 MAX_REQUEST_ID_BYTES = 1024
-"""A B-tree entry of PostgreSQL ends at 2,704 bytes: an id beyond it would fail the statement of the whole batch."""
-
+"""A B-tree entry of PostgreSQL has at most 2,704 bytes: a longer id would fail the statement of the whole batch."""
 
 IDENTITY_ID = ""
-"""The request id of the row that holds a ledger's identity, as its digest. No request may have it."""
+"""The request id of the row whose digest is the ledger's identity. No request may have this id."""
 
 
 class LedgerStatus(StrEnum):
+    """What a row of the ledger says of its request."""
+
     WRITTEN = "written"
+    """The request is written."""
     EXPIRED = "expired"
-    """A tombstone: the request was answered `expired`, and this batch must never write it any more."""
+    """A tombstone: the request was answered `expired`, and this batch must not write it any more."""
     REJECTED = "rejected"
-    """The mark of a request that was answered `rejected`: it keeps an attempt still under way from writing it."""
+    """A tombstone: the request was answered `rejected`, and an attempt still under way must not write it."""
     IDENTITY = "identity"
-    """The one row that is no request: see `IDENTITY_ID`."""
+    """The row is not a request: see `IDENTITY_ID`."""
 
 
 TOMBSTONES = (LedgerStatus.EXPIRED, LedgerStatus.REJECTED)
-"""What takes an id's place without being written: another batch may write the id, the same one never."""
+"""The statuses of fenced requests: another batch may write the id, the same batch may not."""
 
-_REJECTED_BEFORE = Outcome.rejected(RejectCode.DATABASE, "refused in an earlier attempt at its batch")
+_REJECTED_BEFORE = Outcome.rejected(RejectCode.DATABASE, "rejected in an earlier attempt at its batch")
 
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """What the ledger knows of one request id.
+    """A row of the ledger: what is known of one request id.
 
     Attributes:
         request_id: The caller's idempotency key.
-        status: What its caller was told: written, or fenced off as expired or rejected.
-        batch_id: The batch that did so.
-        committed_at: When, by the clock of the worker that did so; with its zone.
-        digest: `digest` of its records.
+        status: The outcome that its caller got: written, or fenced as expired or rejected.
+        batch_id: The batch that entered the row.
+        committed_at: The time of the entry, by the clock of the worker that made it; with its time zone.
+        digest: The `digest` of the request's records.
     """
 
     request_id: str
@@ -61,21 +63,27 @@ class LedgerEntry:
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
-    raise TypeError(f"{type(value).__name__} is no JSON value")
+    raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_plain, check_circular=False).encode
 
 
 class NotJson(ValueError):
-    """The records hold something that is no JSON value."""
+    """The records contain something that is not a JSON value."""
 
 
 def digest(records: Sequence[Record]) -> str:
-    """A short hash of the records as canonical JSON: the order of an object's keys does not matter, all else does.
+    """A short hash of the records as canonical JSON: independent of the order of an object's keys, and of nothing else.
+
+    Args:
+        records: The records of a request.
+
+    Returns:
+        32 hexadecimal digits.
 
     Raises:
-        NotJson: With what is wrong.
+        NotJson: The records are not JSON; the message says why.
     """
     try:
         text = _encode([[record.table, record.values] for record in records])
@@ -85,11 +93,11 @@ def digest(records: Sequence[Record]) -> str:
 
 
 def request_id_fault(request_id: str) -> str | None:
-    """Why the ledger cannot hold an id, or None if it can. The same for every sink, so that tests tell the truth."""
+    """Why the ledger cannot hold an id, or None if it can. All sinks use this rule, so that tests give true results."""
     if not isinstance(request_id, str) or not request_id:
-        return "the request id must be a string that is not empty"
+        return "the request id must be a non-empty string"
     if "\x00" in request_id:
-        return "the request id must not hold the character U+0000"
+        return "the request id must not contain the character U+0000"
     if request_id.isascii() and len(request_id) <= MAX_REQUEST_ID_BYTES:
         return None
     try:
@@ -102,14 +110,19 @@ def request_id_fault(request_id: str) -> str | None:
 
 
 def judge(known: LedgerEntry | None, digest: str, batch_id: str) -> Outcome | None:
-    """The answer that the ledger gives to a request, or None if the request may be written.
+    """The outcome that follows from the ledger alone, or None if the request may be written.
 
-    A batch without an id cannot recognise its own earlier attempt, so to it every known id is a duplicate.
+    A batch without an id cannot recognise its own earlier attempt, so every written id is a duplicate for it.
+
+    Args:
+        known: The row of the request id, or None if there is none.
+        digest: The digest of the request's records.
+        batch_id: The id of the batch that the request is in.
     """
     if known is None:
         return None
     if known.status in TOMBSTONES:
-        if known.batch_id != batch_id:  # the caller submitted the id anew after it was told so
+        if known.batch_id != batch_id:  # the caller resubmitted the id after it got the outcome
             return None
         return Outcome.expired() if known.status is LedgerStatus.EXPIRED else _REJECTED_BEFORE
     if known.digest != digest:
@@ -118,5 +131,6 @@ def judge(known: LedgerEntry | None, digest: str, batch_id: str) -> Outcome | No
 
 
 def id_reused(batch_id: str) -> Outcome:
+    """The outcome of a request whose id was written with other records, in this batch if it is known."""
     where = f"in batch {batch_id}" if batch_id else "before"
     return Outcome.rejected(RejectCode.ID_REUSED, f"this request id was written {where} with other records")

@@ -1,4 +1,4 @@
-"""`MemorySink`: rows and ledger in memory, with the answers a database would give. For tests."""
+"""`MemorySink`: rows and ledger in memory, with the outcomes of a database. For tests."""
 
 from __future__ import annotations
 
@@ -15,13 +15,23 @@ from temporal_batching.sinks.ledger import LedgerEntry, LedgerStatus, NotJson, d
 
 
 class MemorySink(Sink):
-    """Keeps rows and ledger in memory; answers as `SqlSink` does, and can be told to fail.
+    """Keeps rows and ledger in memory. It answers as `SqlSink` does, and can fail on request.
+
+    Example:
+        ```python
+        from temporal_batching import Batch, MemorySink, Record, WriteRequest
+
+        async def test_a_row_is_kept() -> None:
+            sink = MemorySink()
+            await sink.write(Batch([WriteRequest("r1", [Record("entries", {"n": 1})])], id="main-0/1"))
+            assert sink.rows == {"entries": [{"n": 1}]}
+        ```
 
     Attributes:
-        rows: Table name to the rows applied, in order.
-        ledger: Request id to what is known of it.
-        batches: Every batch that was committed, in order.
-        dead_letters: Rejected requests that nobody waited for, by the letters' ids.
+        rows: The applied rows by table name, in order.
+        ledger: The ledger's entries by request id.
+        batches: The batches that were committed, in order.
+        dead_letters: The rejected requests without a reply address, by the letters' ids.
     """
 
     def __init__(
@@ -33,8 +43,8 @@ class MemorySink(Sink):
         """Creates an empty sink.
 
         Args:
-            reject: Plays the database's constraints: a reason rejects the request, None lets it be written.
-            clock: Seconds since the epoch, by which deadlines are judged.
+            reject: Stands for the database's constraints: it returns a reason to reject the request, or None.
+            clock: Returns seconds since the epoch. Deadlines are compared with it.
         """
         self.rows: dict[str, list[dict[str, Any]]] = {}
         self.ledger: dict[str, LedgerEntry] = {}
@@ -45,14 +55,14 @@ class MemorySink(Sink):
         self._failures: list[tuple[SinkUnavailable, bool]] = []
 
     def fail_next(self, times: int = 1, *, committed: bool = False, error: SinkUnavailable | None = None) -> None:
-        """Makes the next calls of `write` raise.
+        """Makes the next calls of `write` raise an error.
 
         Args:
-            times: How many of them.
-            committed: Whether the batch is applied all the same, as when a connection is lost during the commit.
-            error: What is raised; by default `SinkUnavailable`, in doubt if ``committed``.
+            times: The number of calls that fail.
+            committed: Whether the batch is applied nevertheless, as when a connection is lost during the commit.
+            error: The error; by default `SinkUnavailable`, in doubt if ``committed``.
         """
-        error = error or SinkUnavailable("the memory sink was told to fail", in_doubt=committed)
+        error = error or SinkUnavailable("the memory sink fails on request", in_doubt=committed)
         self._failures += [(error, committed)] * times
 
     def stop_failing(self) -> None:
@@ -64,7 +74,7 @@ class MemorySink(Sink):
         if not committed and error is not None:
             raise error
         outcomes = [self._write_one(request, batch.id) for request in batch]
-        # Twice in one batch: the second is not this batch's earlier attempt, but a repetition.
+        # The second request with one id in a batch is a duplicate, not an earlier attempt of this batch.
         seen: set[str] = set()
         for position, request in enumerate(batch):
             if outcomes[position].kind is OutcomeKind.WRITTEN:
@@ -120,5 +130,5 @@ class MemorySink(Sink):
         return True
 
     async def lookup(self, request_ids: Sequence[str]) -> dict[str, LedgerEntry]:
-        """What the ledger knows of these ids; unknown ones are missing from the answer."""
+        """The ledger's entries by request id. Ids that the ledger does not know are left out."""
         return {i: self.ledger[i] for i in request_ids if i in self.ledger}

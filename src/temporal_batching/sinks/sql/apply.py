@@ -1,4 +1,4 @@
-"""One batch in one transaction: which statements, in which order, and who is at fault when one of them fails."""
+"""The statements of a batch and their order, and the isolation of offending requests."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from temporal_batching.sinks.sql.schema import BoundTable, Row
 def arrange(entries: Sequence[PreparedRequest], database: DatabaseAdapter) -> list[Insert]:
     """The fewest inserts that keep the order as far as it can be observed.
 
-    Rows of one table stay in arrival order. Tables are ordered as the requests order them (a parent sent before its
-    child is inserted before it), not row by row: inside a transaction nobody sees the difference. Where requests
-    contradict each other, the arrival order is kept strictly.
+    Rows of one table stay in arrival order. Tables are ordered as the requests order them (a parent that is sent before
+    its child is inserted before it), not row by row: the difference is invisible outside the transaction. If requests
+    order tables in contradictory ways, the arrival order is kept strictly.
     """
     by_table: dict[BoundTable, list[Row]] = {}
     before: dict[BoundTable, set[BoundTable]] = defaultdict(set)
@@ -39,7 +39,7 @@ def arrange(entries: Sequence[PreparedRequest], database: DatabaseAdapter) -> li
         ((table, rows),) = by_table.items()
         return list(_inserts(table, rows, database))
     try:
-        # Tables that no request ties together keep the order of their first appearance.
+        # Tables that no request orders keep the order of their first appearance.
         order = list(TopologicalSorter({table: before.get(table, set()) for table in by_table}).static_order())
     except CycleError:
         return [
@@ -68,12 +68,12 @@ def _inserts(table: BoundTable, rows: Sequence[Row], database: DatabaseAdapter) 
 
 
 def _by_columns(table: BoundTable, rows: Sequence[Row], database: DatabaseAdapter) -> Iterable[Insert]:
-    """Rows with different columns share a statement where a column left out is a null: where nothing else fills it."""
+    """Rows with different columns share a statement if leaving out a column is the same as sending a null."""
     sets = {row.columns for row in rows}
     if len(sets) == 1:
         yield Insert(table, rows[0].columns, [row.values for row in rows])
         return
-    # An update overwrites what was sent, so there a column left out is not a null.
+    # An update overwrites only the columns that were sent, so a column that is left out must not become a null.
     pad = set() if table.rule.conflict == "update" else {n for s in sets for n in s if table.columns[n].plain}
     widened = {s: tuple(n for n in table.columns if n in s or n in pad) for s in sets}
     insert: Insert | None = None
@@ -93,7 +93,7 @@ def _by_columns(table: BoundTable, rows: Sequence[Row], database: DatabaseAdapte
 
 
 def _passes(insert: Insert) -> Iterable[Insert]:
-    """Splits an insert so that no statement has two rows with one key: ON CONFLICT DO UPDATE rejects such a statement."""
+    """Splits an insert so that no statement has two rows with one key: ON CONFLICT DO UPDATE would reject it."""
     positions = [insert.columns.index(name) for name in insert.table.rule.key if name in insert.columns]
     times: dict[tuple[object, ...], int] = defaultdict(int)
     passes: list[Insert] = []
@@ -108,16 +108,18 @@ def _passes(insert: Insert) -> Iterable[Insert]:
 
 
 class SetOutcome(Protocol):
+    """Records the outcome of a request, and whether its rows were inserted in this transaction."""
+
     def __call__(self, request: PreparedRequest, outcome: Outcome, *, applied: bool) -> None: ...
 
 
 class FaultIsolator:
-    """Applies requests in a transaction that is open, and isolates those that the database refuses or cannot take now.
+    """Applies requests in an open transaction, and isolates those that the database rejects or cannot take now.
 
     A group that fails is rolled back to its savepoint and halved. If the first half then succeeds, the fault is in
-    the second, which is halved without being tried: k faults among n cost about ``k * log2(n)`` attempts and as
-    many that succeed. Groups are tried from the first request to the last. So once a request has to wait, the later
-    requests of its key have not been applied, and wait as well.
+    the second half, which is halved without being tried: k faults among n requests cost about ``k * log2(n)`` attempts
+    that fail and as many that succeed. Groups are tried from the first request to the last. So when a request has to
+    wait, the later requests of its key have not been applied, and wait as well.
     """
 
     def __init__(
@@ -139,7 +141,12 @@ class FaultIsolator:
         self._blocked = blocked  # keys of requests that wait
 
     def apply(self, requests: Sequence[PreparedRequest], *, faulty: bool) -> None:
-        """Answers for each of them. ``faulty``: it is known that they cannot be written together."""
+        """Sets the outcome of each request.
+
+        Args:
+            requests: The requests, in their order.
+            faulty: Whether it is known that they cannot be written together.
+        """
         if requests:
             self._apply(requests, faulty=faulty)
 
@@ -181,7 +188,7 @@ class FaultIsolator:
         return True
 
     def refuse(self, request: PreparedRequest, failure: DatabaseFailure) -> None:
-        """Answers for a request that has failed by itself."""
+        """Sets the outcome of a request that has failed by itself."""
         if failure.rejects:
             self._set_outcome(request, Outcome.rejected(failure.code, failure.reason), applied=False)
         else:
@@ -194,7 +201,7 @@ class FaultIsolator:
         self._set_outcome(request, Outcome.retry(reason), applied=False)
 
     def _without_known(self, requests: Sequence[PreparedRequest]) -> list[PreparedRequest]:
-        """Another transaction has written some of these ids since they were looked up."""
+        """The requests that remain when another transaction has written some of the ids since they were looked up."""
         known = self._transaction.lookup([request.request_id for request in requests])
         left = []
         for request in requests:
@@ -211,7 +218,7 @@ class FaultIsolator:
 def may_isolate(
     failure: DatabaseFailure, transaction: Transaction, progress: Progress, *, schema_is_fresh: bool
 ) -> bool:
-    """Whether to go on in the same transaction, without the request that has failed it."""
+    """Whether the transaction can continue without the offending request."""
     if failure.transaction_ended or not failure.can_be_isolated(schema_is_fresh=schema_is_fresh):
         return False
     if failure.session_suspect and transaction.session_used:

@@ -88,7 +88,7 @@ class BatchWrite:
         return [outcomes[position] for position in range(len(self._batch))]
 
     def _write_alone(self) -> None:
-        """What has to wait gets a transaction of its own first, where nobody else's trouble is near it."""
+        """Tries requests that are to be retried once more, each in a transaction of its own."""
         if len(self._batch) == 1:
             return
         blocked: set[str] = set()
@@ -98,7 +98,7 @@ class BatchWrite:
             if failed >= ALONE_IN_A_ROW or self._progress.spent:
                 return
             if self._progress.took_too_long(self._batch[position].request_id) and key:
-                blocked.add(key)  # it was by itself already
+                blocked.add(key)  # it was tried by itself
             if key in blocked or self._progress.took_too_long(self._batch[position].request_id):
                 continue
             self._write_part([position])
@@ -110,7 +110,7 @@ class BatchWrite:
                 failed = 0
 
     def _write_part(self, positions: Sequence[int]) -> None:
-        """Commits these requests of a batch: together, unless that is what fails."""
+        """Commits these requests of the batch: in one transaction, or in halves if the transaction as a whole fails."""
         schema_is_fresh = faulty = False
         while True:
             rows, unbindable = ({}, {}) if self._fence else self._bind_all(positions)
@@ -135,7 +135,7 @@ class BatchWrite:
                 if failure.error_class is ErrorClass.SCHEMA and not schema_is_fresh:
                     schema_is_fresh = True
                     with self._connections.unavailable():
-                        # Most often it has not: what a trigger names is missing, and a request is to blame.
+                        # If the schema has not changed, a trigger names what does not exist: one request is at fault.
                         faulty = not self._catalog.refresh_if_changed()
                     if not faulty:
                         self._connections.adapter.counters.retries += 1
@@ -148,10 +148,10 @@ class BatchWrite:
                     raise
 
     def _write_halves(self, positions: Sequence[int], rows: Mapping[int, list[Row]], failure: DatabaseFailure) -> None:
-        """Isolates what fails a whole transaction, each half in one of its own.
+        """Isolates a failure that ends a whole transaction: each half is tried in a transaction of its own.
 
-        A constraint that is checked at the commit, a trigger of SQLite's that rolls everything back, a lock on a row
-        of the ledger.
+        Examples are a constraint that is checked at the commit, a trigger of SQLite that rolls the transaction back,
+        and a lock on a row of the ledger.
         """
         self._progress.note_failure(failure)
         if len(positions) == 1:
@@ -180,7 +180,7 @@ class BatchWrite:
     def _bind_all(self, positions: Sequence[int]) -> tuple[dict[int, list[Row]], dict[int, Outcome]]:
         with self._connections.unavailable():
             rows, unbindable = self._bind(positions)
-            # Nobody is rejected for what was true before a migration.
+            # No request is rejected because of a schema that a migration has changed since.
             if unbindable and self._catalog.refresh_if_changed():
                 rows, unbindable = self._bind(positions)
             return rows, unbindable
@@ -195,6 +195,6 @@ class BatchWrite:
             except SchemaMismatch as mismatch:
                 unbindable[position] = Outcome.rejected(mismatch.code, mismatch.reason)
             except SinkConfigurationError as err:
-                # It did fit when the sink was opened: the request waits for whoever changes it back.
+                # It fitted when the sink was opened. The request waits until the operator repairs it.
                 unbindable[position] = Outcome.retry(str(err))
         return rows, unbindable

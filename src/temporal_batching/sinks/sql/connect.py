@@ -1,4 +1,4 @@
-"""From a URL or an engine to a database that the sink knows how to use, with errors that say what to install or fix."""
+"""From a URL or an engine to a database that the sink can use. Errors say what to install or to fix."""
 
 from __future__ import annotations
 
@@ -122,13 +122,13 @@ def _check_engine(engine: sa.Engine) -> None:
 
 
 def read_url(given: str | sa.URL) -> sa.URL:
-    """The URL, with the driver that is used for its database.
+    """Parses a database URL, and adds the driver that is used for its database.
 
     Raises:
-        SinkConfigurationError: It is none, or one for another database or driver.
+        SinkConfigurationError: It is not a database URL, or it is for another database or driver.
     """
     if not isinstance(given, str | sa.URL):
-        raise SinkConfigurationError(f"a {type(given).__name__} is no URL and no synchronous engine; {SUPPORTED}")
+        raise SinkConfigurationError(f"a {type(given).__name__} is neither a URL nor a synchronous engine; {SUPPORTED}")
     if isinstance(given, str) and given.startswith("postgres:"):
         given = "postgresql" + given.removeprefix("postgres")
     try:
@@ -175,12 +175,13 @@ def make_database(
     lock_timeout: timedelta,
     wal: bool,
 ) -> DatabaseAdapter:
+    """The adapter for the engine's kind of database."""
     lock_seconds = lock_timeout.total_seconds()
     if engine.dialect.name == "sqlite":
         from temporal_batching.sinks.sql.sqlite import SqliteDatabase
 
         return SqliteDatabase(engine, ledger, counters, lock_timeout=lock_seconds, wal=wal)
-    # The driver is imported where it is needed, and nowhere else.
+    # psycopg is imported only here, so that SQLite does not need it.
     from temporal_batching.sinks.sql.postgresql import PostgresqlDatabase
 
     return PostgresqlDatabase(

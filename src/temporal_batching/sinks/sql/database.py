@@ -1,4 +1,4 @@
-"""What the sink needs of a database, so that its rules stand once and each dialect only says how."""
+"""The interface between the sink and a kind of database: the rules are in the sink, each dialect implements this."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from temporal_batching.sinks.sql.schema import BoundTable, Row, TableName, Table
 
 @dataclass
 class SinkCounters:
-    """What a `SqlSink` did since it was created. Counts, not rates; read them at any time.
+    """What a `SqlSink` has done since it was created. They are counts, not rates, and may be read at any time.
 
     Attributes:
         transactions: Transactions committed.
-        statements: Statements that read or wrote ledger or rows; not those that begin, save or end a transaction.
-        round_trips: Waits for the server's answer, those of begin and commit included. For SQLite always 0.
+        statements: Statements that read or wrote the ledger or rows, without those that begin, save or end a
+            transaction.
+        round_trips: Waits for the server's answer, including those of begin and commit. For SQLite always 0.
         rows: Rows sent in statements that succeeded and were committed.
-        splits: How often a group of requests was halved to isolate the one at fault.
-        retries: Transactions started over: a deadlock, a stale connection, a schema that had changed.
-        requeued: Requests that could not be written at that moment, and were left for a later attempt.
+        splits: How often a group of requests was halved to isolate the offending request.
+        retries: Transactions that were started again: after a deadlock, a stale connection, or a changed schema.
+        requeued: Requests that could not be written at that moment and were left to a later attempt.
     """
 
     transactions: int = 0
@@ -56,10 +57,10 @@ class PreparedRequest:
 
     @property
     def digest(self) -> str:
-        """Computed when it is asked for: on PostgreSQL the server inserts the rows meanwhile.
+        """The digest of the records. It is computed on first use: on PostgreSQL the server inserts the rows meanwhile.
 
         Raises:
-            NotJson: The records have none.
+            NotJson: The records are not JSON.
         """
         if not self._digest:
             self._digest = digest(self.records)
@@ -108,58 +109,63 @@ class Transaction(ABC):
     ) -> bool:
         """Claims the ids in the ledger and inserts the rows.
 
-        Returns whether every id could be claimed: it was absent, or the tombstone of another batch. If not, or if
-        this raises, nothing of it remains when it ran with a savepoint; without one, roll back.
+        With a savepoint, nothing of the attempt remains if it returns False or raises. Without one, roll back then.
+
+        Returns:
+            Whether every id could be claimed: it was absent, or the tombstone of another batch.
         """
 
     def limit(self, limits: Limits) -> None:  # noqa: B027  optional
-        """Bounds the statements from now on."""
+        """Sets the limits of the following statements."""
 
     @property
     def session_used(self) -> bool:
-        """Whether the session was there before this transaction, and may be stale."""
+        """Whether the session existed before this transaction, so that it may be stale."""
         return False
 
     @abstractmethod
     def claim(self, stamp: Stamp, entries: Sequence[PreparedRequest]) -> None:
-        """Claims those ids that can be claimed, and waits for other transactions that are about to write one."""
+        """Claims the ids that can be claimed. It waits for other transactions that have inserted one of them."""
 
     @abstractmethod
     def lookup(self, request_ids: Sequence[str]) -> dict[str, LedgerEntry]:
-        """What the ledger knows of these ids."""
+        """The ledger's entries of these ids; ids that it does not know are left out."""
 
     @abstractmethod
     def commit(self) -> None:
-        """Commits. A failure with ``connection_lost`` leaves open whether it did."""
+        """Commits. After a failure with ``connection_lost`` it is unknown whether the transaction is committed."""
 
     @abstractmethod
     def rollback(self) -> None:
-        """Ends the transaction without a trace; never raises."""
+        """Rolls the transaction back. It never raises."""
 
 
 class DatabaseAdapter(ABC):
     """One kind of database."""
 
     null: Any
-    """What stands for SQL's NULL among bound values."""
+    """The bound value that represents SQL's NULL."""
     one_update_per_row: bool
-    """Whether one statement must not meet the same conflict key twice."""
+    """Whether a statement that updates on conflict must not have two rows with one key."""
 
     def __init__(self, engine: sa.Engine, ledger: sa.Table, counters: SinkCounters) -> None:
         self.engine = engine
         self.ledger = ledger
         self.own = [ledger]
         self.reserved = [ledger]
-        """Tables by whose columns and key a ledger, or a table of dead letters, of any batcher is recognised."""
+        """Tables whose columns and key identify a ledger, or a table of dead letters, of any batcher."""
         self.counters = counters
         self.identity: str | None = None
-        """The ledger's, once it is open. Every transaction sees to it that the ledger still is this one."""
+        """The ledger's identity, once it is open. Every transaction checks that the ledger still has it."""
 
     def without_identity(self, found: dict[str, LedgerEntry]) -> dict[str, LedgerEntry]:
-        """What a look into the ledger has found, for `IDENTITY_ID` too, without the row that holds its identity.
+        """Removes the identity's row from the result of a query of the ledger, and checks it.
+
+        Args:
+            found: The entries by request id; the query included `IDENTITY_ID`.
 
         Raises:
-            DatabaseFailure: It is not the ledger that was opened: emptied, or replaced by another one.
+            DatabaseFailure: It is not the ledger that was opened: it was emptied or replaced.
         """
         row = found.pop(IDENTITY_ID, None)
         if self.identity is None or (row is not None and row.digest == self.identity):
@@ -170,7 +176,7 @@ class DatabaseAdapter(ABC):
 
     @abstractmethod
     def prepare(self, connection: sa.Connection) -> bool:
-        """Makes a connection from the pool ready. Returns whether the sink has used it before (it may be stale)."""
+        """Prepares a connection from the pool. Returns whether the sink has used it before, so that it may be stale."""
 
     @contextmanager
     def bounded(self, connection: sa.Connection, *, statement: float, lock: float) -> Iterator[None]:
@@ -185,28 +191,28 @@ class DatabaseAdapter(ABC):
 
     @abstractmethod
     def transaction(self, connection: sa.Connection) -> Transaction:
-        """A transaction that begins with its first statement."""
+        """A transaction on this connection. It begins with its first statement."""
 
     @abstractmethod
     def classify(self, error: BaseException) -> DatabaseFailure:
-        """Judges an error of SQLAlchemy or of the driver."""
+        """Classifies an error of SQLAlchemy or of the driver."""
 
     @abstractmethod
     def list_names(self, connection: sa.Connection) -> TableNames:
-        """Every table a request could mean, and which of them are a batcher's own. Never the system's own."""
+        """Every table that a request could name, without the system's tables, and those that are a batcher's own."""
 
     @abstractmethod
     def reflect(self, connection: sa.Connection, name: str, where: TableName, rule: TableRule) -> BoundTable:
-        """One table's columns and how to bind them."""
+        """Reads a table's columns and how to bind them."""
 
     @abstractmethod
     def schema_version(self, connection: sa.Connection) -> object:
-        """Something that differs once a table, a column, a type or a right to see them has changed. Cheap."""
+        """A value that changes with any table, column, type, or right to see them. It is cheap to read."""
 
     def id_fault(self, request_id: str) -> str | None:
-        """Why this database cannot hold an id that another one could, or None."""
+        """Why this database cannot hold an id that other databases can hold, or None."""
         return None
 
     @abstractmethod
     def missing_privileges(self, connection: sa.Connection) -> list[str]:
-        """What this role may not do with the ledger though it must."""
+        """The privileges on the ledger that this role needs and does not have."""

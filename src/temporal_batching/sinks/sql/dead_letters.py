@@ -1,4 +1,4 @@
-"""The dead letters as a table: created with the first of them, read and emptied by whoever replays them."""
+"""The dead letters as a table: created with the first of them, read and emptied when they are resubmitted."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from temporal_batching.sinks.sql import tables
 from temporal_batching.sinks.sql.tables import own_name
 
 ROWS_PER_STATEMENT = 500
-"""Of eight values each: SQLite takes 32,766 in a statement (https://www.sqlite.org/limits.html), PostgreSQL 65,535."""
+"""Rows of eight values. SQLite takes 32,766 values in a statement (https://www.sqlite.org/limits.html), PostgreSQL
+65,535."""
 
 
 @dataclass(frozen=True)
 class KeptLetter:
-    """A row of the table.
+    """A row of the table of dead letters.
 
     Attributes:
-        id: Its primary key.
-        request: As it came.
-        batch_id: The batch it was rejected in.
-        code: Why, for programs; a `RejectCode`.
-        reason: Why, for people.
-        kept_at: When, by the clock of the worker that kept it.
+        id: The primary key.
+        request: The rejected request.
+        batch_id: The batch in which it was rejected.
+        code: Why it was rejected, as a `RejectCode`.
+        reason: Why it was rejected, as text.
+        kept_at: When it was kept, by the clock of the worker.
     """
 
     id: str
@@ -40,11 +41,14 @@ class KeptLetter:
 
 
 class DeadLetters:
-    """The table in one database.
+    """The table of dead letters in one database.
 
     Args:
-        name: Its name, which may be ``schema.table`` where the database has schemas.
-        dialect: The database's.
+        name: The table's name; it may be ``schema.table`` where the database has schemas.
+        dialect: The database's dialect.
+
+    Attributes:
+        table: The table's definition.
     """
 
     def __init__(self, name: str, dialect: sa.Dialect) -> None:
@@ -65,7 +69,7 @@ class DeadLetters:
         )
 
     def create_if_missing(self, connection: sa.Connection) -> None:
-        """Creates the table if it is not there.
+        """Creates the table if it does not exist.
 
         Raises:
             sqlalchemy.exc.SQLAlchemyError: It could not be created.
@@ -74,7 +78,12 @@ class DeadLetters:
             tables.create(connection, self.table)
 
     def keep(self, connection: sa.Connection, letters: Sequence[DeadLetter], at: datetime) -> None:
-        """Keeps each of them once, however often it is called, and in this order.
+        """Inserts the letters that are not kept yet, in their order.
+
+        Args:
+            connection: A connection; the caller commits.
+            letters: The letters.
+            at: The time at which they are kept.
 
         Raises:
             sqlalchemy.exc.SQLAlchemyError: The table is missing, or takes no rows.
@@ -95,11 +104,11 @@ class DeadLetters:
         insert = postgresql.insert if self._dialect.name == "postgresql" else sqlite.insert
         for start in range(0, len(rows), ROWS_PER_STATEMENT):
             some = insert(self.table).values(rows[start : start + ROWS_PER_STATEMENT])
-            # With no columns named a role needs no SELECT: https://www.postgresql.org/docs/current/sql-insert.html
+            # A conflict clause without columns needs no SELECT: https://www.postgresql.org/docs/current/sql-insert.html
             connection.execute(some.on_conflict_do_nothing())
 
     def read(self, connection: sa.Connection) -> list[KeptLetter]:
-        """All of them, in the order they came; none if there is no table yet."""
+        """All dead letters, in the order in which they were kept; none if the table does not exist yet."""
         if not tables.exists(connection, self.table):
             return []
         order = (self.table.c.kept_at, self.table.c.position)
@@ -116,9 +125,10 @@ class DeadLetters:
         ]
 
     def remove(self, connection: sa.Connection, letter_id: str) -> None:
+        """Deletes a letter; the caller commits."""
         connection.execute(sa.delete(self.table).where(self.table.c.id == letter_id))
 
 
 def _plain(text: str) -> str:
-    """``text`` as any text column can hold it; the request itself is kept exactly."""
+    """``text`` without characters that some text columns cannot hold; the request itself is kept exactly."""
     return text.replace("\x00", "�").encode("utf-8", "replace").decode()

@@ -1,8 +1,9 @@
-"""What a database's error means for a batch: is a request at fault, is it the moment, or is the database unavailable?
+"""Classifies a database's error: a request is at fault, the state of the database is, or the database is unavailable.
 
-Classified by SQLSTATE and by SQLite's extended result codes, never by the words of a message. The rule: what fails on a
-living connection is isolated before the sink counts as unavailable. An isolated request is rejected for what judges its
-data, or what a trigger raises of its own, and waits for what judges the moment.
+Errors are classified by SQLSTATE and by SQLite's extended result codes, never by the text of a message. An error on a
+connection that is still alive is isolated to a request before the sink counts as unavailable. The isolated request is
+rejected if the error is about its data, or if a trigger raised it. It is retried if the error is about the state of the
+database at that moment.
 """
 
 from __future__ import annotations
@@ -14,31 +15,34 @@ from temporal_batching.contract import RejectCode
 
 
 class ErrorClass(Enum):
+    """What an error is about."""
+
     REQUEST = "request"
-    """It judges the records of some request, or a trigger raised it of its own: isolate the request, reject it."""
+    """The records of some request, or a trigger raised it: isolate the request and reject it."""
     SCHEMA = "schema"
-    """A table or column is not what it was when it was looked at. Look again once; then it is the request's fault."""
+    """A table or column has changed since the schema was read. Read the schema once more; after that, a request is at
+    fault."""
     AGAIN = "again"
-    """The transaction lost against another one (deadlock, serialization): the same may succeed at once."""
+    """The transaction lost against another one (deadlock, serialization): a repetition may succeed at once."""
     MOMENT = "moment"
-    """It judges the moment: a lock, the time, a disk. Isolate the request, let it wait, never reject it."""
+    """A temporary state: a lock, a timeout, a full disk. Isolate the request and retry it; never reject it."""
     UNAVAILABLE = "unavailable"
-    """The connection is gone, or the set-up does not fit: the batch is retried later."""
+    """The connection is lost, or the configuration does not fit: the batch is retried later."""
 
 
 class DatabaseFailure(Exception):
-    """A driver's error, judged.
+    """A classified error of a driver.
 
     Attributes:
-        error_class: What to do about it.
-        code: How a request is rejected if it is at fault.
-        reason: The database's own words, for people.
-        connection_lost: Whether the connection is gone, so that the fate of a commit under way is unknown.
-        timed_out: Whether it ran out of the time for a statement.
-        text_unstorable: Whether the database's encoding, or the connection's, lacks a character of what was sent.
-        session_suspect: Whether it may be this session's alone, and another one be better off.
-        committing: Whether it was the commit that failed.
-        transaction_ended: Whether the database has rolled the whole transaction back.
+        error_class: What the error is about.
+        code: The code with which a request is rejected if it is at fault.
+        reason: The database's message.
+        connection_lost: Whether the connection is lost, so that the result of a commit under way is unknown.
+        timed_out: Whether a statement exceeded its time.
+        text_unstorable: Whether the encoding of the database or the connection lacks a character that was sent.
+        session_suspect: Whether only this session may be affected, so that another session may succeed.
+        committing: Whether the commit failed.
+        transaction_ended: Whether the database has rolled back the whole transaction.
     """
 
     def __init__(
@@ -61,7 +65,7 @@ class DatabaseFailure(Exception):
         self.transaction_ended = False
 
     def of_ledger(self) -> DatabaseFailure:
-        """The same from a statement on the ledger alone, for which no request can be blamed."""
+        """The failure, if a statement that concerns only the ledger raised it: then no request is at fault."""
         if self.error_class not in (ErrorClass.REQUEST, ErrorClass.SCHEMA):
             return self
         failure = DatabaseFailure(
@@ -72,7 +76,7 @@ class DatabaseFailure(Exception):
         return failure
 
     def can_be_isolated(self, *, schema_is_fresh: bool) -> bool:
-        """Whether some request is to blame, or may be: the others then go on without it."""
+        """Whether some request is or may be at fault, so that the others can be written without it."""
         if self.connection_lost:
             return False
         if self.error_class is ErrorClass.SCHEMA:
@@ -81,15 +85,15 @@ class DatabaseFailure(Exception):
 
     @property
     def rejects(self) -> bool:
-        """Whether the request that it is isolated to is rejected; otherwise it waits."""
+        """Whether the isolated request is rejected; otherwise it is retried."""
         return self.error_class in (ErrorClass.REQUEST, ErrorClass.SCHEMA)
 
 
 # The longest prefix decides. Classes: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _SQLSTATES: dict[str, tuple[ErrorClass, RejectCode]] = {
-    # What is not here is the request's fault: the server's own codes for it, and whatever a trigger makes up.
+    # Any other code is the request's fault: the server's codes for that, and the codes that triggers raise.
     "": (ErrorClass.REQUEST, RejectCode.DATABASE),
-    # The moment's. A real loss of the connection or a shutdown closes it, and that counts first.
+    # A temporary state. If the connection was really lost or the server shut down, it is closed; that is checked first.
     "08": (ErrorClass.MOMENT, RejectCode.DATABASE),
     "25": (ErrorClass.MOMENT, RejectCode.DATABASE),
     "40": (ErrorClass.AGAIN, RejectCode.DATABASE),
@@ -101,7 +105,7 @@ _SQLSTATES: dict[str, tuple[ErrorClass, RejectCode]] = {
     "F0": (ErrorClass.MOMENT, RejectCode.DATABASE),
     "HV": (ErrorClass.MOMENT, RejectCode.DATABASE),  # a foreign table's server
     "XX": (ErrorClass.MOMENT, RejectCode.DATABASE),
-    # Nobody is let in: the set-up. On a connection that goes on living, a trigger has raised it.
+    # The server rejects the connection: the configuration. If the connection is still alive, a trigger raised it.
     "28": (ErrorClass.UNAVAILABLE, RejectCode.DATABASE),
     "3D": (ErrorClass.UNAVAILABLE, RejectCode.DATABASE),
     "22": (ErrorClass.REQUEST, RejectCode.TYPE),
@@ -123,11 +127,11 @@ _OF_CONNECTING = ("28", "3D")
 
 
 def classify_sqlstate(sqlstate: str | None, *, connected: bool = False) -> tuple[ErrorClass, RejectCode]:
-    """Classifies PostgreSQL's code; without one (the connection failed) the database is unavailable.
+    """Classifies a code of PostgreSQL.
 
     Args:
-        sqlstate: The code.
-        connected: Whether it came on a connection that goes on living.
+        sqlstate: The code; None if the connection failed, which makes the database unavailable.
+        connected: Whether it came on a connection that is still alive.
     """
     if not sqlstate:
         return ErrorClass.UNAVAILABLE, RejectCode.DATABASE
@@ -139,7 +143,7 @@ def classify_sqlstate(sqlstate: str | None, *, connected: bool = False) -> tuple
     return _SQLSTATES[""]
 
 
-# SQLITE_ERROR is what remains for a statement that does not fit the schema: a column dropped since it was looked at.
+# SQLite reports SQLITE_ERROR for a statement that does not fit the schema, e.g. a column was dropped meanwhile.
 _SQLITE_PRIMARY: dict[int, tuple[ErrorClass, RejectCode]] = {
     sqlite3.SQLITE_ERROR: (ErrorClass.SCHEMA, RejectCode.DATABASE),
     sqlite3.SQLITE_SCHEMA: (ErrorClass.SCHEMA, RejectCode.DATABASE),
@@ -156,7 +160,7 @@ _SQLITE_CONSTRAINT_DATATYPE = 3091
 
 
 def classify_sqlite(extended_code: int | None) -> tuple[ErrorClass, RejectCode]:
-    """Judges SQLite's extended result code."""
+    """Classifies an extended result code of SQLite; None if there is none, which makes the database unavailable."""
     if extended_code is None:
         return ErrorClass.UNAVAILABLE, RejectCode.DATABASE
     if extended_code == _SQLITE_CONSTRAINT_DATATYPE:

@@ -1,4 +1,4 @@
-"""What a sink remembers of requests that it could not write: they have their turn after the others, and more time."""
+"""What a sink remembers of requests that it could not write: they are tried after the others, and get more time."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import NamedTuple
 from temporal_batching.contract import WriteRequest
 
 MAX_REMEMBERED = 4_096
-"""Requests. Few wait at a time; one that is forgotten is tried among the first again, and that is all."""
+"""Requests. Few wait at a time. A request that is forgotten is tried among the first again, with no other effect."""
 
 
 class Failed(NamedTuple):
-    """Attempts at batches in which a request has failed by itself.
+    """How often a request has failed by itself.
 
     Attributes:
-        attempts: All of them.
-        timeouts: Those in which it took too long.
+        attempts: The attempts at batches in which it failed.
+        timeouts: Those of them in which it took too long.
     """
 
     attempts: int = 0
@@ -29,9 +29,9 @@ NEVER = Failed()
 
 
 class FailedTries:
-    """By request id, of the latest that had to wait. Threads may use it at once.
+    """How often the latest requests that had to wait have failed, by request id. It is thread-safe.
 
-    It is this process's memory: a request that comes to another worker is isolated there once more.
+    The memory is that of this process: a request that another worker receives is isolated there again.
     """
 
     def __init__(self, *, limit: int = MAX_REMEMBERED) -> None:
@@ -43,10 +43,17 @@ class FailedTries:
         return len(self._failed)
 
     def of(self, request_id: str) -> Failed:
+        """How often a request has failed."""
         return self._failed.get(request_id, NEVER)
 
     def note(self, failed: Iterable[str], *, timed_out: Iterable[str], settled: Iterable[str]) -> None:
-        """At the end of an attempt: who failed by itself, who of these for its time, and who need not come again."""
+        """Adds the result of an attempt.
+
+        Args:
+            failed: Ids of the requests that failed by themselves.
+            timed_out: Ids of those that took too long.
+            settled: Ids of the requests that are not retried.
+        """
         slow = frozenset(timed_out)
         with self._lock:
             for request_id in settled:
@@ -58,7 +65,10 @@ class FailedTries:
                 self._failed.popitem(last=False)
 
     def order(self, requests: Sequence[WriteRequest]) -> list[int]:
-        """Positions, fewest failures first. Requests of one key, and those of one id, keep their order."""
+        """The positions of requests, those with the fewest failures first.
+
+        Requests of one key, and requests of one id, keep their order.
+        """
         if not self._failed:
             return list(range(len(requests)))
         of_key: dict[str, int] = {}

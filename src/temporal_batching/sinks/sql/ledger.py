@@ -1,4 +1,4 @@
-"""The ledger as a table: its columns, its creation, and the check of one that is there already."""
+"""The ledger as a table: its columns, its creation, its identity, and the check of an existing ledger."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from temporal_batching.sinks.sql import tables
 from temporal_batching.sinks.sql.tables import own_name, table_ddl
 
 _IDENTITY = {
-    # The server draws it: a migration that is run on two databases must give each its own. The date keeps it from
-    # whoever deletes old ids.
+    # The server generates it, so that a migration that runs on two databases gives each its own. The date protects the
+    # row from jobs that delete old ids.
     "postgresql": ("CAST(gen_random_uuid() AS text)", "9999-12-31 00:00:00+00"),
     "sqlite": (
         "lower(hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' || substr(hex(randomblob(2)), 2) || '-a'"
@@ -22,11 +22,16 @@ _IDENTITY = {
         "9999-12-31 00:00:00.000000",
     ),
 }
-"""How a dialect draws an identity, and writes the end of the year 9999."""
+"""By dialect: the expression that generates an identity, and the literal of the end of the year 9999."""
 
 
 def ledger_table(name: str, *, schemas: bool) -> sa.Table:
-    """The ledger's definition. ``name`` may be ``schema.table`` where the database has schemas."""
+    """The ledger's definition.
+
+    Args:
+        name: The table's name; it may be ``schema.table`` where the database has schemas.
+        schemas: Whether the database has schemas.
+    """
     where = own_name(name, schemas=schemas)
     return sa.Table(
         where.name,
@@ -37,36 +42,36 @@ def ledger_table(name: str, *, schemas: bool) -> sa.Table:
         sa.Column("status", sa.Text, nullable=False),
         sa.Column("committed_at", sa.DateTime(timezone=True), nullable=False),
         schema=where.schema,
-        # The ids are the index: SQLite then keeps each of them once.
+        # Without a rowid SQLite stores the ids once, in the primary key.
         sqlite_with_rowid=False,
     )
 
 
 def identity_ddl(ledger: sa.Table, dialect: sa.Dialect) -> str:
-    """The statement that enters an identity into a ledger that has none. It may be run again."""
-    drawn, at = _IDENTITY[dialect.name]
+    """The statement that enters an identity into a ledger that has none. It may be run repeatedly."""
+    generated, at = _IDENTITY[dialect.name]
     columns = ", ".join(column.name for column in ledger.columns)
     return (
         f"INSERT INTO {dialect.identifier_preparer.format_table(ledger)} ({columns})"
-        f" VALUES ('{IDENTITY_ID}', {drawn}, '', '{LedgerStatus.IDENTITY}', '{at}') ON CONFLICT DO NOTHING;"
+        f" VALUES ('{IDENTITY_ID}', {generated}, '', '{LedgerStatus.IDENTITY}', '{at}') ON CONFLICT DO NOTHING;"
     )
 
 
 def describe_loss(ledger: sa.Table, identity: str, what: str) -> str:
-    """What an operator reads whose ledger is not there any more."""
+    """The message for an operator whose ledger is lost."""
     return (
-        f"the ledger {ledger.fullname} with the identity {identity} {what}: nothing is written until it is back; "
-        "restore it from a backup. A new ledger knows none of the request ids that it knew: they would be applied "
-        "again if they are submitted again; where that is meant, restart the workers, which open a new ledger, and run "
-        "the command temporal-batching adopt-ledger that their error names"
+        f"the ledger {ledger.fullname} with the identity {identity} {what}: nothing is written until it is restored "
+        "from a backup. A new ledger does not know the request ids that the lost one knew, so they would be applied "
+        "again if they are resubmitted. If that is intended, restart the workers, which open a new ledger, and run the "
+        "command temporal-batching adopt-ledger that their error names"
     )
 
 
 def check_still_there(connection: sa.Connection, ledger: sa.Table, identity: str) -> None:
-    """Holds a ledger that was opened before against what is there now. Never creates anything.
+    """Checks that a ledger that was opened before is still the same one. It never creates anything.
 
     Raises:
-        SinkConfigurationError: It was dropped, emptied, or replaced.
+        SinkConfigurationError: The ledger was dropped, emptied, or replaced.
     """
     if not tables.exists(connection, ledger):
         raise SinkConfigurationError(describe_loss(ledger, identity, "was dropped"))
@@ -77,22 +82,23 @@ def check_still_there(connection: sa.Connection, ledger: sa.Table, identity: str
 
 
 def describe_change(now: str | None) -> str:
-    return "was emptied" if now is None else f"was replaced by another one, {now}"
+    """What happened to a ledger whose identity is ``now`` another one, or None."""
+    return "was emptied" if now is None else f"was replaced by another ledger, {now}"
 
 
 def ensure_ledger(connection: sa.Connection, ledger: sa.Table, *, create: bool) -> None:
-    """Creates the ledger if it is missing, and checks it if it is there. Where it exists, no DDL is attempted.
+    """Creates the ledger if it is missing, and checks its columns. No DDL is attempted if it exists.
 
     Raises:
-        SinkConfigurationError: It is missing and must not be created, or is not shaped like a ledger.
+        SinkConfigurationError: It is missing and must not be created, or its columns are not those of a ledger.
         sqlalchemy.exc.DBAPIError: It could not be created.
     """
     if not tables.exists(connection, ledger):
         if not create:
             ddl = table_ddl(ledger, connection.dialect)
             raise SinkConfigurationError(
-                f"the ledger {ledger.fullname} does not exist. If this database never had one: {ddl} "
-                f"{identity_ddl(ledger, connection.dialect)} If it had, restore it from a backup"
+                f"the ledger {ledger.fullname} does not exist. If this database has never had one, run: {ddl} "
+                f"{identity_ddl(ledger, connection.dialect)} If it had one, restore it from a backup"
             )
         tables.create(connection, ledger)
     _check(connection, ledger)
@@ -127,10 +133,10 @@ def read_identity(connection: sa.Connection, ledger: sa.Table) -> str | None:
 
 
 def ensure_identity(connection: sa.Connection, ledger: sa.Table, *, create: bool) -> str:
-    """The ledger's identity, which it gets from its DDL, or from whoever opens it first and may create it.
+    """The ledger's identity. The ledger's DDL enters it, or else the first sink that may create the ledger.
 
     Raises:
-        SinkConfigurationError: It has none and must not be given one.
+        SinkConfigurationError: The ledger has no identity, and this sink must not enter one.
         sqlalchemy.exc.DBAPIError: It could not be entered.
     """
     known = read_identity(connection, ledger)
@@ -139,8 +145,8 @@ def ensure_identity(connection: sa.Connection, ledger: sa.Table, *, create: bool
     statement = identity_ddl(ledger, connection.dialect)
     if not create:
         raise SinkConfigurationError(
-            f"the ledger {ledger.fullname} has no identity. If it is new: {statement} If it was emptied, restore it "
-            "from a backup"
+            f"the ledger {ledger.fullname} has no identity. If it is new, run: {statement} If it was emptied, restore "
+            "it from a backup"
         )
     connection.exec_driver_sql(statement.removesuffix(";"))
     entered = read_identity(connection, ledger)
@@ -150,7 +156,7 @@ def ensure_identity(connection: sa.Connection, ledger: sa.Table, *, create: bool
 
 
 def read_entry(row: Any) -> LedgerEntry:
-    """A ledger row, in the order of the table's columns."""
+    """Reads a row of the ledger, in the order of the table's columns."""
     request_id, digest, batch_id, status, at = row
     moment: datetime = at if at.tzinfo else at.replace(tzinfo=UTC)
     return LedgerEntry(request_id, LedgerStatus(status), batch_id, moment.astimezone(UTC), digest)

@@ -1,8 +1,8 @@
-"""PostgreSQL through psycopg 3: one trip for BEGIN, ledger and rows of a whole batch, and one for COMMIT.
+"""PostgreSQL through psycopg 3: one round trip for BEGIN, ledger and rows of a batch, and one for COMMIT.
 
-Every column travels as one array in the types' own text syntax and is unnested by the server. Measured against COPY
-and multi-row VALUES (``benchmarks/sink_postgresql.py``), that is as fast as COPY, knows conflict rules, and can share
-a pipeline, which COPY cannot: COPY alone costs two trips.
+Each column is sent as one array in the text syntax of its type, and unnested by the server. Compared with COPY and
+multi-row VALUES (``benchmarks/sink_postgresql.py``), this is as fast as COPY, supports conflict rules, and can share a
+pipeline. COPY cannot: it costs two round trips by itself.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from temporal_batching.sinks.sql.types import PG_NULL, array_literal, quoted_ele
 _USED = "temporal_batching.prepared"
 _SESSION_USED = "temporal_batching.session_used"
 
-# At READ COMMITTED an insert that waited for another transaction is followed by a look that sees what that one did.
+# At READ COMMITTED a query after an insert that waited for another transaction sees what that transaction wrote.
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
-# For this transaction only: the connection may be the user's, or a pooler's.
+# For this transaction only, because the connection may belong to the user or to a pooler.
 _SETTINGS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
 _LIMITS = "SELECT " + ", ".join(f"set_config('{name}', %s, true)" for name in _SETTINGS)
 
 
-# The triggers that are deferred to the commit run here instead: no timeout applies to a commit.
+# Deferred triggers run here instead of in the commit, to which no timeout applies.
 _RUN_DEFERRED = "SET CONSTRAINTS ALL IMMEDIATE"
 
 
@@ -52,6 +52,8 @@ def _milliseconds(seconds: float) -> str:
 
 
 class PostgresqlDatabase(DatabaseAdapter):
+    """How the sink uses PostgreSQL."""
+
     null = PG_NULL
     one_update_per_row = True
 
@@ -70,13 +72,13 @@ class PostgresqlDatabase(DatabaseAdapter):
         self._idle = _milliseconds(statement_timeout)
         self.limits = self.limits_of(statement_timeout, lock_timeout)
         quote = engine.dialect.identifier_preparer.format_table(ledger)
-        # Inserts only: twice as fast as with ON CONFLICT, which looks at the index twice. A known id fails it, and puts
-        # a line into the server's log; then the careful claim has its turn. Known ids come with retries alone.
+        # A plain INSERT is twice as fast as one with ON CONFLICT, which reads the index twice. A known id fails it,
+        # with a line in the server's log; then `claim_sql` is used. Known ids come only with retries.
         self.claim_new_sql = (
             f"INSERT INTO {quote} AS ledger (request_id, digest, batch_id, status, committed_at)"
             " SELECT id, digest, %s, %s, %s FROM unnest(%s::text[], %s::text[]) AS claims (id, digest)"
-            # Into no other ledger than the one that was opened: an emptied or replaced one takes nothing, and the count
-            # of rows says so.
+            # Only into the ledger that was opened: an emptied or replaced ledger takes no rows, and the count of rows
+            # shows it.
             f" WHERE EXISTS (SELECT 1 FROM {quote} WHERE request_id = '' AND digest = %s)"
         )
         self.claim_sql = (
@@ -89,16 +91,15 @@ class PostgresqlDatabase(DatabaseAdapter):
         )
 
     def limits_of(self, statement: float, lock: float) -> tuple[str, str, str]:
-        """Parameters of `_LIMITS`.
+        """The parameters of `_LIMITS`.
 
-        However little time is left for the next statement, a transaction may be idle for as long as ever: the worker
-        computes meanwhile.
+        The limit of an idle transaction does not shrink with the time that is left: the worker computes meanwhile.
         """
         return _milliseconds(statement), _milliseconds(lock), self._idle
 
     @contextmanager
     def bounded(self, connection: sa.Connection, *, statement: float, lock: float) -> Iterator[None]:
-        # Without parameters the driver sends several statements at once: one round trip.
+        # Without parameters the driver sends several statements in one round trip.
         settings = zip(_SETTINGS, self.limits_of(statement, lock), strict=True)
         connection.exec_driver_sql("; ".join([_BEGIN, *(f"SET LOCAL {name} = {value}" for name, value in settings)]))
         try:
@@ -109,11 +110,11 @@ class PostgresqlDatabase(DatabaseAdapter):
         connection.commit()
 
     def prepare(self, connection: sa.Connection) -> bool:
-        # BEGIN and COMMIT are sent from here, the former within a pipeline.
+        # This module sends BEGIN, within a pipeline, and COMMIT.
         connection.execution_options(isolation_level="AUTOCOMMIT")
         driver = connection.connection.driver_connection
         assert isinstance(driver, psycopg.Connection)
-        driver.prepare_threshold = None  # an engine of the user's own may have it set: see `_trip`
+        driver.prepare_threshold = None  # the user's own engine may have set it: see `_round_trip`
         info = connection.connection.info
         used = bool(info.get(_USED))
         info[_USED], info[_SESSION_USED] = True, used
@@ -158,14 +159,17 @@ _UNDO: list[tuple[str, Sequence[Any] | None]] = [
 
 
 class PostgresqlTransaction(Transaction):
-    """Statements that cost no trip of their own (BEGIN, what ends a savepoint) wait for the next that does."""
+    """A transaction in as few round trips as possible.
+
+    BEGIN, the limits, and the statements that end a savepoint are sent with the next statement.
+    """
 
     def __init__(
         self, connection: psycopg.Connection[Any], database: PostgresqlDatabase, *, session_used: bool = False
     ) -> None:
         self._connection = connection
         self._database = database
-        self._waiting: list[tuple[str, Sequence[Any] | None]] = [(_BEGIN, None), (_LIMITS, database.limits)]
+        self._unsent: list[tuple[str, Sequence[Any] | None]] = [(_BEGIN, None), (_LIMITS, database.limits)]
         self._limits = database.limits
         self._session_used = session_used
         self._rows = 0
@@ -178,27 +182,27 @@ class PostgresqlTransaction(Transaction):
         self._limit(self._database.limits_of(limits.statement, min(limits.lock, limits.until_deadline)))
 
     def _limit(self, limits: tuple[str, str, str]) -> None:
-        for position, (sql, _) in enumerate(self._waiting):
-            if sql is _LIMITS:  # not sent yet: these take their place
-                self._waiting[position] = (_LIMITS, limits)
+        for position, (sql, _) in enumerate(self._unsent):
+            if sql is _LIMITS:  # not sent yet: replace them
+                self._unsent[position] = (_LIMITS, limits)
                 self._limits = limits
                 return
-        # Whatever rounds to the same tenth of what it was needs no statement of its own.
+        # A change of less than a tenth is not worth a statement.
         if all(abs(int(a) - int(b)) * 10 <= int(b) for a, b in zip(limits, self._limits, strict=True)):
             return
         self._limits = limits
-        self._waiting.append((_LIMITS, limits))
+        self._unsent.append((_LIMITS, limits))
 
     @contextmanager
-    def _trip(self) -> Iterator[Callable[..., psycopg.Cursor[Any]]]:
-        """One pipeline: what is sent inside is answered at its end, and an error in it undoes what comes after.
+    def _round_trip(self) -> Iterator[Callable[..., psycopg.Cursor[Any]]]:
+        """One pipeline: the answers arrive at its end, and after an error the remaining statements are skipped.
 
-        Nothing is prepared under a name: a pooler in transaction mode gives every transaction another connection of
-        the server, and names are not known there. Names would save 5 % of the time of a batch of 100 rows, 9 % of
-        one of 1,000 (measured without a pooler, on one machine, nothing synced to disk).
+        No prepared statement has a name: a pooler in transaction mode gives each transaction another connection of the
+        server, which does not know the name. Named statements would save 5 % of the time of a batch of 100 rows and
+        9 % of one of 1,000 rows (measured without a pooler, on one machine, without syncing to disk).
         """
         connection = self._connection
-        waiting, self._waiting = self._waiting, []
+        waiting, self._unsent = self._unsent, []
         self._database.counters.round_trips += 1
 
         def send(sql: str, parameters: Sequence[Any] | None = None) -> psycopg.Cursor[Any]:
@@ -214,8 +218,8 @@ class PostgresqlTransaction(Transaction):
                             connection.execute(sql, parameters, prepare=False)
                         yield send
                     except (psycopg.Error, UnicodeEncodeError) as err:
-                        # Answers may come while there is still something to send. What ends the pipeline then only
-                        # says that it was aborted, and the driver would log it as an error of its own.
+                        # Answers may arrive while statements are still being sent. The error at the end of the pipeline
+                        # then only says that it was aborted, and the driver would log it as a separate error.
                         first = err
             except psycopg.Error as err:
                 raise first or err from None
@@ -233,15 +237,15 @@ class PostgresqlTransaction(Transaction):
         self, stamp: Stamp, entries: Sequence[PreparedRequest], inserts: Sequence[Insert], *, savepoint: bool
     ) -> bool:
         if savepoint:
-            self._waiting.append(("SAVEPOINT attempt", None))
+            self._unsent.append(("SAVEPOINT attempt", None))
         rows: list[psycopg.Cursor[Any]] = []
         claims: list[psycopg.Cursor[Any]] = []
         try:
-            with self._trip() as send:
-                # To isolate a fault, the ledger first: what it is refused as well, no request is to blame for.
+            with self._round_trip() as send:
+                # With a savepoint a fault is isolated. The ledger comes first: if it fails too, no request is at fault.
                 if savepoint:
                     claims.append(self._send_claim(send, stamp, entries))
-                # Otherwise the rows: the server is busy with them while the digests for the ledger are computed here.
+                # Otherwise the rows come first: the digests for the ledger are computed while the server inserts them.
                 for insert in inserts:
                     sql, columns = _statement(self._database.engine, insert)
                     rows.append(send(sql, columns))
@@ -249,22 +253,22 @@ class PostgresqlTransaction(Transaction):
                     claims.append(self._send_claim(send, stamp, entries, new=True))
         except DatabaseFailure as failure:
             if savepoint:
-                self._waiting = _UNDO.copy()
+                self._unsent = _UNDO.copy()
             of_ledger = not _all_done(claims, 1) if savepoint else _all_done(rows, len(inserts))
             if of_ledger and failure.error_class in (ErrorClass.REQUEST, ErrorClass.SCHEMA):
                 if not savepoint and failure.code is RejectCode.CONSTRAINT:
                     return False
-                # No request is at fault when the ledger itself refuses.
+                # The statement on the ledger failed, so no request is at fault.
                 raise failure.of_ledger() from None
             raise
         (claim,) = claims
         if claim.rowcount == len(entries):
             if savepoint:
-                self._waiting = _UNDO[1:]
+                self._unsent = _UNDO[1:]
             self._rows += sum(len(insert.rows) for insert in inserts)
             return True
         if savepoint:
-            self._waiting = _UNDO.copy()
+            self._unsent = _UNDO.copy()
         return False
 
     def _send_claim(
@@ -275,7 +279,7 @@ class PostgresqlTransaction(Transaction):
         *,
         new: bool = False,
     ) -> psycopg.Cursor[Any]:
-        # Sorted, so that two batches with the same ids queue up instead of deadlocking.
+        # Sorted, so that two batches with the same ids wait for each other instead of deadlocking.
         entries = sorted(entries, key=lambda e: e.request_id)
         ids, digests = _id_array(e.request_id for e in entries), array_literal(e.digest for e in entries)
         sql = self._database.claim_new_sql if new else self._database.claim_sql
@@ -283,18 +287,18 @@ class PostgresqlTransaction(Transaction):
 
     def claim(self, stamp: Stamp, entries: Sequence[PreparedRequest]) -> None:
         if entries:
-            with _about_ledger(), self._trip() as send:
+            with _about_ledger(), self._round_trip() as send:
                 self._send_claim(send, stamp, entries)
 
     def lookup(self, request_ids: Sequence[str]) -> dict[str, LedgerEntry]:
-        with _about_ledger(), self._trip() as send:
+        with _about_ledger(), self._round_trip() as send:
             cursor = send(self._database.lookup_sql, (_id_array([IDENTITY_ID, *request_ids]),))
         return self._database.without_identity({entry.request_id: entry for entry in map(read_entry, cursor)})
 
     def commit(self) -> None:
         if self._connection.info.transaction_status is TransactionStatus.IDLE:
             return
-        with self._trip():
+        with self._round_trip():
             self._connection.execute(_RUN_DEFERRED, prepare=False)
             committed = self._connection.execute("COMMIT", prepare=False)
         if committed.statusmessage != "COMMIT":
@@ -304,7 +308,7 @@ class PostgresqlTransaction(Transaction):
 
     def rollback(self) -> None:
         connection = self._connection
-        self._waiting = [(_BEGIN, None), (_LIMITS, self._database.limits)]
+        self._unsent = [(_BEGIN, None), (_LIMITS, self._database.limits)]
         self._limits = self._database.limits
         self._rows = 0
         if connection.closed or connection.info.transaction_status is TransactionStatus.IDLE:
@@ -313,7 +317,7 @@ class PostgresqlTransaction(Transaction):
         try:
             connection.rollback()
         except psycopg.Error:
-            # The server rolls back when the connection ends; a connection in any other state must not be kept.
+            # The server rolls back when the connection is closed. A connection in an unknown state must not be reused.
             connection.close()
 
 
@@ -344,15 +348,15 @@ def _statement(engine: sa.Engine, insert: Insert) -> tuple[str, list[Any]]:
 
 
 def _insert_sql(engine: sa.Engine, table: BoundTable, names: Sequence[str]) -> str:
-    """The insert of any number of rows. Every name in it comes from the catalogue, quoted by SQLAlchemy."""
+    """The insert of any number of rows. All names come from the database's catalogs and are quoted by SQLAlchemy."""
     preparer = engine.dialect.identifier_preparer
     quote = preparer.quote_identifier
     target = preparer.format_table(table.table)
     if not names:
         return f"INSERT INTO {target} SELECT FROM generate_series(1, %s)"
     columns = [table.columns[name] for name in names]
-    # Arrays of arrays would be flattened, and arrays of composites spread over several columns: such a column is
-    # unnested as text, and cast element by element. So is one whose elements are not separated by commas.
+    # Arrays of arrays would be flattened, and arrays of composites spread over several columns. So such a column is
+    # unnested as text and cast element by element, and so is one whose elements are not separated by commas.
     arrays = ", ".join("%s::text[]" if c.nested else f"%s::{_escaped(c.type_sql)}[]" for c in columns)
     picks = ", ".join(f"v{i}::{_escaped(c.type_sql)}" if c.nested else f"v{i}" for i, c in enumerate(columns))
     aliases = ", ".join(f"v{i}" for i in range(len(columns)))

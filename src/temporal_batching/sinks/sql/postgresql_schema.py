@@ -1,4 +1,4 @@
-"""Reads PostgreSQL's catalogs: which tables there are, their columns, and what a role may do."""
+"""Reads PostgreSQL's catalogs: tables, their columns, and the role's privileges."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from temporal_batching.sinks.sql.types import postgresql_binder
 
 
 def list_names(connection: sa.Connection, *, own: Iterable[sa.Table], reserved: Iterable[sa.Table]) -> TableNames:
-    """Every table that this role may name, and which of them are a batcher's own.
+    """Every table that this role may name, and those that are a batcher's own.
 
     Args:
         connection: To the database.
@@ -41,10 +41,10 @@ def list_names(connection: sa.Connection, *, own: Iterable[sa.Table], reserved: 
 def _reserved(
     connection: sa.Connection, relations: Iterable[sa.Row[Any]], own: Iterable[sa.Table], reserved: Iterable[sa.Table]
 ) -> set[int]:
-    """Ledgers and dead letters, and all that a write may reach them through, whatever it calls its columns."""
+    """Ledgers, tables of dead letters, and every relation through which a write may reach one of them."""
     found = {connection.scalar(_OID, {"name": _quoted(connection, table)}) for table in own} - {None}
     for one in relations:
-        # A foreign table has no key here, wherever it leads.
+        # The key of a foreign table is unknown.
         key = None if one.kind == "f" else one.key or ()
         if is_a_batchers(one.columns or (), key, reserved):
             found.add(one.oid)
@@ -87,7 +87,7 @@ def reflect(connection: sa.Connection, name: str, where: TableName, rule: TableR
 
 
 def missing_privileges(connection: sa.Connection, ledger: sa.Table) -> list[str]:
-    """What this role may not do with the ledger though a sink has to."""
+    """The privileges on the ledger that a sink needs and this role does not have."""
     name = _quoted(connection, ledger)
     return [
         privilege
@@ -97,7 +97,7 @@ def missing_privileges(connection: sa.Connection, ledger: sa.Table) -> list[str]
 
 
 def schema_version(connection: sa.Connection) -> object:
-    """Differs once a table, a column, a type or a right to see them has changed."""
+    """A value that changes with any table, column, type, or right to see them."""
     return connection.scalar(_VERSION)
 
 
@@ -110,19 +110,20 @@ _reflecting = threading.Lock()
 
 
 def _reflect_types(inspector: sa.Inspector, table: str, schema: str | None) -> dict[str, sa.types.TypeEngine[Any]]:
-    """The columns' types, ``NullType`` for those that SQLAlchemy does not know: these take their own syntax."""
-    # Filters of warnings are the process's: two that change them at once would not both find them again.
+    """The columns' types; ``NullType`` for those that SQLAlchemy does not know."""
+    # Warning filters belong to the process: two threads that change them concurrently would not restore them.
     with _reflecting, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Did not recognize type", sa.exc.SAWarning)
         return {column["name"]: column["type"] for column in inspector.get_columns(table, schema=schema)}
 
 
 def _quoted(connection: sa.Connection, table: sa.Table) -> str:
-    # A bound value, not a statement: the preparer's doubled percent signs have to go.
+    # The name is a bound value, not part of a statement, so the preparer's doubled percent signs are removed.
     return connection.dialect.identifier_preparer.format_table(table).replace("%%", "%")
 
 
 def codec_of(encoding: str) -> str | None:
+    """Python's name of an encoding of PostgreSQL; None if it holds every character, or Python does not know it."""
     name = encoding.casefold().replace("win", "cp").replace("koi8", "koi8_")
     if name in ("utf8", "sql_ascii"):
         return None
@@ -133,7 +134,7 @@ def codec_of(encoding: str) -> str | None:
 
 
 _ENCODING = sa.text("SELECT current_setting('server_encoding')")
-# Every change of a table, a column, a type's labels or of what this role may see writes one of these rows anew.
+# Each change of a table, a column, a type's labels, or of what this role may see updates one of these rows.
 _VERSION = sa.text(
     "SELECT concat_ws(' ', current_setting('search_path'),"
     " (SELECT sum(hashtext(concat_ws(',', c.oid, c.xmin, c.relname)))"
@@ -142,7 +143,7 @@ _VERSION = sa.text(
     " (SELECT sum(hashtext(concat_ws(',', a.attrelid, a.attnum, a.xmin)))"
     "  FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
     "  WHERE a.attnum > 0 AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'),"
-    # What a conflict rule needs.
+    # Unique indexes, which conflict rules need.
     " (SELECT sum(hashtext(concat_ws(',', i.indexrelid, i.xmin)))"
     "  FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
     "  WHERE i.indisunique AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'),"
@@ -155,7 +156,7 @@ _VERSION = sa.text(
 )
 _OID = sa.text("SELECT to_regclass(:name)::oid")
 _PRIVILEGE = sa.text("SELECT has_table_privilege(:name, :privilege)")
-# Those in schemas that this role may not use as well: a view elsewhere writes to them with its owner's rights.
+# Including relations in schemas that this role may not use: a view in another schema writes with its owner's rights.
 _RELATIONS = sa.text(
     "SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS kind,"
     " pg_table_is_visible(c.oid) AS visible, has_schema_privilege(n.oid, 'USAGE') AS usable,"
@@ -167,8 +168,8 @@ _RELATIONS = sa.text(
     " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'f')"
     " AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'"
 )
-# A view or a rule refers to a table; who reads a table reads its children; a partitioned table writes to its
-# partitions. Below 16384 are the server's own.
+# A view or a rule refers to a table, a parent table includes its children, a partitioned table writes to its partitions.
+# Object ids below 16384 belong to the server.
 _LEADS_TO = sa.text(
     "SELECT r.ev_class, d.refobjid FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass"
     " AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass"
@@ -177,10 +178,10 @@ _LEADS_TO = sa.text(
     " UNION SELECT i.inhparent, i.inhrelid FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent"
     " WHERE p.relkind = 'p'"
 )
-# The type without its length: a cast to varchar(3) would cut silently, where the assignment to the column refuses.
+# The type without its length: a cast to varchar(3) would truncate silently, whereas the assignment to the column fails.
 _COLUMNS = sa.text(
     "SELECT a.attname, format_type(a.atttypid, -1), t.typcategory = 'A', t.typcategory = 'C', t.typdelim, a.attnotnull,"
-    # Leaving a column of a view out means the default of the table below it; a domain brings a default of its own.
+    # For a view, a column that is left out gets the default of the table below it. A domain has its own default.
     " a.atthasdef OR t.typdefault IS NOT NULL OR c.relkind = 'v',"
     " a.attidentity, a.attgenerated FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid"
     " JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace"

@@ -1,4 +1,4 @@
-"""What one call of the sink has found out so far: what is committed, what may be, and what gets through."""
+"""The state of one call of the sink: what is committed, what may be committed, and which limits apply."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ from temporal_batching.sinks.sql.failed_tries import NEVER, Failed, FailedTries
 from temporal_batching.sinks.sql.schema import BoundTable, Row
 
 MAX_RESTARTS = 3
-"""How often one call starts its transaction over after a deadlock or a serialization failure; then the offending
-request is isolated, as for any other trouble."""
+"""How often one call starts its transaction again after a deadlock or a serialization failure. After that the offending
+request is isolated, as for any other failure."""
 
 BRIEF_LOCK = 0.1
-"""Seconds to wait for a lock once one request of the batch had to wait in vain, or has done so in an earlier attempt:
-its neighbours wait for each of these waits, and it comes again."""
+"""Seconds to wait for a lock after one wait of the batch has timed out, in this attempt or an earlier one. The other
+requests are delayed by each of these waits, and the request is retried later."""
 
 LONGEST_BRIEF_LOCK = 0.25
-"""Of the limit: as long a single request may come to wait for a lock, twice as long with each attempt that failed."""
+"""The share of the limit up to which a single request may wait for a lock, twice as long with each failed attempt."""
 
-NOT_TRIED = "it was not tried, for another request of its batch has to wait"
+NOT_TRIED = "it was not tried, because another request of its batch has to wait"
 
 FIRST_SHARE = 0.6
-"""Of the time: as long the first try of several requests may take, and what one may come to take that was too slow
-before, twice as long with each attempt. The rest is left to isolate it in."""
+"""The share of the time that the first try of several requests may take. A request that was too slow before may take up
+to this share too, twice as long with each attempt. The rest is for isolation."""
 
 BRIEF_TRY = 0.05
-"""Seconds that every try may take, however little time is left: a batch without trouble needs less."""
+"""Seconds that each try may take even if less time is left: a batch without failures needs less."""
 
 FAILURES_IN_A_ROW = 16
-"""Tries that may fail without any success between them. Halving 10,000 requests down to one takes 14. Doubled with
-every attempt, so that a few offending requests ahead of all others cannot keep them waiting."""
+"""Tries that may fail without a success between them. Halving 10,000 requests down to one takes 14. The number doubles
+with each attempt, so that a few offending requests at the front cannot keep the others waiting."""
 
 FAILURES_OF_A_TABLE = 4
-"""Requests for one table that may fail in a row; the rest of the table's requests then wait as well, untried. Doubled
-with every attempt."""
+"""Requests for one table that may fail in a row; the other requests for the table then wait, untried. The number
+doubles with each attempt."""
 
 ALONE_IN_A_ROW = 2
-"""Requests that may fail in a transaction of their own, one after the other, before the others are spared theirs."""
+"""Requests in a row that may fail in a transaction of their own before the remaining ones are not tried that way."""
 
 
 class Progress:
-    """State of one call, over all its transactions.
+    """The state of one call over all its transactions.
 
     Attributes:
-        order: Positions of the batch in the order in which its requests have their turn.
-        outcomes: By position, of what is committed or certain.
-        restarts: Transactions that were started over.
+        order: Positions of the batch in the order in which its requests are tried.
+        outcomes: The outcomes by position, where they are committed or certain.
+        restarts: Transactions that were started again.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class Progress:
         """Begins the call.
 
         Args:
-            batch: With its attempt: a later one has shorter limits from its start.
+            batch: The batch. A later attempt has shorter limits from its start.
             timeouts: The time for all of it, which is below the batcher's ``flush_timeout``, and the longest wait for
                 a lock until a wait has timed out.
             failed: What the sink remembers of earlier attempts. `remember` adds to it.
-            wall_clock: Seconds since the epoch, by which deadlines are judged.
-            clock: Seconds, by which the time is measured.
+            wall_clock: Returns seconds since the epoch. Deadlines are compared with it.
+            clock: Returns seconds. The time of the call is measured with it.
         """
         self.order = failed.order(batch)
         self.outcomes: dict[int, Outcome] = {}
@@ -89,10 +89,10 @@ class Progress:
         self._began = clock()
         self._brief_lock = batch.attempt > 0
         self._brief_tries = batch.attempt > 0 or any(failed.of(request.request_id).timeouts for request in batch)
-        # Halving down to one, twice over, fits the time that the first try leaves.
+        # Two halvings down to one request fit the time that the first try leaves.
         self._brief = max(BRIEF_TRY, self._time * (1 - FIRST_SHARE) / (2 * (len(batch).bit_length() + 1)))
-        self._patience = 2 ** min(batch.attempt, 8)
-        self._trouble = ""
+        self._backoff_factor = 2 ** min(batch.attempt, 8)
+        self._latest_failure = ""
         self._in_a_row = 0
         self._of_table: Counter[BoundTable] = Counter()
         self._committed = False
@@ -123,7 +123,7 @@ class Progress:
     def _share(self, failed: Failed, requests: int) -> float:
         longest = self._time * FIRST_SHARE
         if len(self._batch) == 1:
-            # Nobody is isolated from it. But others wait for its retries.
+            # There is nothing to isolate. But other batches wait for its retries.
             timeouts = max(failed.timeouts, self._batch.attempt)
             return min(longest, self._brief * 2.0 ** min(timeouts, 16)) if timeouts else self._time
         if self._brief_tries:
@@ -138,28 +138,28 @@ class Progress:
 
     @property
     def spent(self) -> bool:
-        """Whether what is left is left for the next attempt: time is up, or nothing gets through."""
+        """Whether the remaining requests are left to the next attempt: the time is used up, or nothing succeeds."""
         late = self._clock() >= self._began + self._time
-        return late or self._in_a_row >= FAILURES_IN_A_ROW * self._patience
+        return late or self._in_a_row >= FAILURES_IN_A_ROW * self._backoff_factor
 
     def is_hopeless(self, rows: Iterable[Row]) -> bool:
-        """Whether a request need not be tried: so many before it have failed on a table of its own."""
+        """Whether a request is not tried because too many requests before it have failed on one of its tables."""
         if not self._of_table:
             return False
-        return any(self._of_table[row.table] >= FAILURES_OF_A_TABLE * self._patience for row in rows)
+        return any(self._of_table[row.table] >= FAILURES_OF_A_TABLE * self._backoff_factor for row in rows)
 
     def note_failure(self, failure: DatabaseFailure) -> None:
-        """A try has failed, of whichever requests."""
+        """Notes that a try has failed, of one or several requests."""
         if failure.error_class not in (ErrorClass.MOMENT, ErrorClass.AGAIN):
-            self._in_a_row = 0  # the database takes writes: it has judged one
+            self._in_a_row = 0  # the database takes writes: it has rejected one
             return
-        self._trouble = failure.reason
+        self._latest_failure = failure.reason
         self._in_a_row += 1
         self._brief_lock = True
         self._brief_tries = self._brief_tries or failure.timed_out
 
     def note_offender(self, failure: DatabaseFailure, request_id: str, rows: Iterable[Row]) -> None:
-        """The failure was that of a single request, which has to wait."""
+        """Notes that the failure was that of a single request, which has to wait."""
         self._failed.add(request_id)
         if failure.timed_out:
             self._timed_out.add(request_id)
@@ -167,15 +167,15 @@ class Progress:
 
     @property
     def not_tried(self) -> str:
-        """Why a request was not tried, with the latest trouble: it may be the only reason that an operator sees."""
-        return f"{NOT_TRIED}: {self._trouble}" if self._trouble else NOT_TRIED
+        """Why a request was not tried, with the latest failure: it may be the only reason that an operator sees."""
+        return f"{NOT_TRIED}: {self._latest_failure}" if self._latest_failure else NOT_TRIED
 
     def took_too_long(self, request_id: str) -> bool:
-        """Whether the request has been tried by itself, and not been done in its time."""
+        """Whether the request was tried by itself and exceeded its time."""
         return request_id in self._timed_out
 
     def remember(self) -> None:
-        """At the end: what later attempts may know."""
+        """Stores what later attempts need to know. Call it at the end."""
         waiting = {self._batch[position].request_id for position in self.to_be_retried()}
         settled = [self._batch[position].request_id for position in self.outcomes]
         self._failed_before.note(
@@ -185,6 +185,7 @@ class Progress:
         )
 
     def note_success(self, requests: Iterable[PreparedRequest]) -> None:
+        """Notes that these requests were applied together."""
         self._in_a_row = 0
         if self._of_table:
             for request in requests:
@@ -192,7 +193,7 @@ class Progress:
                     self._of_table.pop(row.table, None)
 
     def may_restart(self) -> bool:
-        """Whether a transaction that lost against another one is worth another try as a whole."""
+        """Whether a transaction that lost against another one is started again as a whole."""
         if self.restarts >= MAX_RESTARTS:
             return False
         self.restarts += 1
@@ -201,11 +202,12 @@ class Progress:
     # What is committed
 
     def note_committed(self, outcomes: dict[int, Outcome]) -> None:
+        """Notes the outcomes, by position, of a transaction that is committed."""
         self.outcomes.update(outcomes)
         self._committed = True
 
     def note_lost_commit(self, positions: Iterable[int]) -> None:
-        """The connection was lost while these were being committed."""
+        """Notes that the connection was lost while these positions were being committed."""
         self._doubtful.update(positions)
 
     @property
@@ -215,22 +217,24 @@ class Progress:
 
     @property
     def committed(self) -> bool:
+        """Whether a part of the batch is committed."""
         return self._committed
 
     def retry(self, position: int, reason: str) -> Outcome:
+        """The outcome of a request that is to be retried, with whether it may be committed."""
         return Outcome.retry(reason, in_doubt=position in self._doubtful)
 
     def fill(self, size: int, reason: str) -> None:
-        """Requests without an outcome are to be retried."""
+        """Gives the requests without an outcome the outcome `retry`."""
         for position in range(size):
             self.outcomes.setdefault(position, self.retry(position, reason))
 
     def state_doubts(self) -> None:
-        """Says of every request to be retried whether it may be committed, whenever that was found out."""
+        """Updates, for each request to be retried, whether it may be committed."""
         for position in self.to_be_retried():
             self.outcomes[position] = self.retry(position, self.outcomes[position].reason or "")
 
     def to_be_retried(self) -> list[int]:
-        """Positions, in the order of their turns."""
+        """The positions to be retried, in the order in which they are tried."""
         known = self.outcomes
         return [position for position in self.order if position in known and known[position].kind is OutcomeKind.RETRY]

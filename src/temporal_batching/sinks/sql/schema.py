@@ -1,8 +1,8 @@
-"""The database's own tables: what may be written to, and how a record's values are bound to its columns.
+"""The database's tables: which of them may be written to, and how a record's values are bound to their columns.
 
-Only names found in the database's catalogue ever reach a statement; a request's names are looked up here, never
-pasted. Tables are looked at when they are first needed and then kept; a name or a value that does not fit makes
-the sink ask whether the schema has changed, and look again if it has. So a migration is seen without a restart.
+Statements contain only names that were read from the database's catalogs; names in requests are looked up, never
+inserted into a statement. A table is read when it is first needed, and then kept. If a name or a value does not fit,
+the sink checks whether the schema has changed, and reads it again if so. So a migration needs no restart.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from temporal_batching.sinks.sql.values import BadValue, Reader, show
 
 MAX_NAMES_SHOWN = 12
 MAX_PLANS = 256
-"""Sets of columns whose plan one table keeps: callers have a few, and an adversary must not fill the memory."""
+"""The sets of columns whose plans one table keeps. Callers have a few; the limit bounds the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableRule:
-    """What happens when a record meets a row that is there already.
+    """What happens when a record conflicts with an existing row.
 
     Example:
         ```python
@@ -42,11 +42,11 @@ class TableRule:
         ```
 
     Attributes:
-        conflict: ``error`` rejects the request; ``ignore`` keeps the row that is there and counts the record as
-            written; ``update`` overwrites the row's columns with the record's.
-        key: The columns by which a row is recognised; a unique index or the primary key must cover exactly them.
-            Needed for ``update``; with ``ignore`` and no key, any unique index counts.
-        update: The columns that ``update`` overwrites, as far as the record has them; by default all but the key.
+        conflict: ``error`` rejects the request; ``ignore`` keeps the existing row and counts the record as written;
+            ``update`` overwrites the row's columns with those of the record.
+        key: The columns that identify a row; a unique index or the primary key must cover exactly these columns.
+            ``update`` requires it. With ``ignore`` and without a key, any unique index counts.
+        update: The columns that ``update`` overwrites if the record has them; by default all except the key.
     """
 
     conflict: Literal["error", "ignore", "update"] = "error"
@@ -60,13 +60,18 @@ class TableRule:
             if isinstance(getattr(self, name), str):
                 raise SinkConfigurationError(f"{name} {getattr(self, name)!r}: a sequence of column names")
         if self.conflict == "update" and not self.key:
-            raise SinkConfigurationError("conflict 'update' needs the key by which a row is recognised")
+            raise SinkConfigurationError("conflict 'update' needs a key, the columns that identify a row")
         if self.conflict == "error" and (self.key or self.update):
             raise SinkConfigurationError("key and update have no meaning with conflict 'error'")
 
 
 class SchemaMismatch(Exception):
-    """A request that does not fit the schema, with what there is instead."""
+    """A request does not fit the schema; the reason says what the schema has.
+
+    Attributes:
+        code: The code with which the request is rejected.
+        reason: The reason.
+    """
 
     def __init__(self, code: RejectCode, reason: str) -> None:
         super().__init__(reason)
@@ -75,16 +80,18 @@ class SchemaMismatch(Exception):
 
 
 class TableName(NamedTuple):
+    """A table's name in the database; the schema is None where the database has none or the default one is meant."""
+
     schema: str | None
     name: str
 
 
 class TableNames(NamedTuple):
-    """What a request could name.
+    """The tables that a request could name.
 
     Attributes:
-        writable: The tables that it may write to, by the name it would use.
-        reserved: Names of tables that are a batcher's own: a ledger, dead letters, or whatever leads to one.
+        writable: The tables that requests may write to, by the names that requests use.
+        reserved: Names of tables that are a batcher's own: a ledger, dead letters, or anything that leads to one.
     """
 
     writable: dict[str, TableName]
@@ -93,16 +100,16 @@ class TableNames(NamedTuple):
 
 @dataclass(frozen=True)
 class BoundColumn:
-    """One column: how a JSON value becomes what the driver is given.
+    """A column, and how a JSON value is bound to it.
 
     Attributes:
-        name: Its name in the database.
-        bind: Reads a value, null included. Raises `BadValue`.
-        plain: Whether leaving it out is the same as sending null: it has no default of any kind.
-        generated: Whether only the database writes it.
+        name: The column's name in the database.
+        bind: Turns a JSON value, null included, into the driver's value. Raises `BadValue`.
+        plain: Whether leaving the column out is the same as sending null: it has no default of any kind.
+        generated: Whether only the database writes the column.
         type_sql: The type's name for a cast, where the dialect needs one.
-        nested: Whether arrays of the type cannot be unpacked element by element: it is an array or a composite itself,
-            or has a delimiter of its own.
+        nested: Whether arrays of the type cannot be unpacked element by element: the type is an array or a composite,
+            or its arrays have another delimiter than a comma.
     """
 
     name: str
@@ -121,6 +128,8 @@ class BindingPlan(NamedTuple):
 
 
 class Row(NamedTuple):
+    """A record's values, bound to the columns of its table."""
+
     table: BoundTable
     columns: tuple[str, ...]
     values: list[Any]
@@ -128,14 +137,16 @@ class Row(NamedTuple):
 
 @dataclass(eq=False)
 class BoundTable:
-    """A table of the database as the sink writes to it. Compared by identity: looked at again, it is another one.
+    """A table of the database as the sink writes to it.
+
+    It is compared by identity: the same table is another object after the schema was read again.
 
     Attributes:
-        name: As requests call it.
-        table: What SQLAlchemy found in the database.
-        columns: By name, in the table's order.
-        rule: What a conflict does.
-        statements: Insert statements by their columns, for the dialect to keep.
+        name: The name that requests use.
+        table: SQLAlchemy's table.
+        columns: The columns by name, in the table's order.
+        rule: The conflict rule.
+        statements: The insert statements by their columns; the dialect keeps them here.
         plans: How records are bound, by the names of their columns; at most `MAX_PLANS`.
     """
 
@@ -162,8 +173,8 @@ class BoundTable:
             try:
                 bind(values[name])
             except BadValue as err:
-                raise SchemaMismatch(RejectCode.TYPE, f"{self.name}.{name}: {err.told(values[name])}") from None
-        raise AssertionError("a value that did not bind binds the second time")
+                raise SchemaMismatch(RejectCode.TYPE, f"{self.name}.{name}: {err.message(values[name])}") from None
+        raise AssertionError("a value that could not be bound was bound the second time")
 
     def _plan(self, values: Mapping[str, Any]) -> BindingPlan:
         names = tuple(values)
@@ -178,7 +189,7 @@ class BoundTable:
                 raise SchemaMismatch(
                     RejectCode.DATABASE, f"{self.name}.{name} is generated by the database: leave it out"
                 )
-        # In the table's order, so that the same columns sent in another order make the same statement.
+        # In the table's order, so that the same columns in another order give the same statement.
         columns = tuple(name for name in self.columns if name in values)
         plan = BindingPlan(columns, tuple((name, self.columns[name].bind) for name in columns))
         if len(self.plans) >= MAX_PLANS:
@@ -187,13 +198,13 @@ class BoundTable:
         return plan
 
     def updated(self, columns: Sequence[str]) -> list[str]:
-        """The columns that a conflict overwrites, of those that a record has."""
+        """The columns of a record that a conflict overwrites."""
         chosen = self.columns if self.rule.update is None else self.rule.update
         return [name for name in columns if name in chosen and name not in self.rule.key]
 
 
 class TableCatalog:
-    """Finds tables by the names that requests use, and keeps them."""
+    """Finds tables by the names that requests use, and keeps what was read of them. It is thread-safe."""
 
     def __init__(
         self,
@@ -203,13 +214,13 @@ class TableCatalog:
         reflect: Callable[[str, TableName, TableRule], BoundTable],
         version: Callable[[], object],
     ) -> None:
-        """Creates an empty catalogue.
+        """Creates an empty catalog.
 
         Args:
-            rules: The tables that may be written to; None for every one.
-            list_names: Asks the database for all tables that could be meant.
-            reflect: Asks the database for one table's columns.
-            version: Asks the database for something that differs once its schema has changed.
+            rules: The tables that may be written to, with their conflict rules; None for all tables.
+            list_names: Reads the names of all tables from the database.
+            reflect: Reads a table's columns from the database.
+            version: Reads a value from the database that changes with its schema.
         """
         self._rules = rules
         self._list_names = list_names
@@ -219,18 +230,19 @@ class TableCatalog:
         self._names: dict[str, TableName] = {}
         self._reserved: frozenset[str] = frozenset()
         self._tables: dict[str, BoundTable] = {}
-        self._seen: object = None
-        self._looked = False
+        self._version_read: object = None
+        self._is_read = False
 
     def __len__(self) -> int:
-        """The tables that are kept."""
+        """The number of tables that are kept."""
         return len(self._tables)
 
     def get(self, name: str) -> BoundTable:
         """The table of this name.
 
         Raises:
-            SchemaMismatch: There is none, or it may not be written to.
+            SchemaMismatch: There is no such table, or it may not be written to.
+            SinkConfigurationError: The table does not fit its rule.
         """
         table = self._tables.get(name)
         if table is not None:
@@ -239,8 +251,8 @@ class TableCatalog:
             return self._tables.get(name) or self._find(name)
 
     def _find(self, name: str) -> BoundTable:
-        if not self._looked:
-            self._look()
+        if not self._is_read:
+            self._read_names()
         if isinstance(name, str) and name in self._reserved:
             raise SchemaMismatch(RejectCode.UNKNOWN_TABLE, f"{name} is a batcher's own table")
         if (
@@ -249,14 +261,14 @@ class TableCatalog:
             or (self._rules is not None and name not in self._rules)
         ):
             allowed = self._names if self._rules is None else [n for n in self._rules if n in self._names]
-            what = _listed(self._once(allowed)) if allowed else "none"
+            what = _listed(self._shortest_names(allowed)) if allowed else "none"
             raise SchemaMismatch(RejectCode.UNKNOWN_TABLE, f"no table {show(name)} to write to; there is {what}")
         rule = TableRule() if self._rules is None else self._rules[name]
         table = self._tables[name] = self._reflect(name, self._names[name], rule)
         return table
 
-    def _once(self, names: Iterable[str]) -> list[str]:
-        """Each table once, by the shortest of the names that mean it."""
+    def _shortest_names(self, names: Iterable[str]) -> list[str]:
+        """Each table once, under the shortest of its names."""
         shortest: dict[TableName, str] = {}
         for name in names:
             table = self._names[name]
@@ -264,48 +276,57 @@ class TableCatalog:
                 shortest[table] = name
         return sorted(shortest.values())
 
-    def _look(self) -> None:
-        self._seen = self._version()  # first: a change from here on is one more change
+    def _read_names(self) -> None:
+        self._version_read = self._version()  # first, so that a change from here on is noticed
         self._names, self._reserved = self._list_names()
-        self._looked = True
+        self._is_read = True
 
     def refresh_if_changed(self) -> bool:
-        """Looks again if the schema has changed since. Returns whether it had.
+        """Reads the schema again if it has changed.
 
-        Requests that do not fit cost one cheap question a batch, however many there are: not a look.
+        Requests that do not fit cost one cheap query for each batch, however many they are.
+
+        Returns:
+            Whether the schema had changed.
         """
         with self._lock:
-            if self._looked and self._version() == self._seen:
+            if self._is_read and self._version() == self._version_read:
                 return False
             self._tables = {}
-            self._look()
+            self._read_names()
             return True
 
     def check(self) -> None:
-        """Looks at every table that is named in the rules.
+        """Reads every table that is named in the rules.
 
         Raises:
-            SinkConfigurationError: One is missing, or its rule names columns or a key that it does not have.
+            SinkConfigurationError: A table is missing, or it does not have the columns or the key that its rule names.
         """
         with self._lock:
             self._tables = {}
-            self._look()
+            self._read_names()
             own = sorted(self._reserved.intersection(self._rules or ()))
             if own:
                 raise SinkConfigurationError(f"{own[0]} is a batcher's own table: no request may write to it")
             missing = sorted(set(self._rules or ()) - set(self._names))
             if missing:
-                there = _listed(self._once(self._names)) if self._names else "none"
+                there = _listed(self._shortest_names(self._names)) if self._names else "none"
                 raise SinkConfigurationError(f"no table {_listed(missing)} in the database; there is {there}")
             for name in self._rules or ():
                 self._find(name)
 
 
 def check_rule(name: str, columns: Iterable[str], rule: TableRule, unique: Iterable[frozenset[str]]) -> None:
-    """Holds a rule against the table.
+    """Compares a rule with its table.
+
+    Args:
+        name: The table's name.
+        columns: The table's columns.
+        rule: The table's rule.
+        unique: The table's unique keys.
 
     Raises:
-        SinkConfigurationError: With what the table has.
+        SinkConfigurationError: The rule does not fit; the message says what the table has.
     """
     columns = list(columns)
     for column in [*rule.key, *(rule.update or ())]:
@@ -316,7 +337,7 @@ def check_rule(name: str, columns: Iterable[str], rule: TableRule, unique: Itera
         there = "; ".join(", ".join(sorted(u)) for u in unique) or "none"
         raise SinkConfigurationError(
             f"{name}: no unique index over exactly ({', '.join(rule.key)}), which conflict {rule.conflict!r} needs; "
-            f"unique are: {there}"
+            f"the unique keys are: {there}"
         )
 
 

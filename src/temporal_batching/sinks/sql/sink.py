@@ -1,6 +1,6 @@
 """`SqlSink`: batches into SQLite or PostgreSQL, ledger and rows in one transaction.
 
-What a JSON value becomes is decided by its column's type; anything else than this is `rejected` with code ``type``:
+The type of its column decides what a JSON value becomes. Any other value is `rejected` with code ``type``:
 
 | column | takes |
 |---|---|
@@ -8,19 +8,19 @@ What a JSON value becomes is decided by its column's type; anything else than th
 | numeric, decimal | numbers or strings, exact; no NaN or infinity. SQLite holds 15 digits, or 64-bit integers |
 | real, double | numbers or strings, to the nearest; ``Infinity``, ``-Infinity``, on PostgreSQL ``NaN``, as strings |
 | boolean | ``true`` and ``false`` |
-| text, varchar, char | strings without U+0000 (PostgreSQL) and lone surrogates; lengths are the database's to enforce |
+| text, varchar, char | strings without U+0000 (PostgreSQL) and lone surrogates; the database enforces lengths |
 | timestamp with time zone | RFC 3339 with an offset; digits past microseconds are cut off |
 | timestamp | RFC 3339; if it has an offset it is stored as UTC |
 | date, time, time with time zone | ``2026-01-31``, ``09:30:00``, ``09:30:00+01:00`` |
 | uuid, bytea or blob | a UUID as a string, base64 |
 | json, jsonb | any JSON value |
-| enum, array | one of the labels; a list, in which a list is a further dimension |
-| interval on SQLite | a string with its units, ``PT5M`` or ``1 day``; SQLite knows no syntax to hold it against |
-| any other type of PostgreSQL, composites too | a string in the type's own syntax, ``(Main St,1)``; in an array each |
+| enum, array | one of the labels; a list, whose lists are a further dimension |
+| interval on SQLite | a string with its units, ``PT5M`` or ``1 day``; SQLite has no syntax to check it with |
+| any other type of PostgreSQL, composites too | a string in the type's syntax, ``(Main St,1)``; in an array each |
 
-``null`` is SQL's NULL, but in a JSON column that is NOT NULL it is JSON's. A column that is left out gets the
-database's default. SQLite goes by the type's name as declared, and neither lengths nor precisions are enforced there;
-where it would store a string as a number (``0012`` in a column declared ``STRING``), the string is rejected.
+``null`` is SQL's NULL; in a JSON column that is NOT NULL it is JSON's null. A column that is left out gets the
+database's default. In SQLite the declared name of the type decides, and neither lengths nor precisions are enforced.
+A string that SQLite would store as a number (``0012`` in a column declared ``STRING``) is rejected.
 """
 
 from __future__ import annotations
@@ -60,18 +60,19 @@ from temporal_batching.sinks.sql.transaction import storable_ids
 __all__ = ["SinkCounters", "SqlSink", "TableRule"]
 
 LETTERS_TIMEOUT = timedelta(seconds=3)
-"""For each statement that keeps dead letters, and its wait for a lock: the batch's callers wait meanwhile."""
+"""The limit of each statement that keeps dead letters, and of its wait for a lock. The batch's callers wait for it."""
 
 
 class SqlSink(Sink):
-    """Writes batches through SQLAlchemy Core: the request ids into a ledger, the rows into their tables, together.
+    """Writes batches through SQLAlchemy Core: request ids into a ledger and rows into their tables, in one transaction.
 
-    The engine is synchronous and is used from threads of the sink's own, so the worker's event loop never waits for
-    the database. Values are bound by the type of their column (this module's docstring has the table); a value that
-    does not fit is `rejected` with the table, the column and what would be allowed.
+    The engine is synchronous and is used from the sink's own threads, so the worker's event loop never waits for the
+    database. The type of its column decides how a value is bound (this module's docstring has the table). A value
+    that does not fit is `rejected`; the reason names the table, the column and the allowed values.
 
-    A constraint that the database checks only at the commit (``INITIALLY DEFERRED``) is the one case in which a
-    batch is committed in parts: it is halved, each half in a transaction of its own, until the culprit is found.
+    A batch is committed in parts only if a failure ends a whole transaction, for example a constraint that the
+    database checks at the commit (``INITIALLY DEFERRED``). The batch is then halved, each half in a transaction of its
+    own, until the offending request is found.
 
     Example:
         ```python
@@ -85,7 +86,7 @@ class SqlSink(Sink):
         ```
 
     Attributes:
-        counters: What the sink did so far.
+        counters: Counts of what the sink has done.
     """
 
     def __init__(
@@ -103,38 +104,42 @@ class SqlSink(Sink):
         wal: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Creates the sink; it connects when it is opened.
+        """Creates the sink. It connects when it is opened.
 
         Args:
-            url_or_engine: ``sqlite:///file.db``, ``postgresql://...`` (taken as psycopg 3), or a synchronous engine,
-                which stays the caller's to dispose of.
-            tables: The tables that requests may write to, with what a conflict does; names alone mean ``error``. On
-                PostgreSQL a name may be ``schema.table``. None allows every table, and a conflict is an error.
-            ledger_table: The table that remembers request ids; on PostgreSQL it may be ``schema.table``.
-            create_ledger: Whether to create the ledger where it is missing. `ledger_ddl` tells how.
-            dead_letters: The table for rejected requests that nobody waits for; on PostgreSQL it may be
-                ``schema.table``. Under ``create_ledger`` it is created with the first of them; `dead_letters_ddl`
-                tells how. None keeps none.
-            statement_timeout: The time of a whole flush in the database, whatever number of statements it takes.
-                Keep it below the batcher's ``flush_timeout``. The first try of several requests may take 0.6 of it;
-                in the rest what was too slow is isolated. A statement that outlasts its share is ended by PostgreSQL,
-                or interrupted in SQLite; deferred triggers count as one. PostgreSQL also ends a transaction that was
-                idle for so long, so that what a crashed or stuck worker left behind does not hold its locks.
+            url_or_engine: ``sqlite:///file.db``, ``postgresql://...`` (psycopg 3 is the driver), or a synchronous
+                engine, which the caller disposes of.
+            tables: The tables that requests may write to, with their conflict rules. A name without a rule means
+                ``error``. On PostgreSQL a name may be ``schema.table``. None allows every table, and a conflict is an
+                error.
+            ledger_table: The table that keeps the request ids; on PostgreSQL it may be ``schema.table``.
+            create_ledger: Whether a missing ledger is created. `ledger_ddl` returns the statements.
+            dead_letters: The table for rejected requests without a reply address; on PostgreSQL it may be
+                ``schema.table``. With ``create_ledger`` it is created with the first dead letter; `dead_letters_ddl`
+                returns the statement. None keeps no dead letters.
+            statement_timeout: The time of all statements of a flush together. Keep it below the batcher's
+                ``flush_timeout``. The first try of several requests may take 0.6 of it; requests that were too slow
+                are isolated in the rest. A statement that exceeds its share is ended by PostgreSQL, or interrupted in
+                SQLite; deferred triggers count as one statement. PostgreSQL also ends a transaction that was idle for
+                so long, so that a worker that crashed or is stuck does not keep its locks.
             lock_timeout: The longest wait for another transaction's lock, or for SQLite's single writer; shorter if a
-                request that waits has an earlier deadline. It bounds opening the sink and reading the schema too. On
-                PostgreSQL, once a request of a flush has waited in vain, the others wait 0.1 s, and so does every
-                later attempt; a request that is tried by itself waits twice as long each time, up to a quarter of it.
+                request that waits has an earlier deadline. It also bounds opening the sink and reading the schema. On
+                PostgreSQL, after one wait of a flush has timed out, further waits are limited to 0.1 s, in later
+                attempts too. A request that is tried by itself may wait twice as long in each attempt, up to a quarter
+                of ``lock_timeout``.
             connect_timeout: The longest wait for a connection to PostgreSQL.
-            max_connections: Connections, and threads, that batches of several shards may use side by side. SQLite
+            max_connections: The connections and threads that batches of several shards may use concurrently. SQLite
                 has one writer and always uses one.
             wal: Whether a SQLite file is switched to write-ahead logging, so that readers do not wait.
-            clock: Seconds since the epoch, by which deadlines are judged and commits are dated.
+            clock: Returns seconds since the epoch. Deadlines are compared with it, and commits are dated by it.
 
         Raises:
-            SinkConfigurationError: The URL is not understood, or its driver is not installed.
+            SinkConfigurationError: The URL or an option is invalid, or the driver is not installed.
         """
         if isinstance(tables, str):
-            raise SinkConfigurationError(f"tables {tables!r}: a sequence of names, or a mapping of names to TableRule")
+            raise SinkConfigurationError(
+                f"tables {tables!r}: expected a sequence of names, or a mapping of names to TableRule"
+            )
         if max_connections < 1:
             raise SinkConfigurationError(f"max_connections {max_connections}: at least 1")
         for name, value in (("statement_timeout", statement_timeout), ("lock_timeout", lock_timeout)):
@@ -183,47 +188,76 @@ class SqlSink(Sink):
         self._opened = False
 
     def ledger_ddl(self) -> str:
-        """The statements that create the ledger and enter its identity, for a migration where the sink's role must not.
+        """The statements that create the ledger and enter its identity.
 
-        They stand on lines of their own, and may be run again.
+        Run them in a migration if the sink's role must not create tables. Each is on a line of its own, and may be run
+        repeatedly.
         """
         dialect = self._dialect
         return f"{table_ddl(self._ledger, dialect)}\n{identity_ddl(self._ledger, dialect)}"
 
     def dead_letters_ddl(self) -> str:
-        """The statement that creates the table of dead letters; empty if none are kept."""
+        """The statement that creates the table of dead letters; empty if the sink keeps none."""
         return "" if self._letters is None else table_ddl(self._letters.table, self._dialect)
 
     async def open(self) -> None:
-        """Connects, creates or checks the ledger, and holds the tables and their rules against the database.
+        """Connects, creates or checks the ledger, and compares the tables and their rules with the database.
 
         Raises:
-            SinkConfigurationError: Something does not fit, with what there is instead.
-            SinkUnavailable: The database cannot be reached.
+            SinkConfigurationError: The ledger, a table or a rule does not fit; the message says what the database has.
+            SinkUnavailable: The database cannot be reached, or another session has locked the ledger.
         """
         await self.connections.in_thread(lambda: self._check(again=True))
 
     async def close(self) -> None:
-        """Waits for what is still running, and closes the connections of an engine that the sink made itself."""
+        """Waits for calls that still run, and closes the connections of an engine that the sink has created."""
         await asyncio.to_thread(self.connections.close)
 
     async def write(self, batch: Batch) -> Sequence[Outcome]:
+        """Commits the batch: ledger and rows in one transaction, unless a failure has to be isolated by several.
+
+        Args:
+            batch: The requests, in the order they arrived.
+
+        Returns:
+            One outcome for each request.
+
+        Raises:
+            SinkUnavailable: The database cannot take the batch now, and nothing is known to be committed. With
+                ``in_doubt=False`` nothing is committed.
+        """
         return await self.connections.in_thread(lambda: self._flush(batch, fence=False))
 
     async def fence(self, batch: Batch) -> Sequence[Outcome]:
-        """Answers `written` or `duplicate` for what is there; fences off the rest with a tombstone, and `expired`.
+        """Answers `written` or `duplicate` for written requests, and fences the others with a tombstone in the ledger.
 
-        The tombstone takes the id's place in the ledger's primary key. An attempt of this batch that is still under
-        way either has taken it first, and is waited for, or finds it taken and does not write.
+        The tombstone occupies the id in the ledger's primary key. If an attempt at this batch that is still under way
+        has inserted the id first, the fence waits for that transaction; otherwise the attempt finds the tombstone and
+        does not write.
+
+        Args:
+            batch: The requests, under the id of the batch in which they were attempted.
+
+        Returns:
+            One outcome for each request; ``batch.fence_as`` for those that are fenced.
+
+        Raises:
+            SinkUnavailable: The database cannot decide now.
         """
         return await self.connections.in_thread(lambda: self._flush(batch, fence=True))
 
     async def keep_dead_letters(self, letters: Sequence[DeadLetter]) -> bool:
-        """Keeps them in their table, in a transaction of its own.
+        """Inserts dead letters into their table, in a transaction of its own.
+
+        Args:
+            letters: The rejected requests, with their outcomes. A letter that is kept already is not inserted again.
+
+        Returns:
+            Whether this sink keeps dead letters.
 
         Raises:
             SinkUnavailable: The database cannot take them now.
-            SinkError: It never will: the table is missing or another one, or the role may not write to it.
+            SinkError: A retry cannot help: the table is missing or has other columns, or the role may not write to it.
         """
         table = self._letters
         if table is None:
@@ -241,17 +275,23 @@ class SqlSink(Sink):
                 failure = self.connections.classify(err)
                 if not failure.rejects:
                     raise SinkUnavailable(self.connections.describe(failure), in_doubt=False) from None
-                # This is logged, and the database's own words may quote the row that failed.
+                # This error is logged, and the database's message may quote the row that failed.
                 raise SinkError(f"{table.table.fullname} takes no dead letters ({failure.code})") from None
 
         await self.connections.in_thread(keep)
         return True
 
     async def lookup(self, request_ids: Iterable[str]) -> dict[str, LedgerEntry]:
-        """What the ledger knows of these ids; unknown ones are missing from the answer.
+        """Reads the ledger.
+
+        Args:
+            request_ids: The ids to look up.
+
+        Returns:
+            The ledger's entries by request id. Ids that the ledger does not know are left out.
 
         Raises:
-            SinkUnavailable: The database cannot tell now.
+            SinkUnavailable: The database cannot be read now.
         """
         ids = list(dict.fromkeys(request_ids))
 
@@ -281,8 +321,8 @@ class SqlSink(Sink):
                 return
 
             def check(connection: sa.Connection) -> None:
-                # Once opened, a ledger that is missing was lost: with an empty one in its place every id would be
-                # applied again.
+                # A ledger that was open before and is missing now was lost. It is not created again: an empty ledger
+                # would let every id be applied again.
                 if self.connections.adapter.identity is not None:
                     check_still_there(connection, self._ledger, self.connections.adapter.identity)
                 else:
@@ -310,7 +350,7 @@ class SqlSink(Sink):
         except SinkConfigurationError as err:
             if not self._opened:
                 raise
-            # It did fit when the sink was opened: what waits in the batcher waits for whoever changes it back.
+            # It fitted when the sink was opened. The requests wait in the batcher until the operator repairs it.
             raise SinkUnavailable(str(err), in_doubt=False) from None
         call = BatchWrite(self.connections, self.catalog, batch, fence=fence, failed=self._failed, clock=self._clock)
         try:

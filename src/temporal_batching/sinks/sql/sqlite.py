@@ -1,4 +1,4 @@
-"""SQLite: one writer at a time, so the transaction takes the write lock first and then has no races to think of."""
+"""SQLite: it has one writer at a time, so a transaction takes the write lock first and then has no races."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ CHUNK = 10_000
 """Ids in one SELECT: SQLite takes 32,766 parameters."""
 
 STEPS = 10_000
-"""Instructions of SQLite's machine between two looks at the time: some tenth of a millisecond."""
+"""Instructions of SQLite's virtual machine between two checks of the time: about a tenth of a millisecond."""
 
 _USED = "temporal_batching.prepared"
 
 
 class _AsBound(sa.types.UserDefinedType[Any]):
-    """A column whose values are bound already: SQLAlchemy's own types would turn decimals into floats."""
+    """The type of a column whose values are bound already: SQLAlchemy's types would turn decimals into floats."""
 
     cache_ok = True
 
@@ -47,6 +47,8 @@ class _AsBound(sa.types.UserDefinedType[Any]):
 
 
 class SqliteDatabase(DatabaseAdapter):
+    """How the sink uses SQLite."""
+
     null = None
     one_update_per_row = False
 
@@ -58,7 +60,7 @@ class SqliteDatabase(DatabaseAdapter):
         self._wal = wal
 
     def prepare(self, connection: sa.Connection) -> bool:
-        # The driver's own transactions begin too late (at the first write) and would end at a savepoint.
+        # The driver's transactions would begin too late, at the first write, and would end at a savepoint.
         connection.execution_options(isolation_level="AUTOCOMMIT")
         info = connection.connection.info
         if info.get(_USED):
@@ -72,7 +74,10 @@ class SqliteDatabase(DatabaseAdapter):
         return False
 
     def _switch_to_wal(self, connection: sa.Connection) -> None:
-        """Readers then never wait for the writer. Two processes that switch at once get BUSY without any waiting."""
+        """Switches to write-ahead logging, so that readers do not wait for the writer.
+
+        Two processes that switch concurrently get BUSY at once, without a wait by SQLite.
+        """
         end = time.monotonic() + self.lock_timeout
         while True:
             try:
@@ -83,7 +88,7 @@ class SqliteDatabase(DatabaseAdapter):
                 if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() > end:
                     raise
             if time.monotonic() > end:
-                # It still is what it was: another connection has the file open for writing all the time.
+                # The mode is unchanged: another connection has had the file open for writing all the time.
                 return
             time.sleep(0.01)
 
@@ -100,7 +105,10 @@ class SqliteDatabase(DatabaseAdapter):
         return TableNames(writable, frozenset(name for name in names if name.casefold() in reserved))
 
     def _reserved(self, connection: sa.Connection, names: Sequence[str]) -> set[str]:
-        """Ledgers and dead letters, views over them, and what has a trigger that writes to one; in lower case."""
+        """Ledgers, tables of dead letters, views over them, and relations with a trigger that writes to one.
+
+        The names are in lower case.
+        """
         own = {table.name.casefold() for table in self.own}
         for name in names:
             columns = _columns_of(connection, name)
@@ -120,7 +128,7 @@ class SqliteDatabase(DatabaseAdapter):
             columns[column] = BoundColumn(
                 name=column,
                 bind=sqlite_binder(declared, nullable=not not_null and not key, strict=strict),
-                # A null in an INTEGER PRIMARY KEY is a new id, and anywhere else what leaving it out means.
+                # A null in an INTEGER PRIMARY KEY is a new id. In other columns it is the same as leaving it out.
                 plain=default is None,
                 generated=hidden in (2, 3),
             )
@@ -141,17 +149,17 @@ def busy_timeout(seconds: float) -> str:
 
 
 def _columns_of(connection: sa.Connection, name: str) -> list[tuple[str, bool]]:
-    """Columns, and whether each is of the primary key."""
-    with suppress(sa.exc.DBAPIError):  # a view over a table that is gone has none
+    """The columns, each with whether it belongs to the primary key."""
+    with suppress(sa.exc.DBAPIError):  # a view over a table that was dropped has none
         return [(row.name, bool(row.pk)) for row in connection.execute(_COLUMNS, {"name": name})]
     return []
 
 
 def touched(connection: sa.Connection, name: str) -> set[str]:
-    """The tables that a view reads, and those that writing to a view or a table writes to, triggers included.
+    """The tables that a view reads, and those that a write to a view or a table writes to, including its triggers.
 
-    SQLite tells its authorizer of every table when it compiles a statement, however deep in triggers. The statements
-    are explained, not run.
+    SQLite calls its authorizer for every table when it compiles a statement, including those in nested triggers. The
+    statements are explained, not executed.
     """
     driver = connection.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)
@@ -173,7 +181,7 @@ def touched(connection: sa.Connection, name: str) -> set[str]:
     driver.set_authorizer(note)
     try:
         for statement in statements:
-            with suppress(sqlite3.Error):  # a view that takes no such statement, or over a table that is gone
+            with suppress(sqlite3.Error):  # the view does not support the statement, or its table was dropped
                 driver.execute(f"EXPLAIN {statement}").close()
     finally:
         driver.set_authorizer(None)
@@ -184,13 +192,13 @@ _COLUMNS = sa.text('SELECT name, type, "notnull", dflt_value, pk, hidden FROM pr
 
 
 HIDDEN = 1
-"""A hidden column of a virtual table. FTS5 takes commands in one of them: ``delete-all`` empties the index."""
+"""Marks a hidden column of a virtual table. FTS5 runs commands from one: ``delete-all`` empties the index."""
 
 TABLE_LIST_SINCE = (3, 37, 0)
 
 
 def _user_tables(connection: sa.Connection) -> list[str]:
-    """Tables and views, without SQLite's own and without those in which a virtual table keeps its content."""
+    """Tables and views, without SQLite's own tables and without the shadow tables of virtual tables."""
     if sqlite3.sqlite_version_info >= TABLE_LIST_SINCE:
         return list(connection.scalars(_TABLES))
     inspector = sa.inspect(connection)
@@ -201,7 +209,7 @@ def _user_tables(connection: sa.Connection) -> list[str]:
 
 def _is_strict(connection: sa.Connection, name: str) -> bool:
     if sqlite3.sqlite_version_info < TABLE_LIST_SINCE:
-        return False  # STRICT is as old as the list
+        return False  # STRICT and the list came with the same release
     return bool(connection.scalar(_STRICT, {"name": name}))
 
 
@@ -217,6 +225,8 @@ _VIRTUAL = sa.text("SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUA
 
 
 class SqliteTransaction(Transaction):
+    """A transaction of SQLite, from BEGIN IMMEDIATE on."""
+
     def __init__(self, connection: sa.Connection, database: SqliteDatabase) -> None:
         self.connection = connection
         self._database = database
@@ -225,10 +235,10 @@ class SqliteTransaction(Transaction):
         self._rows = 0
 
     def limit(self, limits: Limits) -> None:
-        """Bounds everything from now until the next limit, or the transaction's end: SQLite knows no timeout itself.
+        """Limits the statements until the next call, or until the end of the transaction.
 
-        The writer's lock keeps every request waiting, so an attempt waits for it as long as the sink allows, but not
-        past a deadline.
+        SQLite has no timeout for statements. All requests wait for the write lock together, so a later attempt may wait
+        for it as long as the first one, but not past a deadline.
         """
         until = time.monotonic() + limits.statement
         self._watch(lambda: time.monotonic() > until)
@@ -276,7 +286,7 @@ class SqliteTransaction(Transaction):
                     for insert in inserts:
                         self._insert(insert)
             except (sa.exc.DBAPIError, DatabaseFailure) as err:
-                self._watch(None)  # what undoes it must not be interrupted
+                self._watch(None)  # the rollback must not be interrupted
                 failure = err if isinstance(err, DatabaseFailure) else classify_sqlite_error(err)
                 # A full disk, RAISE(ROLLBACK) and ON CONFLICT ROLLBACK end the transaction, and the savepoint with it.
                 failure.transaction_ended = not self._in_transaction
@@ -312,7 +322,7 @@ class SqliteTransaction(Transaction):
         ledger = self._database.ledger
         insert = sqlite.insert(ledger)
         others = [c.name for c in ledger.columns if c.name != "request_id"]
-        # Only a tombstone can be met here: what may not be claimed was sorted out under the same lock.
+        # Only a tombstone can conflict: `_claimable` has removed all other ids under the same lock.
         taken_over = insert.on_conflict_do_update(
             index_elements=["request_id"], set_={name: insert.excluded[name] for name in others}
         )
@@ -329,7 +339,7 @@ class SqliteTransaction(Transaction):
             for _ in insert.rows:
                 self._execute(statement)
             return
-        # Positions for names: a column may be called anything, a parameter not.
+        # Parameters are named by position, because a column's name may be unusable as a parameter's name.
         names = [f"v{i}" for i in range(len(insert.columns))]
         self._execute(statement, [dict(zip(names, row, strict=True)) for row in insert.rows])
 
@@ -357,14 +367,14 @@ class SqliteTransaction(Transaction):
             try:
                 self.connection.exec_driver_sql("COMMIT")
             except sa.exc.DBAPIError:
-                # A deferred constraint leaves the transaction open.
+                # A deferred constraint that fails leaves the transaction open.
                 self.rollback()
                 raise
         self._database.counters.transactions += 1
         self._database.counters.rows += self._rows
 
     def rollback(self) -> None:
-        # An error may have rolled back already; what is left open ends with the connection's return to the pool.
+        # An error may have rolled it back already. The pool ends a transaction that is still open.
         with suppress(sa.exc.DBAPIError):
             self._watch(None)
             if self._begun:
@@ -397,13 +407,14 @@ def _classified() -> Iterator[None]:
 
 
 def classify_sqlite_error(error: BaseException) -> DatabaseFailure:
+    """Classifies an error of SQLAlchemy or of the driver."""
     cause = getattr(error, "orig", None) or error
     code = getattr(cause, "sqlite_errorcode", None)
     if code is None and isinstance(cause, sqlite3.DataError | OverflowError | UnicodeEncodeError):
-        # Refused by the driver before SQLite saw it.
+        # The driver rejected it before SQLite received it.
         return DatabaseFailure(ErrorClass.REQUEST, str(cause))
     error_class, reject = classify_sqlite(code)
-    # A commit that met an I/O error may be on the disk.
+    # A commit with an I/O error may be on the disk nevertheless.
     lost = code is not None and code & 0xFF == sqlite3.SQLITE_IOERR
     failure = DatabaseFailure(error_class, short_reason(str(cause)), code=reject, connection_lost=lost)
     if code is not None and code & 0xFF == sqlite3.SQLITE_INTERRUPT:

@@ -1,4 +1,4 @@
-"""Tables that are the sink's own: their names, their DDL, and their creation beside other workers."""
+"""The sink's own tables: their names, their DDL, their creation concurrently with other workers; keys of any table."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ T = TypeVar("T")
 
 
 def own_name(name: str, *, schemas: bool) -> TableName:
-    """What ``name`` means: ``schema.table`` where the database has schemas, otherwise a table whatever it holds."""
+    """The table that a configured name means: ``schema.table`` only if the database has schemas."""
     schema, dot, table = name.partition(".")
     return TableName(schema, table) if schemas and dot else TableName(None, name)
 
 
 def is_a_batchers(columns: Iterable[str], key: Collection[str] | None, own: Iterable[sa.Table]) -> bool:
-    """Whether a table is a ledger or holds dead letters, of whichever batcher.
+    """Whether a table is a ledger or a table of dead letters, of any batcher.
 
     Args:
-        columns: It has at least these.
-        key: Its primary key; None if it has none that could be seen, as a foreign table: then its columns decide.
-        own: A ledger and a table of dead letters.
+        columns: The table's columns.
+        key: The columns of its primary key; None if that is unknown, as for a foreign table. Then the columns decide.
+        own: A ledger and a table of dead letters to compare with.
     """
     names = {column.casefold() for column in columns}
     keys = None if key is None else {column.casefold() for column in key}
@@ -37,7 +37,7 @@ def is_a_batchers(columns: Iterable[str], key: Collection[str] | None, own: Iter
 
 
 def leading_to(targets: Iterable[T], leads_to: Mapping[T, Collection[T]]) -> set[T]:
-    """The targets, and whatever leads to one of them over any number of steps."""
+    """The targets, and everything that leads to one of them directly or indirectly."""
     found = set(targets)
     while more := {one for one, others in leads_to.items() if one not in found and not found.isdisjoint(others)}:
         found |= more
@@ -45,10 +45,9 @@ def leading_to(targets: Iterable[T], leads_to: Mapping[T, Collection[T]]) -> set
 
 
 def unique_keys(connection: sa.Connection, where: TableName) -> list[tuple[str, ...]]:
-    """The keys by which at most one row of a table can be found, the primary key first.
+    """The unique keys of a table, the primary key first.
 
-    An index on an expression or on some of the rows is none, and neither is one that is invalid: still being built, or
-    failed to be.
+    Indexes on expressions, partial indexes, and invalid indexes (still being built, or failed) are left out.
     """
     inspector = sa.inspect(connection)
     primary = inspector.get_pk_constraint(where.name, schema=where.schema)["constrained_columns"]
@@ -65,10 +64,12 @@ def unique_keys(connection: sa.Connection, where: TableName) -> list[tuple[str, 
 
 
 def table_ddl(table: sa.Table, dialect: sa.Dialect) -> str:
+    """The statement that creates a table unless it exists."""
     return str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)).strip() + ";"
 
 
 def exists(connection: sa.Connection, table: sa.Table) -> bool:
+    """Whether the database has the table."""
     return sa.inspect(connection).has_table(table.name, schema=table.schema)
 
 
@@ -82,7 +83,8 @@ def create(connection: sa.Connection, table: sa.Table) -> None:
     try:
         connection.execute(CreateTable(table))
     except sa.exc.DBAPIError:
-        # SQLAlchemy's own savepoint would stay: in SQLite it is a transaction, and nothing would commit it.
+        # SQLAlchemy does not release a savepoint that it rolls back to. In SQLite the savepoint is the transaction,
+        # and nothing would commit it.
         connection.exec_driver_sql("ROLLBACK TO SAVEPOINT creating")
         connection.exec_driver_sql("RELEASE SAVEPOINT creating")
         # Another worker may have created it meanwhile. CREATE TABLE IF NOT EXISTS fails in that race too.

@@ -1,4 +1,4 @@
-"""One batch in one transaction, from the ledger's word on each id to the commit."""
+"""One batch in one transaction, from the look-up of its ids in the ledger to the commit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from temporal_batching.sinks.sql.schema import Row
 
 
 class BatchTransaction:
-    """The requests of a batch at some positions, bound already, to be written or settled in one transaction."""
+    """Requests of a batch, already bound, that are written or fenced in one transaction."""
 
     def __init__(
         self,
@@ -37,17 +37,17 @@ class BatchTransaction:
         """Prepares the requests.
 
         Args:
-            database: Where they go.
-            clock: Seconds since the epoch.
-            batch: The batch they are of.
-            positions: Which of its requests.
+            database: The database they are written to.
+            clock: Returns seconds since the epoch.
+            batch: Their batch.
+            positions: Their positions in the batch.
             rows: Their bound rows by position.
-            unbindable: The answers for those that could not be bound, unless the ledger knows better.
-            fence: Whether nothing is to be written, only found out and fenced off.
-            schema_is_fresh: Whether a name that the database does not know is a request's fault, or a reason to look
-                at the schema again.
-            progress: Of the call that this transaction is a part of.
-            faulty: Whether it is known that they cannot be written together.
+            unbindable: The outcomes of requests that could not be bound. An outcome from the ledger takes precedence.
+            fence: Whether the requests are looked up and fenced instead of written.
+            schema_is_fresh: Whether the schema was read again in this call, so that a name that the database does not
+                know is a request's fault.
+            progress: The state of the call that this transaction is a part of.
+            faulty: Whether it is known that the requests cannot be written together.
         """
         self._database = database
         self._clock = clock
@@ -57,7 +57,7 @@ class BatchTransaction:
         self._schema_is_fresh = schema_is_fresh
         self._progress = progress
         self._faulty = faulty
-        self._slow: DatabaseFailure | None = None  # that of the only request, which was tried by itself
+        self._slow: DatabaseFailure | None = None  # of the only request, which was tried by itself
         self._applied: set[int] = set()
         self._unbindable = unbindable
         self._invalid: dict[int, Outcome] = {}
@@ -75,10 +75,13 @@ class BatchTransaction:
                 self._invalid[position] = Outcome.rejected(RejectCode.INVALID, fault)
 
     def run(self, connection: sa.Connection) -> dict[int, Outcome]:
-        """Answers by position, once they are committed.
+        """Runs the transaction and commits it.
+
+        Returns:
+            The outcomes by position.
 
         Raises:
-            DatabaseFailure: Nothing is committed, unless it says that the connection was lost while committing.
+            DatabaseFailure: Nothing is committed, unless the connection was lost while committing.
         """
         transaction = self._database.transaction(connection)
         try:
@@ -88,7 +91,7 @@ class BatchTransaction:
                     outcomes = self._each_by_itself(transaction)
                 if not self._overdue(outcomes):
                     break
-                # Some deadline passed while the rows were inserted: once more, without that request.
+                # A deadline passed while the rows were inserted: repeat without that request.
                 transaction.rollback()
             self.commit(transaction)
         except BaseException:
@@ -106,7 +109,7 @@ class BatchTransaction:
             raise
 
     def _limits(self) -> Limits:
-        # A fence is asked for what is past its deadline, or is rejected whatever its deadline.
+        # Fenced requests are past their deadline, or are rejected independently of it.
         return self._progress.limits(self._entries, deadlines=not self._fence)
 
     def _stamp(self) -> Stamp:
@@ -123,7 +126,7 @@ class BatchTransaction:
         )
 
     def write_together(self, transaction: Transaction) -> dict[int, Outcome] | None:
-        """The good case, in the fewest trips: every id is new and every row is welcome. None if it is not so."""
+        """Writes all requests together, in the fewest round trips. None if an id is known or a row is not accepted."""
         entries, now = self._entries, self._clock()
         ids = {entry.request_id for entry in entries}
         late = any(entry.expires_at is not None and entry.expires_at <= now for entry in entries)
@@ -131,13 +134,13 @@ class BatchTransaction:
             return None
         if self._faulty:  # known from an earlier try
             return None
-        # In the order of arrival: whose turn is when matters where a fault is isolated.
+        # In the order of arrival; the order of turns matters only where a fault is isolated.
         entries = sorted(entries, key=lambda entry: entry.position)
         try:
             transaction.limit(self._limits())
             complete = transaction.attempt(self._stamp(), entries, arrange(entries, self._database), savepoint=False)
         except DatabaseFailure as failure:
-            if failure.text_unstorable and not failure.rejects:  # an id: the ledger is asked which
+            if failure.text_unstorable and not failure.rejects:  # an id; the look-up finds which one
                 complete = False
             elif not may_isolate(failure, transaction, self._progress, schema_is_fresh=self._schema_is_fresh):
                 raise
@@ -156,7 +159,7 @@ class BatchTransaction:
         return dict.fromkeys(self._applied, Outcome.written())
 
     def _each_by_itself(self, transaction: Transaction) -> dict[int, Outcome]:
-        """The careful way, without those whose ids the database cannot store."""
+        """Writes the requests after a look-up of their ids, without those whose ids the database cannot store."""
         try:
             return self._one_by_one(transaction)
         except DatabaseFailure as failure:
@@ -174,7 +177,7 @@ class BatchTransaction:
         return self._one_by_one(transaction)
 
     def _one_by_one(self, transaction: Transaction) -> dict[int, Outcome]:
-        """The careful way: the ledger is asked first, and who is refused by the database does not hold up the rest."""
+        """Looks the ids up first, and isolates requests that the database rejects, so that the others are written."""
         outcomes: dict[int, Outcome] = {}
         self._applied = set()
         self._blocked: set[str] = set()
@@ -203,7 +206,7 @@ class BatchTransaction:
                     same = first.digest == repetition.digest
                     outcomes[repetition.position] = Outcome.duplicate() if same else id_reused(self._batch_id)
                 else:
-                    # What became of the first says nothing about the second: it has its own turn.
+                    # The first request was not written, so the second one is tried.
                     left.append(repetition)
         return outcomes
 
@@ -220,7 +223,7 @@ class BatchTransaction:
             if answer is not None:
                 outcomes[entry.position] = answer
             elif entry.expires_at is not None and entry.expires_at <= now:
-                # An earlier attempt of this batch may still be under way: what is answered must stay true.
+                # An earlier attempt of this batch may still be under way: `expired` must stay true.
                 fenced.append(entry)
             elif entry.position in self._unbindable:
                 outcomes[entry.position] = self._unbindable[entry.position]
@@ -254,10 +257,10 @@ UNSTORABLE_ID = "the request id has a character that the database's encoding lac
 
 
 def storable_ids(transaction: Transaction, ids: Sequence[str]) -> set[str]:
-    """Those that the ledger can be asked about. What each database's encoding lacks, only the database knows.
+    """The ids that the database's encoding can store. Only the database knows which, so it is queried.
 
     Raises:
-        DatabaseFailure: It cannot be asked about any.
+        DatabaseFailure: The ledger cannot be queried for another reason.
     """
     try:
         transaction.lookup(ids)

@@ -1,8 +1,8 @@
-"""Which reader a column's type gets, and how the value read is put to the driver, for each dialect.
+"""The reader of each column type, and how its value is passed to the driver, for each dialect.
 
-PostgreSQL is given text in each type's own input syntax, as an element of an array literal: the statement unnests
-one array per column. SQLite is given the storage classes it has. Null is SQL's NULL everywhere, but for a JSON
-column that is NOT NULL: there it can only mean JSON's null.
+PostgreSQL receives text in each type's input syntax, as an element of an array literal: the statement unnests one
+array for each column. SQLite receives its storage classes. Null is SQL's NULL, except in a JSON column that is NOT
+NULL: there it is JSON's null.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from temporal_batching.sinks.sql.values import BadValue, Reader
 
 INT64 = (-(2**63), 2**63 - 1)
 SQLITE_DIGITS = 15
-"""SQLite keeps a decimal as a double: this many digits survive it exactly."""
+"""SQLite stores a decimal as a double, which keeps this many digits exactly."""
 
 PG_NULL = "NULL"
 LONGEST_MICROSECONDS = len("2026-01-31T09:30:00.123456+01:00")
 
 
 def quoted_element(text: str) -> str:
-    """Any text as an element of an array literal."""
+    """Quotes a text as an element of an array literal."""
     if "\\" in text or '"' in text:
         text = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"'
 
 
 def array_literal(elements: Iterable[str], delimiter: str = ",") -> str:
-    """Many times faster than the driver's own way from a list, which looks at every element's type."""
+    """An array literal of these elements. It is many times faster than the driver's conversion of a list."""
     return "{" + delimiter.join(elements) + "}"
 
 
 def postgresql_binder(column_type: sa.types.TypeEngine[Any], *, nullable: bool, delimiter: str = ",") -> Reader:
-    """Binds a JSON value to the text of one element of an array literal.
+    """A reader that turns a JSON value into the text of one element of an array literal.
 
     Args:
-        column_type: As SQLAlchemy reflected it.
+        column_type: The column's type, as SQLAlchemy reflected it.
         nullable: Whether the column may hold SQL's NULL.
-        delimiter: Between the elements, if the column is an array: ``typdelim`` of its element's type. Almost always a
-            comma; ``box`` has a semicolon, and types of extensions may have anything.
+        delimiter: The delimiter of the elements if the column is an array: ``typdelim`` of its element type. It is
+            almost always a comma; ``box`` has a semicolon, and types of extensions may have another one.
     """
     read, quote = _postgresql_text(column_type, delimiter)
     null = '"null"' if isinstance(column_type, sa.JSON) and not nullable else PG_NULL
@@ -56,7 +56,7 @@ def postgresql_binder(column_type: sa.types.TypeEngine[Any], *, nullable: bool, 
         if value is None:
             return null
         text = read(value)
-        # `quoted_element`, without the call: this runs for every value.
+        # `quoted_element` without the call, because this runs for every value.
         if "\\" in text or '"' in text:
             return quoted_element(text)
         return f'"{text}"'
@@ -82,7 +82,7 @@ def _postgresql_array(column_type: Any, delimiter: str) -> Callable[[Any], str]:
     def bind_each(value: Any) -> str:
         if not isinstance(value, list):
             raise BadValue("a list")
-        # A list in a list is a further dimension: to PostgreSQL all arrays of one element type are one type.
+        # A list in a list is a further dimension: in PostgreSQL all arrays of one element type have one type.
         items = [bind_each(item) if isinstance(item, list) else _bind_element(bind_item, item) for item in value]
         return array_literal(items, delimiter)
 
@@ -106,7 +106,7 @@ def _bind_element(bind: Reader, item: Any) -> str:
 
 
 def _other_text(value: Any) -> str:
-    """A type of no kind known here (intervals, addresses, ranges, ...): the database reads its own syntax."""
+    """Reads other types (intervals, addresses, ranges, ...) as strings in the syntax of the type."""
     if isinstance(value, str):
         return values.text_without_nul(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -125,7 +125,7 @@ def _moment(column_type: Any) -> Callable[[Any], str]:
 
     def bind(value: Any) -> str:
         moment = read(value)
-        # What was read is in PostgreSQL's syntax too, unless it has digits past the microseconds to be cut off.
+        # The text is valid for PostgreSQL too, unless it has digits past the microseconds, which are cut off.
         return moment.isoformat() if len(value) > LONGEST_MICROSECONDS else value.upper()
 
     return bind
@@ -134,7 +134,7 @@ def _moment(column_type: Any) -> Callable[[Any], str]:
 def _numeric(column_type: Any) -> Callable[[Any], str]:
     precision, scale = column_type.precision, column_type.scale
     read = values.decimal(precision, scale)
-    # Most decimals are a few digits in a string, which need no arithmetic to see that they fit.
+    # Most decimals are a few digits in a string: they fit without arithmetic.
     digits = 18 if precision is None else precision - (scale or 0)
     quick = (
         re.compile(rf"-?[0-9]{{1,{max(digits, 1)}}}(?:\.[0-9]{{1,18}})?", re.ASCII).fullmatch if digits > 0 else None
@@ -152,7 +152,7 @@ def _integers(low: int, high: int) -> Callable[[Any], Callable[[Any], str]]:
     return lambda _: _as_text(values.integer(low, high))
 
 
-# The first kind that fits decides, so a subtype stands before its base.
+# The first kind that matches decides, so a subtype precedes its base.
 _POSTGRESQL: list[tuple[type[Any], Callable[[Any], Callable[[Any], str]], bool]] = [
     (pg.OID, _integers(0, 2**32 - 1), False),
     (sa.SmallInteger, _integers(-(2**15), 2**15 - 1), False),
@@ -173,16 +173,16 @@ _POSTGRESQL: list[tuple[type[Any], Callable[[Any], Callable[[Any], str]], bool]]
 
 
 def sqlite_binder(declared: str, *, nullable: bool, strict: bool = False) -> Reader:
-    """Binds a JSON value to one of SQLite's storage classes, by the type's name as the table declares it.
+    """A reader that turns a JSON value into one of SQLite's storage classes, by the declared name of the type.
 
-    SQLite itself looks only at parts of that name (its affinity), and so does this; lengths and precisions are not
-    enforced, because SQLite does not. Where that affinity would make a number of a string that is sent as one, the
-    string is refused: ``0012`` in a column declared ``STRING`` would be 12.
+    As in SQLite, parts of the name decide (the column's affinity), and lengths and precisions are not enforced. A
+    string that the affinity would turn into a number is rejected: ``0012`` in a column declared ``STRING`` would
+    become 12.
 
     Args:
-        declared: The type's name, which may be empty.
+        declared: The declared name of the type, which may be empty.
         nullable: Whether the column may hold SQL's NULL.
-        strict: Whether the table is STRICT: then SQLite turns no string of an ANY column into a number.
+        strict: Whether the table is STRICT: then SQLite does not turn strings of an ANY column into numbers.
     """
     name = declared.upper()
     read = next((reader for pattern, reader in _SQLITE if pattern.search(name)), _any_scalar)
@@ -201,7 +201,7 @@ def _makes_numbers(name: str) -> bool:
     return bool(name) and not any(part in name for part in ("CHAR", "CLOB", "TEXT", "BLOB"))
 
 
-# What SQLite takes for a number, blanks at either end included.
+# The strings that SQLite reads as numbers, with blanks at either end.
 _NUMBER = re.compile(r"[ \t\n\v\f\r]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[ \t\n\v\f\r]*", re.ASCII)
 
 
@@ -209,8 +209,8 @@ def _no_number_as_string(read: Reader, declared: str) -> Reader:
     def bind(value: Any) -> Any:
         if isinstance(value, str) and _NUMBER.fullmatch(value):
             raise BadValue(
-                "a string that is no number",
-                f"SQLite would store it as one in a column declared {declared} (a TEXT column keeps it)",
+                "a string that is not a number",
+                f"SQLite would store it as a number in a column declared {declared} (a TEXT column keeps it)",
             )
         return read(value)
 
@@ -218,7 +218,7 @@ def _no_number_as_string(read: Reader, declared: str) -> Reader:
 
 
 def _interval(value: Any) -> str:
-    # SQLite has no such type, and so no syntax to hold a string against: only that it has a unit is looked at.
+    # SQLite has no such type, and so no syntax to check: only a bare number without a unit is rejected.
     if not isinstance(value, str) or not value or _NUMBER.fullmatch(value):
         raise BadValue("an interval with its units, as PT5M or 1 day")
     return values.text(value)
@@ -237,8 +237,8 @@ def _sqlite_decimal(value: Any) -> int | float:
 
 
 def _sqlite_json(value: Any) -> str | float:
-    # A document that is nothing but a number is a number to SQLite. A large one would become a double, and reading
-    # one with a point or an exponent from its text, SQLite may miss the nearest double.
+    # SQLite stores a document that is only a number as a number. A large integer would become a double, and SQLite may
+    # not find the nearest double for a text with a point or an exponent.
     if isinstance(value, int) and not INT64[0] <= value <= INT64[1]:
         raise BadValue(f"JSON, or as its only value a whole number from {INT64[0]} to {INT64[1]}")
     return _double(value) if isinstance(value, float) else values.json_text(value)
@@ -260,7 +260,7 @@ def _sqlite_moment(zone: bool) -> Reader:
     read = values.timestamp_with_zone if zone else values.timestamp_without_zone
 
     def bind(value: Any) -> str:
-        # The layout that SQLAlchemy and SQLite's own functions read, always with microseconds so that text sorts.
+        # The format of SQLAlchemy and of SQLite's functions, always with microseconds so that text sorts by time.
         return read(value).isoformat(" ", "microseconds")
 
     return bind
@@ -277,7 +277,7 @@ _clock = values.clock_time(zone=False)
 _clock_with_zone = values.clock_time(zone=True)
 
 
-# What is most telling comes first: a TIMESTAMP is no TIME, an INTERVAL and a POINT are no INT.
+# The most specific name comes first: a TIMESTAMP is not a TIME, an INTERVAL and a POINT are not an INT.
 _ZONED = r"(?:TZ|.*WITH (?:LOCAL )?TIME ZONE)"
 _SQLITE: list[tuple[re.Pattern[str], Reader]] = [
     (re.compile(pattern), reader)

@@ -1,8 +1,8 @@
-"""JSON values read as the Python values that a kind of column holds. Knows no database.
+"""Readers that turn JSON values into the Python values of a kind of column, independent of the database.
 
-Every reader takes one JSON value that is not null and returns what it means, or raises `BadValue` with what would
-have been allowed. None of them guesses: a number in a text column or ``1`` in a boolean one is refused, because a
-caller who sends it has most likely mixed up two columns.
+Each reader takes a JSON value that is not null, and returns its value or raises `BadValue` with the allowed values. A
+reader does not guess: a number for a text column or ``1`` for a boolean column is rejected, because the caller has
+probably confused two columns.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from uuid import UUID
 
 MAX_SHOWN = 40
 MAX_DECIMAL_EXPONENT = 16_383
-"""PostgreSQL's numeric ends at 131,072 digits before the point and 16,383 after; nobody means more than this."""
+"""PostgreSQL's numeric has at most 131,072 digits before the point and 16,383 after it."""
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,40}", re.ASCII)
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,6})?", re.ASCII)
@@ -36,9 +36,9 @@ class BadValue(ValueError):
     """A value that the column cannot hold.
 
     Attributes:
-        expected: What it can hold.
-        why: What is wrong with this one, where that is not plain to see.
-        element: The element at fault, as `show` shows it, if the value is a list of which another element may be fine.
+        expected: What the column can hold.
+        why: What is wrong with the value, if that is not obvious.
+        element: The invalid element, formatted by `show`, if the value is a list.
     """
 
     def __init__(self, expected: str, why: str = "", *, element: str = "") -> None:
@@ -47,14 +47,14 @@ class BadValue(ValueError):
         self.why = why
         self.element = element
 
-    def told(self, value: Any) -> str:
-        """What was expected and what came."""
+    def message(self, value: Any) -> str:
+        """What was expected and what was received."""
         came = f"{self.element} in it" if self.element else show(value)
         return f"expected {self.expected}, got {came}" + (f": {self.why}" if self.why else "")
 
 
 def show(value: Any) -> str:
-    """A value in a message: long ones shortened, so that no document lands in a history or a log."""
+    """Formats a value for a message. Long values are shortened, so that no document is stored in a history or a log."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
     if isinstance(value, str):
@@ -62,13 +62,13 @@ def show(value: Any) -> str:
         return text if len(value) <= MAX_SHOWN and len(text) <= MAX_SHOWN else f'{_cut(value)[:-1]}..."'
     try:
         text = json.dumps(value)
-    except (TypeError, ValueError):  # no JSON, or an integer of more digits than Python writes
+    except (TypeError, ValueError):  # not JSON, or an integer with more digits than Python formats
         return "a number" if isinstance(value, int) else f"a {type(value).__name__}"
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
 def _cut(text: str) -> str:
-    """A string's beginning as JSON, with room for what says that there is more; no escape is cut in two."""
+    """The beginning of a string as JSON, with room for an ellipsis. No escape sequence is cut."""
     shown = text[: MAX_SHOWN - 4]
     while len(encoded := json.dumps(shown)) > MAX_SHOWN - 2:
         shown = shown[:-1]
@@ -76,6 +76,7 @@ def _cut(text: str) -> str:
 
 
 def integer(low: int, high: int) -> Reader:
+    """Reads whole numbers in a range."""
     allowed = f"a whole number from {low} to {high}"
 
     def read(value: Any) -> int:
@@ -95,7 +96,7 @@ def integer(low: int, high: int) -> Reader:
 
 
 def decimal(precision: int | None = None, scale: int | None = None) -> Reader:
-    """A decimal, exact: a JSON number means the digits it was sent with, not the binary fraction nearest to them."""
+    """Reads decimals exactly: a JSON number is the digits that were sent, not the nearest binary fraction."""
     digits = None if precision is None else precision - (scale or 0)
     allowed = "a decimal number, or a string of one"
     if digits is not None:
@@ -122,6 +123,11 @@ def decimal(precision: int | None = None, scale: int | None = None) -> Reader:
 
 
 def floating(*, nan: bool) -> Reader:
+    """Reads doubles, and infinities as strings.
+
+    Args:
+        nan: Whether ``NaN`` as a string is allowed.
+    """
     special = {"Infinity": math.inf, "-Infinity": -math.inf}
     if nan:
         special["NaN"] = math.nan
@@ -140,7 +146,7 @@ def floating(*, nan: bool) -> Reader:
         except OverflowError:
             raise BadValue(allowed) from None
         if not math.isfinite(number):
-            # Beyond the range of a double, or a NaN that came past JSON: as a string it would be meant.
+            # Beyond the range of a double, or a NaN that JSON does not allow; as strings they are handled above.
             raise BadValue(allowed)
         return number
 
@@ -148,12 +154,14 @@ def floating(*, nan: bool) -> Reader:
 
 
 def boolean(value: Any) -> bool:
+    """Reads ``true`` and ``false``."""
     if isinstance(value, bool):
         return value
     raise BadValue("true or false")
 
 
 def text(value: Any) -> str:
+    """Reads strings that UTF-8 can encode."""
     if not isinstance(value, str):
         raise BadValue("a string")
     if not value.isascii():
@@ -162,6 +170,7 @@ def text(value: Any) -> str:
 
 
 def text_without_nul(value: Any) -> str:
+    """Reads strings that UTF-8 can encode and that do not contain U+0000."""
     if not isinstance(value, str):
         raise BadValue("a string")
     if "\x00" in value:
@@ -175,10 +184,11 @@ def _check_encodable(value: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise BadValue("a string that UTF-8 can encode", "this one holds half of a surrogate pair") from None
+        raise BadValue("a string that UTF-8 can encode", "it contains half of a surrogate pair") from None
 
 
 def one_of(values: list[str]) -> Reader:
+    """Reads one of these strings."""
     known = frozenset(values)
     listed = ", ".join(json.dumps(v, ensure_ascii=False) for v in values[:20]) + (", ..." if len(values) > 20 else "")
 
@@ -191,15 +201,17 @@ def one_of(values: list[str]) -> Reader:
 
 
 def timestamp_with_zone(value: Any) -> datetime:
-    """RFC 3339 with an offset. Digits beyond microseconds are cut off: no column keeps them."""
+    """Reads RFC 3339 with an offset. Digits beyond microseconds are cut off, because no column stores them."""
     moment = _timestamp(value, "a timestamp with its offset, as 2026-01-31T09:30:00Z")
     if moment.tzinfo is None:
-        raise BadValue("a timestamp with its offset, as 2026-01-31T09:30:00Z", "without one its moment is a guess")
+        raise BadValue(
+            "a timestamp with its offset, as 2026-01-31T09:30:00Z", "without an offset its time is ambiguous"
+        )
     return moment
 
 
 def timestamp_without_zone(value: Any) -> datetime:
-    """RFC 3339, the offset optional. One with an offset is stored as UTC: the column can keep only the clock."""
+    """Reads RFC 3339, with or without an offset. A value with an offset is converted to UTC."""
     allowed = "a timestamp as 2026-01-31T09:30:00"
     moment = _timestamp(value, allowed)
     if moment.tzinfo is None:
@@ -220,6 +232,7 @@ def _timestamp(value: Any, allowed: str) -> datetime:
 
 
 def calendar_date(value: Any) -> date:
+    """Reads dates as 2026-01-31."""
     if not isinstance(value, str) or not _DATE.fullmatch(value):
         raise BadValue("a date as 2026-01-31")
     try:
@@ -229,6 +242,7 @@ def calendar_date(value: Any) -> date:
 
 
 def clock_time(*, zone: bool) -> Reader:
+    """Reads times, with an offset if ``zone``, otherwise without one."""
     allowed = "a time with its offset, as 09:30:00+01:00" if zone else "a time without offset, as 09:30:00"
 
     def read(value: Any) -> time:
@@ -246,6 +260,7 @@ def clock_time(*, zone: bool) -> Reader:
 
 
 def uuid(value: Any) -> str:
+    """Reads UUIDs as strings, and returns their canonical form."""
     if isinstance(value, str):
         try:
             return str(UUID(value))
@@ -255,6 +270,7 @@ def uuid(value: Any) -> str:
 
 
 def base64_bytes(value: Any) -> bytes:
+    """Reads bytes as base64."""
     if isinstance(value, str):
         try:
             return base64.b64decode(value, validate=True)
@@ -264,12 +280,12 @@ def base64_bytes(value: Any) -> bytes:
 
 
 def json_text(value: Any) -> str:
-    """Any JSON value as its text; numbers keep their digits."""
+    """Reads any JSON value, and returns its text; numbers keep their digits."""
     try:
         encoded = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         encoded.encode()
     except UnicodeEncodeError:
-        raise BadValue("JSON that UTF-8 can encode", "this holds half of a surrogate pair") from None
+        raise BadValue("JSON that UTF-8 can encode", "it contains half of a surrogate pair") from None
     except (TypeError, ValueError, RecursionError):
         raise BadValue("any JSON value") from None
     return encoded

@@ -48,7 +48,7 @@ def test_a_value_is_shown_short_and_closed(value: Any) -> None:
 def told(read: Any, value: Any) -> str:
     with pytest.raises(BadValue) as bad:
         read(value)
-    return bad.value.told(value)
+    return bad.value.message(value)
 
 
 def test_what_was_expected_and_what_came() -> None:
@@ -57,7 +57,7 @@ def test_what_was_expected_and_what_came() -> None:
         'expected a string, got "a\\u0000": this database cannot store the character U+0000'
     )
     assert told(values.one_of(["sad", "ok"]), "glad") == 'expected one of "sad", "ok", got "glad"'
-    assert BadValue("a list", element='"x"').told(["x"]) == 'expected a list, got "x" in it'
+    assert BadValue("a list", element='"x"').message(["x"]) == 'expected a list, got "x" in it'
 
 
 @given(st.text())
