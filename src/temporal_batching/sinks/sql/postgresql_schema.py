@@ -168,8 +168,8 @@ _RELATIONS = sa.text(
     " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'f')"
     " AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'"
 )
-# A view or a rule refers to a table, a parent table includes its children, a partitioned table writes to its partitions.
-# Object ids below 16384 belong to the server.
+# A view or a rule refers to a table, a parent table includes its children, a partitioned table writes to its
+# partitions. Object ids below 16384 belong to the server.
 _LEADS_TO = sa.text(
     "SELECT r.ev_class, d.refobjid FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass"
     " AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass"
