@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from temporal_batching.writers.writer import BatchWriter
 
 # Where each public name lives. Loaded on first use: a workflow that only writes does not import the client and the
-# worker's side, and nobody imports SQLAlchemy who has no SqlSink.
+# worker's side, and SQLAlchemy is imported only with SqlSink.
 _HOMES = {
     "batcher.handle": ["BatcherHandle"],
     "batcher.workflow": ["BatcherWorkflow"],

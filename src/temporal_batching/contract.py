@@ -46,7 +46,7 @@ class OutcomeKind(StrEnum):
     REJECTED = "rejected"
     EXPIRED = "expired"
     RETRY = "retry"
-    """Not applied now: try this request again later. A sink's answer only; no `Confirmation` ever carries it."""
+    """Not applied now: this request is to be retried later. A sink's answer only; no `Confirmation` ever carries it."""
 
 
 class RejectCode(StrEnum):
@@ -57,7 +57,7 @@ class RejectCode(StrEnum):
     TOO_LARGE = "too_large"
     """More records or bytes than one batch may hold."""
     OVERLOADED = "overloaded"
-    """The buffer is full. Only the signal door answers so; the activity door waits instead."""
+    """The buffer is full. Only a signal is answered so; an activity waits and is retried."""
     ID_REUSED = "id_reused"
     """The request id belongs to a request with other records."""
     WITHDRAWN = "withdrawn"
@@ -123,7 +123,7 @@ class Outcome:
         kind: What became of the request.
         code: Why it was rejected, for programs.
         reason: Why it was rejected or has to be retried, for people.
-        in_doubt: Only with `OutcomeKind.RETRY`: the request may be committed all the same.
+        in_doubt: Only with `OutcomeKind.RETRY`: the request may be committed nevertheless.
     """
 
     kind: OutcomeKind
@@ -156,7 +156,7 @@ class Outcome:
 
         Args:
             reason: Why, for people who operate the batcher.
-            in_doubt: Whether the request may be committed all the same.
+            in_doubt: Whether the request may be committed nevertheless.
         """
         return cls(OutcomeKind.RETRY, None, reason[:MAX_REASON], in_doubt)
 
@@ -171,7 +171,7 @@ _EXPIRED = Outcome(OutcomeKind.EXPIRED)
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What a caller is told about its write.
+    """What a caller receives about its write.
 
     Attributes:
         request_id: The write's id.
@@ -279,7 +279,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class BatcherStats:
-    """One shard at this moment. Counters named ``run_*`` start again with each run, the others are carried over.
+    """The figures of one shard. Counters named ``run_*`` start again with each run, the others are carried over.
 
     Attributes:
         batcher: The service's name.
@@ -297,12 +297,11 @@ class BatcherStats:
         outcomes: Requests settled, by outcome.
         requeued: Requests that the sink could not write now: each waits with its key for a retry of its own.
         retries: How often a request was requeued.
-        unknown: Requests past their deadline of which nobody can know whether they are written. Their callers get no
-            confirmation.
+        unknown: Requests past their deadline whose outcome cannot be known. Their callers receive no confirmation.
         sink_errors: How often the sink failed on a request without declaring it: an exception of its own, or an answer
             that is no outcome.
-        flush_failures: Flushes the sink could not take; each was tried again.
-        refused: Requests turned away because there was no room, those of a parcel each; a try again counts again.
+        flush_failures: Flushes the sink could not take; each was retried.
+        refused: Requests rejected as busy because there was no room, those of a parcel each; every attempt counts.
         malformed: Signals that no request could be read from.
         undelivered: Confirmations given up after retries.
         run_signals: Signals this run received.
@@ -395,15 +394,15 @@ class FlushInput:
     batch_id: str
     trigger: str
     submissions: list[Any] | None
-    """None for a batch that is tried again: the flush asks the shard for it, by the query ``batch``. However long the
+    """None for a batch that is retried: the flush asks the shard for it, by the query ``batch``. However long the
     sink is down, what is in the batch enters the shard's history once."""
     in_doubt: bool = False
-    """An earlier attempt at this batch may have committed. For who reads the history: the flush asks the sink in any
-    case before it tells anyone `expired`."""
+    """An earlier attempt at this batch may have committed. For readers of the history: the flush asks the sink in any
+    case before a caller receives `expired`."""
     attempt: int = 0
     """Earlier attempts at this batch."""
     halved: bool = False
-    """These are not all requests that had this batch id: the batch failed alone, and goes on in parts."""
+    """These are not all requests that had this batch id: the batch failed alone, and is retried in parts."""
     ledger: str | None = None
     """The ledger that this shard may have been written to: no other one takes the batch. `NO_LEDGER` if an operator
     said that it goes on in a sink without one; None if it has been written to none."""
@@ -451,7 +450,7 @@ class Requeued:
     Attributes:
         position: Of the submission in the batch.
         reason: Why, for people.
-        in_doubt: It may be committed all the same.
+        in_doubt: It may be committed nevertheless.
     """
 
     position: int
@@ -467,11 +466,11 @@ class FlushResult:
         outcomes: Requests by outcome.
         undelivered: What callers could not be sent yet.
         requeued: Submissions that the shard keeps, to retry them under the same batch id.
-        unknown: Positions of submissions past their deadline of which nobody can know whether they are written. Their
-            callers get no confirmation.
+        unknown: Positions of submissions past their deadline whose outcome cannot be known. Their callers receive no
+            confirmation.
         sink_errors: Requests that the sink failed on without declaring it.
         stalled: No request got an outcome from the sink.
-        unreached: Addresses of activities that were between two attempts: they will ask again.
+        unreached: Addresses of activities that were between two attempts: their next attempt submits again.
     """
 
     outcomes: dict[str, int] = field(default_factory=dict)

@@ -15,10 +15,10 @@
         |   +-- InvalidAudit               an argument of the audit is invalid
         +-- SinkError
             +-- SinkConfigurationError     the sink's set-up and the database do not fit together
-            +-- SinkUnavailable            the sink cannot take writes now; the batch will be tried again
+            +-- SinkUnavailable            the sink cannot take writes now; the batch is retried
 
 Write errors are ``ApplicationError`` because a workflow fails only on those: any other exception would retry the
-workflow task for ever. They are never retried by Temporal. Programs get the same classes from ``BatchClient``.
+workflow task forever. They are never retried by Temporal. Programs get the same classes from ``BatchClient``.
 """
 
 from __future__ import annotations
@@ -138,11 +138,11 @@ class SinkConfigurationError(SinkError):
 
 
 class SinkUnavailable(SinkError):
-    """The sink cannot take writes now. The batch goes back to the head of the buffer and is tried again.
+    """The sink cannot take writes now. The batch returns to the head of the buffer and is retried.
 
     Attributes:
-        in_doubt: Whether the attempt may have committed all the same (a connection lost during the commit). If
-            so, the sink is asked what became of a request before anyone is told that it expired.
+        in_doubt: Whether the attempt may have committed nevertheless (a connection lost during the commit). If
+            so, the sink is asked what became of a request before its caller receives `expired`.
     """
 
     def __init__(self, message: str, *, in_doubt: bool = True) -> None:

@@ -36,11 +36,11 @@ MAX_CONCURRENT_ACTIVITIES = 1_000
 gather no more requests than it has slots."""
 
 GRACEFUL_SHUTDOWN = timedelta(seconds=30)
-"""For a batcher's worker that sets none of its own: a flush under way may end."""
+"""For a batcher's worker that sets none of its own: a flush in progress may end."""
 
 STICKY_TIMEOUT = timedelta(seconds=3)
 """For a batcher's worker that sets none of its own: how long a shard's next task waits for the worker that has it in
-memory, before any other may replay it. With Temporal's 10 s a shard stands still so long when its worker is killed. Not
+memory, before any other may replay it. With Temporal's 10 s a shard pauses that long when its worker is killed. Not
 less than this: a worker that is only slow would be made to replay, and be slower still."""
 
 _SDK_STICKY_TIMEOUT = inspect.signature(Worker).parameters["sticky_queue_schedule_to_start_timeout"].default
@@ -155,7 +155,7 @@ class BatcherPlugin(_PassthroughPlugin):
         return config
 
     async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:
-        """Opens the sink, brings the shards up beside the worker, and closes the sink after it."""
+        """Opens the sink, starts the shards while the worker runs, and closes the sink after it."""
         _switch_deadlock_detector_off(worker)
         await self._sink.open()
         announcing = asyncio.create_task(self._announce(worker)) if self._start_shards else None
@@ -168,7 +168,7 @@ class BatcherPlugin(_PassthroughPlugin):
             await self._sink.close()
 
     async def _announce(self, worker: Worker) -> None:
-        """Starts the shards that do not run, and tells those that do about this worker's policy."""
+        """Starts the shards that do not run, and announces this worker's policy to those that do."""
         handle = BatcherHandle(worker.client, self._batcher, shards=self._shards, task_queue=worker.task_queue)
         pause = 0.5
         while True:
@@ -208,7 +208,7 @@ def _switch_deadlock_detector_off(worker: Worker) -> None:
     The SDK holds an activation of more than 2 seconds for a deadlock. The dispatch of ten thousand signals is none, it
     is slow where CPU is short. And after a deadlock SDK 1.35 evicts the workflow without waiting for its thread: the
     future it waits for was cancelled by its own timeout. Two threads then work on one event loop, tasks get lost,
-    eviction never succeeds, and the shard stands still while the worker lives. Nothing in a batcher can block.
+    eviction never succeeds, and the shard does nothing while the worker lives. Nothing in a batcher can block.
     """
     # The option that switches it off, `debug_mode`, does not do: it also runs every activation on the worker's own
     # event loop, where nothing else, no heartbeat and no flush, goes on meanwhile. Under another name the detector

@@ -34,11 +34,11 @@ class BatchPolicy:
         ```
 
     Attributes:
-        max_batch_size: Requests in one batch. A full batch is flushed at once. 1 to 10,000.
+        max_batch_size: Requests in one batch. A full batch is flushed immediately. 1 to 10,000.
         max_batch_records: Records in one batch, and in one request: the second cap, for requests of many rows. A
             batch is full when it reaches either. 1 to 10,000.
         linger: The longest a request waits for a fuller batch, counted from the oldest request's arrival. Zero is
-            group commit: an idle shard flushes at once, and what arrives during a flush forms the next batch.
+            group commit: an idle shard flushes immediately, and what arrives during a flush forms the next batch.
             0 to 1 hour.
         max_batch_bytes: Bytes of one batch as it travels. 1 KiB to 1,500,000.
         max_pending: Requests that may wait in the buffer. 1 to 100,000.

@@ -1,4 +1,4 @@
-"""From a key to a shard to a workflow id. Stable for ever: callers in other languages compute the same.
+"""From a key to a shard to a workflow id. Stable forever: callers in other languages compute the same.
 
 The hash is the first eight bytes of SHA-256 over the key's UTF-8 bytes, read as a big-endian number; the shard is
 that number modulo the number of shards. SHA-256 because every language ships it, not for secrecy. A request without a

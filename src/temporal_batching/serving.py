@@ -13,11 +13,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 async def run_worker(worker: Worker) -> None:
-    """Runs a worker until SIGTERM or SIGINT; then it takes no new work, and finishes what is under way.
+    """Runs a worker until SIGTERM or SIGINT; then it takes no new work, and finishes what is in progress.
 
-    Python ends a process at once on SIGTERM, in the middle of a flush. That is safe, but the batch has to be written
-    again, and its callers wait for it. For how long a worker may finish is its `graceful_shutdown_timeout`: 30 seconds
-    with `BatcherPlugin`, unless you set another. Let the platform wait longer before it kills.
+    Python ends a process immediately on SIGTERM, in the middle of a flush. That is safe, but the batch has to be
+    written again, and its callers wait for it. For how long a worker may finish is its `graceful_shutdown_timeout`:
+    30 seconds with `BatcherPlugin`, unless you set another. Let the platform wait longer before it kills.
 
     The first signal counts; further ones are ignored, so that they do not interrupt the shutdown. Call it in the main
     thread, as only that one gets signals. Where the event loop has no signal handlers (Windows), Ctrl-C stops it as

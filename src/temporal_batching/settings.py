@@ -1,6 +1,6 @@
 """Settings of a batcher, from flags, environment, a TOML file and defaults: the first that names a setting wins.
 
-`BatcherSettings` is the list of settings; `load` reads them and turns whatever is wrong into one sentence that names
+`BatcherSettings` is the list of settings; `load` reads them and turns a mistake into one sentence that names
 the setting as its writer wrote it (``--linger``, ``BATCHING_LINGER``, ``linger in batching.toml``), the value, and
 what is allowed. Where Temporal is, and how to log in there, is not set here: `temporalio.envconfig` reads
 ``TEMPORAL_ADDRESS``, profiles, TLS and API keys.
@@ -181,7 +181,7 @@ class BatcherSettings(BaseSettings):
         return BatchPolicy(**{name: getattr(self, name) for name in POLICY_FIELDS})
 
     def given_policy(self) -> BatchPolicy | None:
-        """The limits, if any of them was set; None leaves them to whoever has others."""
+        """The limits, if any of them was set; None leaves them to the shards that have others."""
         return self.policy() if self.model_fields_set & set(POLICY_FIELDS) else None
 
     def sink_url(self) -> str:
@@ -267,7 +267,7 @@ def _check_names(file: Mapping[str, Any], path: str | Path | None) -> None:
         if name not in known:
             hint = _hint(name, known) or f": the settings are {', '.join(sorted(known))}"
             raise SettingsError(f"{name} in {path} is not a setting{hint}")
-    # Only near misses: Kubernetes puts BATCHING_PORT and the like into pods beside a service of that name.
+    # Only near misses: Kubernetes puts BATCHING_PORT and the like into pods, for a service of that name.
     variables = [f"{ENV_PREFIX}{name.upper()}" for name in known] + [CONFIG_VARIABLE]
     for variable in os.environ:
         if variable.startswith(ENV_PREFIX) and variable not in variables and (hint := _hint(variable, variables)):
@@ -292,7 +292,7 @@ def _sentence(name: str, value: Any, said_by: str, cause: str) -> str:
 
 
 def _range_of(name: str) -> str:
-    """The range that `BatchPolicy` itself states, so that it stands in one place."""
+    """The range that `BatchPolicy` itself states, so that it is written in one place."""
     duration = isinstance(getattr(_DEFAULTS, name), timedelta)
     impossible: Any = timedelta(days=-1) if duration else -1
     try:
@@ -303,7 +303,7 @@ def _range_of(name: str) -> str:
 
 
 def _culprit(settings: BatcherSettings, given: Mapping[str, Any]) -> str:
-    """The setting without which the others would do; where two are wrong, the first that is wrong by itself."""
+    """The setting without which the others are valid; where two are invalid, the first that is invalid by itself."""
     values = {name: getattr(settings, name) for name in POLICY_FIELDS if name in given}
     for name in values:
         if _will_do({other: value for other, value in values.items() if other != name}):

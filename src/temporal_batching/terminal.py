@@ -11,7 +11,7 @@ from rich.segment import Segment
 def printable(text: str, *, keep: str = "") -> str:
     """``text`` without what a terminal obeys or what makes it look like something else: escapes, bells, bidi marks.
 
-    Ids, table names and the database's own words come from whoever may send a write.
+    Ids, table names and the database's own words come from anyone who may send a write.
     """
     if text.isprintable():
         return text

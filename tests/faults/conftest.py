@@ -48,8 +48,10 @@ async def new_scene(tmp_path: Path) -> AsyncIterator[NewScene]:
         yield new
 
 
-@pytest.fixture
-def postgresql(postgres: Postgres) -> Iterator[TestDatabase]:
+@pytest_asyncio.fixture
+async def postgresql(postgres: Postgres) -> AsyncIterator[TestDatabase]:
     """A fresh database, looked into with a new connection each time: those of before a restart are dead."""
+    await postgres.start()  # a test that failed may have left it down
     with fresh_database(postgres, f"faults_{next(_numbers)}") as database:
         yield database
+        await postgres.start()

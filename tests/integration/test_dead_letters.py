@@ -149,7 +149,7 @@ async def test_letters_that_cannot_be_kept_stop_nobody_and_are_in_the_log(
             await tell(service, 1, 500)
             await until_settled(service, 2)
             assert [one.outcome for one in await service.call("activity", [entry(2)])] == ["written"]
-    (line,) = [record.getMessage() for record in caplog.records if "nobody waits for it" in record.getMessage()]
+    (line,) = [record.getMessage() for record in caplog.records if "without a reply address" in record.getMessage()]
     assert "'r-500' (constraint); gone" in line
     assert '"request_id"' not in caplog.text, "PostgreSQL quotes the row that failed"
 
@@ -214,8 +214,8 @@ async def test_what_nobody_is_told_at_the_door_is_in_the_log(client: Client, cap
             await tell(service, 1, 2, 3)
             await until_settled(service, 3)
             assert (await service.stats()).outcomes == {"expired": 2, "rejected": 1}
-    assert "Not written, and nobody waits for it: 'r-3' (overloaded)" in caplog.text
-    assert "Not written, and nobody waits for it: 'r-1' (expired), 'r-2' (expired)" in caplog.text
+    assert "Not written, and without a reply address: 'r-3' (overloaded)" in caplog.text
+    assert "Not written, and without a reply address: 'r-1' (expired), 'r-2' (expired)" in caplog.text
 
 
 async def test_once_the_cause_is_gone_resent_letters_are_written_and_letters_no_more(

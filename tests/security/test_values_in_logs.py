@@ -109,5 +109,5 @@ async def test_an_outage_is_logged_without_the_values_that_wait(
         await assert_eventually(down)
         database.execute("ALTER TABLE away RENAME TO batching_ledger")
         assert (await caller.result())[0].outcome == "written"
-    assert "goes back to the buffer" in said(caplog)
+    assert "is requeued" in said(caplog)
     assert SECRET not in said(caplog)

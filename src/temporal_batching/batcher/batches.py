@@ -1,4 +1,4 @@
-"""Batches from the moment they are formed until every request in them is settled: under way, or waiting for a retry."""
+"""Batches from the moment they are formed until every request in them is settled: in flight, or waiting for a retry."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class PendingBatch:
         retries: Attempts in a row after which the sink wanted what is here to be retried.
         due_at: When it may be retried, if its pauses are its own.
         own_pace: Its pauses are its own. Otherwise it waits for the breaker.
-        overtaken: Another batch got through while it waited: if it fails again, the trouble is its own, not the sink's.
-        part: Where it stands in the batch that was formed: each time one is halved, a 0 or a 1 more.
+        overtaken: Another batch got through while it waited: its next failure is its own, not the sink's.
+        part: Its position in the batch that was formed: a 0 or a 1 is appended each time one is halved.
         counted: It is in the statistics.
         started_at: Of its latest attempt.
     """
@@ -51,7 +51,7 @@ class PendingBatch:
 
     @property
     def in_doubt(self) -> bool:
-        """Something in it may be committed: nobody is told `expired` before the sink was asked."""
+        """Something in it may be committed: no caller receives `expired` before the sink was asked."""
         return any(submission.doubtful for submission in self.submissions)
 
     @property
@@ -79,7 +79,7 @@ class PendingBatch:
         self.own_pace = True
 
     def halves(self) -> list[PendingBatch]:
-        """The batch in two, under the one id; they are never under way together."""
+        """The batch in two, under the same id; they are never in flight together."""
         if len(self.submissions) == 1:
             return [self]
         middle = len(self.submissions) // 2
@@ -158,7 +158,7 @@ class Batches:
     def withdraw(self, submission: Submission) -> None:
         """Has the next flush of what waits for a retry ask about it and fence it, instead of writing it.
 
-        Its deadline stays: where the sink has no fence, an attempt that is under way may commit it until then.
+        Its deadline stays: where the sink has no fence, an attempt in flight may commit it until then.
         """
         submission.withdrawn = True
         self.changes += 1
@@ -177,7 +177,7 @@ class Batches:
         self.changes += 1
 
     def startable(self) -> list[PendingBatch]:
-        """What waits and may go on: no part of the same batch is under way, nor an earlier one that shares a key."""
+        """What may be started: no part of the same batch is in flight, and no earlier part that shares a key waits."""
         free: list[PendingBatch] = []
         for batch in self.requeued:
             if batch.id in self.in_flight:
@@ -198,7 +198,7 @@ class Batches:
     def _take_out(self, at: float, *, doubtful: bool) -> list[Submission]:
         late: list[Submission] = []
         for batch in self.requeued:
-            # What the sink itself set back was attempted by itself: its own last attempt counts.
+            # What the sink requeued was attempted by itself: its own last attempt counts.
             by = max(at, batch.started_at) if doubtful else at
             gone = [
                 e

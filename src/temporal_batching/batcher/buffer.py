@@ -10,7 +10,7 @@ Where a request can be::
                           v     |
                          requeued                (same batch, same id: the sink was unavailable, or could not write
                                                   just this; what shares its key waits in pending)
-    past its deadline, withdrawn, refused: an answer in the outbox, which is delivered with retries
+    past its deadline, withdrawn, refused: a delivery in the outbox, made with retries
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from temporal_batching.wire.bodies import RequestBody, same_content
 from temporal_batching.wire.submission import WITHDRAWN, Submission, reply_bytes
 
 PROBES_EACH = 3
-"""While the sink is unavailable, a batch is probed so often before a second one is; two, twice as often before a third.
-So one request that takes the sink down with it (a crash of the database) does not keep all others from their outcome;
+"""While the sink is unavailable, one batch is probed this often before a second one is; two, twice as often before a
+third. So one request that crashes the database does not keep all others from their outcome;
 and in an outage few batches enter history, each once: with n of them, about ``3 * n * n`` probes were made."""
 
 
@@ -90,7 +90,7 @@ class Buffer:
         self.draining = False
         self.ending = False  # its shard was cancelled: see `give_up`; the shard carries it over
         self.counts = Counts()
-        self.unreported: list[str] = []  # answers for nobody, until they are logged
+        self.unreported: list[str] = []  # outcomes without a reply address, until they are logged
         self._name = name
         self._batches = Batches()
         self._pending = Pending(self._batches)
@@ -111,8 +111,8 @@ class Buffer:
             InvalidRequest: It never fits a batch, or its id belongs to other records that are still here.
             BufferFull: There is no room now.
         """
-        # First whether it is here already: nothing that changed meanwhile, a newer limit or another caller with the
-        # same id, may refuse the repetition of what is about to be written.
+        # First whether it is here already: a change meanwhile, such as a newer limit or another caller with the same
+        # id, must not refuse the repetition of what is about to be written.
         if self._is_held_for(submission):
             return Accepted.ATTACHED
         if self._outbox.has_answered(submission):
@@ -120,11 +120,11 @@ class Buffer:
         known = self._pending.get(submission.id)
         if known is not None:
             return self._attach(known, submission, now)
-        if not submission.resubmitted:  # under an earlier, higher limit it may have been written: the ledger has to say
+        if not submission.resubmitted:  # it may have been written under an earlier, higher limit: the ledger decides
             self._check_size(submission)
         submission.expires_at = self._deadline(submission, now)
         if self._withdrawals.cover(submission, now):
-            # It is not written any more. Whether it was before, by an earlier submission, the ledger has to say.
+            # It is not written any more. The ledger knows whether an earlier submission was.
             submission.withdrawn = submission.resubmitted = True
             submission.expires_at = min(submission.expires_at, now)
         if submission.expires_at <= now and not submission.resubmitted:
@@ -246,8 +246,8 @@ class Buffer:
         return leave(held, withdrawal) and self._take_back(held)
 
     def _take_back(self, held: Submission) -> bool:
-        """Has a request that waits for a retry not written any more. Returns whether that is certain."""
-        if held.doubtful:  # by its next flush the ledger is asked, and the request fenced
+        """Stops a request that waits for a retry from being written. Returns whether that is certain."""
+        if held.doubtful:  # its next flush asks the ledger and fences the request
             self._batches.withdraw(held)
             return False
         self._batches.take_out(held)
@@ -291,13 +291,13 @@ class Buffer:
 
         Args:
             now: Seconds since the epoch.
-            force: Whatever is pending is due. Still one probe at a time while the sink is unavailable.
+            force: Everything pending is due. Still one probe at a time while the sink is unavailable.
         """
         batch = next((take() for at, take in self._choices(force=force) if at <= now), None)
         return self._batches.start(batch, now) if batch is not None else None
 
     def _choices(self, *, force: bool = False) -> Iterator[tuple[float, Callable[[], PendingBatch]]]:
-        """Which batch may start next, and from when on: of those whose time has come, the first does."""
+        """Which batches may start, and from when on; the first whose time has come is started."""
         if self.paused or len(self._batches.in_flight) >= self.policy.max_in_flight:
             return
         opens_at = 0.0
@@ -315,13 +315,13 @@ class Buffer:
             choices = [(0.0, lambda: batch)]
             if batch.failures >= PROBES_EACH * len(failed):
                 choices = [*fresh, *self._retries(waiting), *choices]
-        else:  # opened by a batch of which nothing got through: the same again would tell less than another one
+        else:  # opened by a batch of which nothing got through: another one says more about the sink
             choices = [*fresh, *self._retries(waiting)]
         for at, take in choices:
             yield max(at, opens_at), take
 
     def _retries(self, waiting: Sequence[PendingBatch]) -> Iterator[tuple[float, Callable[[], PendingBatch]]]:
-        """What the sink wanted to be retried: the longest due, one at a time."""
+        """What the sink requeued: the longest due, one at a time."""
         own = [batch for batch in waiting if batch.own_pace]
         if own and not any(batch.own_pace for batch in self._batches.in_flight.values()):
             batch = min(own, key=lambda b: b.due_at)
@@ -356,8 +356,8 @@ class Buffer:
             for other in self._batches.requeued:
                 other.overtaken = True
         elif fresh and together and result.requeued:
-            # None of several got through: more likely the sink's trouble than theirs. One by itself, or what was
-            # retried before, proves nothing.
+            # None of several got through: the cause is more likely in the sink than in the requests. A single request,
+            # or what was retried before, proves nothing.
             self._breaker.fail(
                 now, result.requeued[0].reason, pause_after(self._breaker.failures, self.policy, backoff_factor)
             )
@@ -392,10 +392,10 @@ class Buffer:
         self._batches.requeue(batch)
 
     def _end_retry(self, batch: PendingBatch, now: float, backoff_factor: float) -> None:
-        """Retries take a shard half its time at most, and a run's history grows with them no faster than in an outage.
+        """Retries take at most half of a shard's time, and a run's history grows by them no faster than in an outage.
 
-        However many requests are to be retried: two retries are apart by a pause, no shorter than what the first took.
-        In a run whose history is past Temporal's warning, because it holds too much to continue as new, by more.
+        However many requests are to be retried, the pause between two retries is no shorter than what the first took.
+        It is longer in a run whose history is past Temporal's warning because it holds too much to continue as new.
         """
         if batch.own_pace:
             limits = self.policy.retry_initial if backoff_factor <= 1.0 else self.policy.retry_max
@@ -405,14 +405,14 @@ class Buffer:
     def fail(self, batch_id: str, now: float, error: str, *, in_doubt: bool, backoff_factor: float = 1.0) -> None:
         """The sink was unavailable: the batch is requeued as it is, and the breaker opens, or stays open longer.
 
-        If another batch got through since its last attempt, the trouble is more likely its own than the sink's: then it
-        is halved, to isolate what causes it, waits by itself, and the breaker stays as it is.
+        If another batch got through since its last attempt, the cause is more likely in this batch than in the sink:
+        then it is halved, to isolate the cause, waits by itself, and the breaker stays as it is.
 
         Args:
             batch_id: As from `next_batch`.
             now: Seconds since the epoch.
             error: The sink's complaint.
-            in_doubt: The batch may be committed all the same.
+            in_doubt: The batch may be committed nevertheless.
             backoff_factor: How many times longer than usual the breaker pauses.
         """
         batch = self._batches.in_flight.pop(batch_id)
@@ -433,7 +433,7 @@ class Buffer:
             self._breaker.fail(now, error, pause_after(self._breaker.failures, self.policy, backoff_factor))
         self._take_back_withdrawn(submissions)
 
-    # Answers that no flush delivers
+    # Deliveries that no flush makes
 
     def next_deliveries(self) -> list[Delivery]:
         """What to deliver now; empty while deliveries are under way. `delivered` ends them."""
@@ -462,7 +462,7 @@ class Buffer:
             for delivery in deliveries:
                 self._outbox.add(delivery)
         elif not self._outbox.add_refusal(deliveries):
-            self.unreported.append(f"{submission.id!r} ({code or outcome}; too many answers wait)")
+            self.unreported.append(f"{submission.id!r} ({code or outcome}; too many deliveries wait)")
 
     # What the workflow and the monitor want to know
 
@@ -550,12 +550,12 @@ class Buffer:
 
     @property
     def undelivered(self) -> int:
-        """Answers given up."""
+        """Deliveries given up."""
         return self._outbox.undelivered
 
     @property
     def outbox(self) -> int:
-        """Answers not delivered yet."""
+        """Deliveries not made yet."""
         return len(self._outbox)
 
     @property
@@ -564,7 +564,7 @@ class Buffer:
         return not (self._pending or self._batches.requeued or self._batches.in_flight or self._outbox)
 
     def oldest_age(self, now: float) -> float:
-        """Seconds that the request which waits longest has waited."""
+        """Seconds that the oldest waiting request has waited."""
         arrivals = [submission.arrived_at for batch in self._batches for submission in batch.submissions]
         if self._pending:
             arrivals.append(self._pending.first_arrival)
@@ -577,7 +577,7 @@ class Buffer:
 
     @property
     def has_to_flush_to_end(self) -> bool:
-        """Whether a run cannot end for the requests that it holds; answers are delivered, and need no flush."""
+        """Whether the requests that a run holds keep it from ending; deliveries need no flush."""
         return self.carry_bytes > CARRY_LIMIT_BYTES and self.pending_bytes >= self._outbox.bytes
 
     # Over continue-as-new

@@ -1,4 +1,4 @@
-"""`BatcherHandle`: a batcher, seen by who runs it."""
+"""`BatcherHandle`: starts, watches and operates the shards of a batcher."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from temporal_batching.routing import batcher_workflow_id, check_name, check_sha
 
 
 class BatcherHandle:
-    """A batcher, seen by who runs it. Hides its workflows, their ids and their messages.
+    """Starts, watches and operates the shards of a batcher. Hides its workflows, their ids and their messages.
 
     Example:
         ```python
@@ -76,7 +76,7 @@ class BatcherHandle:
         """Starts every shard that does not run yet.
 
         Args:
-            policy: The limits for shards that are started; None lets the batcher's worker say. A shard that runs
+            policy: The limits for shards that are started; None asks the batcher's worker. A shard that runs
                 keeps its own: `configure` changes them.
         """
         async with asyncio.TaskGroup() as group:
@@ -85,10 +85,10 @@ class BatcherHandle:
                 group.create_task(start_shard(self._client, start, task_queue=self._task_queue))
 
     async def announce(self, policy: BatchPolicy) -> None:
-        """Starts every shard with these limits, and has those that run take them over unless an operator set others.
+        """Starts every shard with these limits. Running shards adopt them, unless an operator has set others.
 
         Raises:
-            BatcherNotRunning: A shard was cancelled and has not ended yet; then it can be started anew.
+            BatcherNotRunning: A shard was cancelled and has not ended yet; after that it can be started again.
         """
         control = Control(policy=policy.to_wire(), announced=True)
         for shard in range(self._shards):
@@ -108,7 +108,7 @@ class BatcherHandle:
             raise
 
     async def stats(self) -> list[BatcherStats]:
-        """Every shard at this moment, in order.
+        """The figures of every shard, in order.
 
         Raises:
             BatcherNotRunning: A shard does not run, or no worker answers for it.
@@ -139,28 +139,28 @@ class BatcherHandle:
         await self._control(Control(pause=False, drain=False))
 
     async def drain(self, *, timeout: timedelta = timedelta(minutes=2)) -> None:
-        """Accepts nothing more, flushes everything, and waits until every shard is empty.
+        """Stops accepting requests, flushes everything, and waits until every shard is empty.
 
         Raises:
             BatcherNotRunning: A shard does not run.
-            TimeoutError: It was not empty in time; it goes on draining.
+            TimeoutError: A shard was not empty in time; the shards go on draining.
         """
         await self._control(Control(drain=True, pause=False))
         await self._until(lambda now: all(s.dedup_ids == 0 and s.unread == 0 for s in now), timeout)
 
     async def adopt_ledger(self, identity: str | None) -> None:
-        """Has every shard go on in this ledger and in no other: for a database that was replaced on purpose.
+        """Makes every shard continue in this ledger and in no other: for a database that was replaced on purpose.
 
         Request ids that only the earlier ledger knows are applied again if they are submitted again; so is a batch that
         is in doubt there. A worker that still has the earlier one writes nothing any more.
 
         Args:
-            identity: Of the ledger to go on in, as `Sink.identity` and the flush's error say; None for a sink without.
+            identity: The ledger's identity, as `Sink.identity` and the flush's error say; None for a sink without.
         """
         await self._control(Control(adopt_ledger=NO_LEDGER if identity is None else identity))
 
     async def configure(self, policy: BatchPolicy) -> None:
-        """Changes the limits of every shard, now and for ever: a worker that starts does not change them back."""
+        """Changes the limits of every shard permanently: a worker that starts does not change them back."""
         await self._control(Control(policy=policy.to_wire()))
 
     def _starting(self, shard: int, policy: BatchPolicy | None) -> BatcherStart:
@@ -194,7 +194,7 @@ class BatcherHandle:
 
     async def _until(self, done: Callable[[list[BatcherStats]], bool], timeout: timedelta) -> None:
         async with asyncio.timeout(timeout.total_seconds()):
-            while not done(await self.stats()):  # noqa: ASYNC110  the batcher is another process: it can only be asked
+            while not done(await self.stats()):  # noqa: ASYNC110  the batcher is another process: it can only be polled
                 await asyncio.sleep(0.1)
 
 

@@ -22,7 +22,7 @@ def decode_submission(requests: RawValue, decode: Callable[[RawValue], Any]) -> 
     """
     try:
         wires = decode(requests)
-    except Exception as err:  # whatever a converter raises, it is the sender's mistake and must not stop the shard
+    except Exception as err:  # of any kind: the sender's mistake must not stop the shard
         raise invalid(f"a submission that cannot be decoded: {type(err).__name__}") from None
     if not isinstance(wires, list):
         raise invalid("a submission is one list of requests")

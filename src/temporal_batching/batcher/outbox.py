@@ -127,7 +127,7 @@ class Outbox:
             del self._notified[next(iter(self._notified))]
 
     def next_deliveries(self) -> list[Delivery]:
-        """What to deliver now; empty while deliveries are under way. `delivered` ends them."""
+        """What to deliver now; empty while deliveries are in progress. `delivered` ends them."""
         if self._in_delivery:
             return []
         weights = accumulate(queued.size for queued in self._queue[:OUTBOX_PART])
@@ -137,7 +137,7 @@ class Outbox:
         return [queued.delivery for queued in part]
 
     def delivered(self, failed: Sequence[int], unreached: Collection[ReplyTo] = ()) -> None:
-        """Ends the deliveries under way.
+        """Ends the deliveries in progress.
 
         Args:
             failed: Positions to retry, until `MAX_DELIVERIES` attempts are spent.

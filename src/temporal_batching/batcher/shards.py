@@ -1,4 +1,4 @@
-"""Reaching a shard whether it runs or not."""
+"""Sends updates to a shard, and starts it if it does not run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _NOT_READY_PAUSES = (0.02, 0.1, 0.5)
 
 
 async def retry_while_not_ready(update: Callable[[], Awaitable[T]]) -> T:
-    """Sends an update again that met a failing workflow task, as a shard's is that ends its run under fire.
+    """Retries an update that met a failing workflow task, as when a shard ends its run under load.
 
-    The server then says FAILED_PRECONDITION. Now and then the update had arrived all the same: only what may be
-    repeated is sent so.
+    The server then says FAILED_PRECONDITION. Sometimes the update had arrived nevertheless: only updates that
+    may be repeated are sent this way.
     """
     for pause in _NOT_READY_PAUSES:
         try:

@@ -2,7 +2,7 @@
 
 Rules for changes to this file. It replays the histories of every release (``tests/replay/``): from 1.0 on, a change to
 the order or kind of its commands needs ``workflow.patched``. No handler may raise anything but `ApplicationError`, and
-none awaits: an exception would fail the workflow task for ever, and a handler under way would hold up
+none awaits: an exception would fail the workflow task forever, and a handler in progress would delay
 continue-as-new. An update with the wrong number of arguments fails its validator, and so only its sender.
 """
 
@@ -50,8 +50,8 @@ from temporal_batching.wire.deliveries import delivery_to_wire
 from temporal_batching.wire.submission import read_submission
 
 MAX_SIGNALS_PER_RUN = 2_000
-"""Of Temporal's 10,000 a run, which its suggestion does not see. Well below, for two reasons: a short run replays
-quickly, and while a run ends, with a flush under way, signals keep coming."""
+"""Of Temporal's 10,000 a run, which its suggestion does not count. Well below, for two reasons: a short run replays
+quickly, and while a run ends, with a flush in flight, signals keep coming."""
 
 MAX_UPDATES_PER_RUN = 1_800
 """Of Temporal's 2,000 a run."""
@@ -66,24 +66,24 @@ HISTORY_WARNING = 10_240
 """Events of one run from which on the server warns."""
 
 MAX_HISTORY_BYTES = 16 * 1_048_576
-"""Of one run's 50 MiB. Past it a run that is to end takes no more requests; what it holds may enter history once more,
-with its flushes."""
+"""Of one run's 50 MiB. Past it a run that is to end takes no more requests; what it holds may enter history a second
+time, with its flushes."""
 
 LONGEST_TIMER = 86_400.0
-"""Seconds; a timer for something later rings once a day and is set again."""
+"""Seconds; a timer for something later fires once a day and is set again."""
 
-CANCELLED = "the shard was cancelled: it takes no more requests, and starts anew once it has ended"
+CANCELLED = "the shard was cancelled: it takes no more requests, and can be started again once it has ended"
 
 MAX_GATHER = 2.0
-"""Seconds a gateway may gather at most; a tenth of the linger otherwise. It costs no caller any time, as the linger
-counts from the gateway; and each update that is not sent spares Temporal four requests and this history five events.
-Not more: what a gateway holds when its process dies comes back only with the next attempt of its activity."""
+"""Seconds a gateway may gather at most; a tenth of the linger otherwise. Callers lose no time by it, as the linger
+counts from the gateway; and each update that is not sent saves Temporal four requests and this history five events.
+Not more: what a gateway holds when its process dies is resubmitted only by the next attempt of its activity."""
 
 
 # Outside the sandbox: it would check every call of code that is ours and pure, a fifth of the time a signal takes.
 @workflow.defn(name=WORKFLOW_BATCHER, sandboxed=False)
 class BatcherWorkflow:
-    """Gathers write requests, has them flushed in batches, and continues as new for ever."""
+    """Gathers write requests, has them flushed in batches, and continues as new forever."""
 
     @workflow.init
     def __init__(self, start: BatcherStart) -> None:
@@ -110,14 +110,14 @@ class BatcherWorkflow:
         self._updates = 0
         self._policy_known = start.state is not None or start.policy is not None
         self._yielding = False
-        self._awake = True  # a first look: what was carried over may be due
+        self._awake = True  # what was carried over may be due
         self._timer: asyncio.Task[None] | None = None
         self._timer_at = 0.0
 
     @workflow.run
     async def run(self, start: BatcherStart) -> None:
         """Serves until it continues as new; it never completes."""
-        if self._cancelled:  # Temporal forgets it with the run
+        if self._cancelled:  # a cancellation does not survive continue-as-new
             asyncio.create_task(self._repeat_cancellation())  # noqa: RUF006  the SDK's event loop keeps its tasks
         if not self._policy_known:
             asking = asyncio.create_task(self._ask_for_policy())
@@ -161,8 +161,8 @@ class BatcherWorkflow:
                 submission = read_submission(wire)
                 self._buffer.accept(submission, now)
             except InvalidRequest as err:
-                # Which of two contents an id belongs to is the ledger's to say, once the other one is settled: it may
-                # hold this one already, or refuse the other.
+                # The ledger decides which of two contents an id belongs to, once the other one is settled: it may hold
+                # this one already, or refuse the other.
                 code = RejectCode.OVERLOADED if err.code == RejectCode.ID_REUSED else err.code
                 refused.append(Refusal(position, code, str(err)))
             except BufferFull as err:
@@ -175,7 +175,7 @@ class BatcherWorkflow:
 
     @submit.validator
     def _may_submit(self, requests: RawValue) -> None:
-        """Turns the gateway back without a trace in history while nothing can be accepted."""
+        """Rejects the gateway as busy, without an event in history, while nothing can be accepted."""
         buffer = self._buffer
         if not self._policy_known:
             raise busy("the batcher is starting")
@@ -188,7 +188,7 @@ class BatcherWorkflow:
         if self._should_end() and buffer.pending_bytes >= CARRY_LIMIT_BYTES // 2:
             raise busy("the batcher is about to continue as new and carries enough", soon=True)
 
-    # One handler for every signal, which keeps it as it came: ten thousand of them may come in one activation, after an
+    # One handler for every signal, which keeps it undecoded: ten thousand of them may come in one activation, after an
     # hour without a worker, and the SDK fails a task whose activation takes two seconds. `_read_signals` reads them.
     @workflow.signal(dynamic=True)
     def _receive(self, name: str, args: Sequence[RawValue]) -> None:
@@ -218,11 +218,11 @@ class BatcherWorkflow:
     @control.validator
     def _may_control(self, wire: Any) -> None:
         if read_control(wire).announced and self._cancelled:
-            raise busy(CANCELLED)  # or nobody would start the shard anew
+            raise busy(CANCELLED)  # or no worker would start the shard again
 
     @workflow.query(name=QUERY_STATS)
     def stats(self) -> BatcherStats:
-        """This shard at this moment."""
+        """The figures of this shard."""
         buffer, counts, info = self._buffer, self._buffer.counts, workflow.info()
         return BatcherStats(
             batcher=self._start.batcher,
@@ -262,14 +262,14 @@ class BatcherWorkflow:
 
     @workflow.query(name=QUERY_BATCH)
     def batch(self, batch_id: str) -> list[JsonObject]:
-        """What is in a batch under way: its flush asks, if it is not the first. Empty if it is not under way."""
+        """The content of a batch in flight, for its flush if it is a retry. Empty if it is not in flight."""
         batch = self._buffer.batch_in_flight(batch_id)
         return [submission.to_wire() for submission in batch.submissions] if batch is not None else []
 
     # Signals
 
     def _read_signals(self) -> None:
-        """Reads what came, in order. Of a flood it reads a portion; the rest has a task of its own (`_yield`)."""
+        """Reads the signals that came, in order; of a flood a portion, the rest in a later task (`_yield`)."""
         if not self._policy_known or not self._signals:
             return
         now = workflow.time()
@@ -295,14 +295,14 @@ class BatcherWorkflow:
         self._yielding = False
 
     def _log_unreported(self) -> None:
-        """Requests that are not written, and that nobody is told of: some by name, the others by number."""
+        """Logs requests that are not written and have no reply address: some by id, the others by number."""
         unreported, self._buffer.unreported = self._buffer.unreported, []
         if unreported:
             some = ", ".join(unreported[:5]) + ("" if len(unreported) <= 5 else f" and {len(unreported) - 5} more")
-            workflow.logger.warning("Not written, and nobody waits for it: %s", some)
+            workflow.logger.warning("Not written, and without a reply address: %s", some)
 
     def _wake_if_needed(self, now: float) -> None:
-        """Wakes the loop if a message changed anything it would act on; most only join a batch that waits."""
+        """Wakes the loop if a message changed anything it acts on; most only join a batch that waits."""
         at = self._buffer.wake_at()
         sooner = at is not None and (self._timer is None or at < self._timer_at)
         if sooner or self._buffer.outbox or self._should_end():
@@ -312,7 +312,7 @@ class BatcherWorkflow:
 
     async def _ask_for_policy(self) -> None:
         """A gateway may start a shard without knowing its limits; the batcher's own worker does."""
-        # Not a local activity: if two batchers share a queue, another worker than the one that has this task may know.
+        # Not a local activity: if two batchers share a queue, another worker than this task's may be the right one.
         wire = await workflow.execute_activity(
             ACTIVITY_POLICY,
             self._start.batcher,
@@ -335,7 +335,7 @@ class BatcherWorkflow:
 
     def _next_batch(self, now: float, *, force: bool) -> PendingBatch | None:
         if not self._ledger_asked and self._buffer.batches_in_flight:
-            return None  # the first one alone: two could go into two ledgers
+            return None  # the first batch alone: two could go into two ledgers
         return self._buffer.next_batch(now, force=force)
 
     async def _flush(self, batch: PendingBatch) -> None:
@@ -344,8 +344,8 @@ class BatcherWorkflow:
             shard=self._start.shard,
             batch_id=batch.id,
             trigger=batch.trigger,
-            # The content enters history once. A batch that is tried for hours would otherwise fill it, until the server
-            # ends the run. A worker that does not know the query fails on None, and the batch is set back once more.
+            # The content enters history once. A batch that is retried for hours would otherwise fill it, until
+            # the server ends the run.
             submissions=None if batch.tried else [submission.to_wire() for submission in batch.submissions],
             in_doubt=batch.in_doubt,
             attempt=batch.attempt,
@@ -370,12 +370,12 @@ class BatcherWorkflow:
                 if in_doubt:
                     self._ledger, self._ledger_asked = ledger, True
                 else:
-                    self._ledger_asked = False  # nothing went there yet: the next one goes alone, and decides
+                    self._ledger_asked = False  # nothing was written there yet: the next batch goes alone, and decides
             self._buffer.fail(batch.id, workflow.time(), problem, in_doubt=in_doubt, backoff_factor=_backoff_factor())
-            workflow.logger.warning("Batch %s goes back to the buffer: %s", batch.id, problem)
+            workflow.logger.warning("Batch %s is requeued: %s", batch.id, problem)
         except Exception as err:
-            # The activity could not even be scheduled, for what is in the batch. In flight it would stay for ever and
-            # block the shard; set back, and never written, it can expire.
+            # The content of the batch made scheduling fail. In flight it would stay forever and block the shard;
+            # requeued, and never written, it can expire.
             problem = f"cannot be scheduled: {err}"
             self._buffer.fail(batch.id, workflow.time(), problem, in_doubt=False, backoff_factor=_backoff_factor())
             workflow.logger.exception("Batch %s cannot be scheduled", batch.id)
@@ -411,16 +411,16 @@ class BatcherWorkflow:
         self._awake = True
 
     def _set_timer(self, now: float) -> None:
-        """Keeps one timer for what is due next. One that rings early costs less than cancelling it for a later one."""
+        """Keeps one timer for what is due next. One that fires early costs less than cancelling it for a later one."""
         at = self._buffer.wake_at()
         if at is None or (self._timer is not None and self._timer_at <= at):
             return
         if at <= now:
-            return  # due, but an activity is in the way: its end wakes the loop
+            return  # due, but it waits for an activity, whose end wakes the loop
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
-        # A millisecond on top: rounding must not make the timer ring just before what it is for.
+        # A millisecond more: rounding must not make the timer fire just before its time.
         self._timer = asyncio.create_task(self._fire_timer(min(at - now, LONGEST_TIMER) + 0.001))
 
     async def _fire_timer(self, seconds: float) -> None:
@@ -431,24 +431,24 @@ class BatcherWorkflow:
     # Cancellation: a request to end in order
 
     async def _despite_cancellation(self, wait: Callable[[], Awaitable[Any]]) -> None:
-        """Waits, and goes on waiting if the shard is cancelled meanwhile: it drains and drops nothing."""
+        """Waits, also if the shard is cancelled meanwhile: a cancelled shard drains and drops nothing."""
         while True:
             try:
                 await wait()
             except asyncio.CancelledError:
-                workflow.logger.warning("The shard was cancelled: it writes what it holds, and then ends")
+                workflow.logger.warning("The shard was cancelled: it writes what it holds, then ends")
                 self._cancelled = self._cancel_requested = self._buffer.ending = self._awake = True
                 self._buffer.flush_now(workflow.time())
                 continue
             return
 
     def _give_up(self, now: float) -> None:
-        """What nobody can know any more must not keep a cancelled shard from ending."""
+        """Drops requests whose outcome cannot be known: they must not keep a cancelled shard from ending."""
         gone = self._buffer.give_up(now)
         if gone:
             more = f" and {len(gone) - 5} more" if len(gone) > 5 else ""
             workflow.logger.warning(
-                "Past their deadlines, and with the sink down nobody knows whether they are written: %s%s",
+                "Past their deadlines, and with the sink down it is not known whether they are written: %s%s",
                 ", ".join(map(repr, gone[:5])),
                 more,
             )
@@ -489,7 +489,7 @@ class BatcherWorkflow:
         progress = (
             buffer.counts.settled > self._settled_before
             # A probe of a sink that is down is progress too, as is a retry: pauses bound how often such runs end. A run
-            # that stayed instead would take one batch after the other into its history, until the server ends it.
+            # that stayed instead would add one batch after the other to its history, until the server ends it.
             or buffer.counts.attempts_that_failed > self._failures_before
             or (buffer.idle and self._signals_received + self._updates > 0)
         )
@@ -543,14 +543,14 @@ def _sink_problem(err: ActivityError) -> tuple[str, bool, str | None]:
 
 
 def _shallow(message: FlushInput | BatcherStart) -> JsonObject:
-    """A message as the converter writes it, without the copy of everything in it that it would make of a dataclass."""
+    """A message as the converter writes it, without the deep copy that the converter makes of a dataclass."""
     return vars(message)
 
 
 def _backoff_factor() -> float:
-    """How much longer than usual to wait between two tries in a run that holds too much to continue as new.
+    """How much longer than usual to wait between two attempts in a run that holds too much to continue as new.
 
-    Each try costs eight events of the 51,200 after which the server ends a run. Past its warning the pauses grow with
-    the history: at the defaults an outage may then last more than five days, instead of two.
+    Each attempt costs eight events of the 51,200 after which the server ends a run. Past its warning the pauses grow
+    with the history: at the defaults an outage may then last more than five days, instead of two.
     """
     return max(1.0, workflow.info().get_current_history_length() / HISTORY_WARNING)

@@ -19,7 +19,7 @@ from temporal_batching.sinks.sql.schema import TableRule
 from temporal_batching.terminal import printable
 
 OPTIONS = {"query": "--query", "tables": "--rule", "database": "--sink", "complete": "--complete", "since": "--since"}
-"""The option that stands for an argument of `audit`."""
+"""The option of the command for each argument of `audit`."""
 SHOWN = 100
 """Violations that are printed one by one; `--json` has all that are kept."""
 

@@ -131,7 +131,7 @@ async def check_readable(client: Client, settings: BatcherSettings) -> None:
     begun = first.workflow_execution_started_event_attributes.input
     try:
         await client.data_converter.decode(begun.payloads, [BatcherStart])
-    except Exception:  # whatever a converter or a codec raises
+    except Exception:  # a converter or a codec may raise anything
         encodings = {p.metadata.get("encoding", b"").decode(errors="replace") for p in begun.payloads}
         raise unreadable(settings, ", ".join(sorted(encodings))) from None
 
@@ -147,7 +147,7 @@ def unreadable(settings: BatcherSettings, encoding: str = "") -> CommandError:
 
 
 def load_converter(name: str) -> DataConverter:
-    """The data converter of this name, from a module beside the command or in its environment."""
+    """The data converter of this name, from a module in the working directory or in the environment."""
     wanted = "MODULE:NAME of a temporalio DataConverter"
     module, _, attribute = name.partition(":")
     try:

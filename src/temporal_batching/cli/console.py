@@ -57,7 +57,7 @@ def run(work: Coroutine[Any, Any, int | None]) -> NoReturn:
     except BatchingError as problem:
         complain(problem)
         code = EXIT_FAILED
-    except Exception:  # nobody foresaw it: its stack is wanted, and no crash on top of it
+    except Exception:  # unexpected: its stack is shown, without a crash at exit
         traceback.print_exc()
         code = EXIT_FAILED
     _leave(code or 0)
@@ -98,7 +98,7 @@ async def _cancelled_by_signals(work: Coroutine[Any, Any, int | None]) -> int | 
 
 
 class _Brief(logging.Formatter):
-    """A failure that was raised on purpose is told in its own words; a stack is for what nobody foresaw.
+    """A failure that was raised on purpose is printed in its own words; a stack is printed for an unexpected one.
 
     A message is one line: what it quotes can neither begin another one nor move a terminal's cursor.
     """

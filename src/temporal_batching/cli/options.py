@@ -31,7 +31,7 @@ EXIT_USAGE = 2
 
 
 class Command(TyperCommand):
-    """A command whose help shows no Python type beside a flag."""
+    """A command whose help shows no Python type after a flag."""
 
     def get_params(self, ctx: Any) -> Any:
         """The parameters, ``--help`` among them."""
@@ -39,7 +39,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A group of commands whose help shows no Python type beside a flag."""
+    """A group of commands whose help shows no Python type after a flag."""
 
     def get_params(self, ctx: Any) -> Any:
         """The parameters, ``--help`` among them."""

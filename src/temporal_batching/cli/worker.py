@@ -1,4 +1,4 @@
-"""``temporal-batching worker``: connect, check the sink, serve until a signal, finish what is under way."""
+"""``temporal-batching worker``: connect, check the sink, serve until a signal, finish what is in progress."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def open_sink(settings: BatcherSettings, *, create_tables: bool = False) -
 
 
 async def serve(worker: Worker) -> int:
-    """Runs a worker until it is cancelled; then no new work is taken, and what is under way is finished."""
+    """Runs a worker until it is cancelled; then it takes no new work and finishes what is in progress."""
     try:
         await worker.run()
     except asyncio.CancelledError:

@@ -90,7 +90,7 @@ class Flusher:
             raise unavailable(problem, in_doubt=False, ledger=own)
         if flush.ledger == (own or NO_LEDGER):
             return
-        before = f"has been written to the ledger {flush.ledger}" if flush.ledger else "was told to use no ledger"
+        before = f"has been written to the ledger {flush.ledger}" if flush.ledger else "was set to use no ledger"
         here = f"the ledger {own}" if own else "a sink without a ledger"
         shards = f" --shards {self._shards}" if self._shards > 1 else ""
         problem = (

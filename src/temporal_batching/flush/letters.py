@@ -11,21 +11,21 @@ from temporal_batching.sinks.base import Sink
 from temporal_batching.sinks.dead_letters import DeadLetter
 
 MAX_LOGGED = 5
-"""Of the rejected requests in a batch that nobody waits for, as many are named in the log."""
+"""How many rejected requests without a reply address are named in the log, per batch."""
 
 
 async def keep_dead_letters(sink: Sink, batch_id: str, letters: Sequence[DeadLetter]) -> None:
-    """Before anybody is told anything: an attempt that is lost here is made again."""
+    """Keeps them before any caller is notified: an attempt that is lost here is repeated."""
     if not letters:
         return
     try:
         kept = "kept as dead letters" if await sink.keep_dead_letters(letters) else "gone, for the sink keeps none"
     except SinkUnavailable:
         raise
-    except SinkError as err:  # neighbours do not wait for what will not be better next time
+    except SinkError as err:  # a retry would fail again: neighbours do not wait for it
         kept = f"gone: {err}"
     except Exception as err:
-        if len(letters) > 1:  # some letter is to blame
+        if len(letters) > 1:  # one of the letters is the cause
             for letter in letters:
                 await keep_dead_letters(sink, batch_id, [letter])
             return
@@ -33,4 +33,4 @@ async def keep_dead_letters(sink: Sink, batch_id: str, letters: Sequence[DeadLet
     # Without their reasons: a database quotes values in them.
     some = ", ".join(f"{letter.request.request_id!r} ({letter.outcome.code})" for letter in letters[:MAX_LOGGED])
     more = f" and {len(letters) - MAX_LOGGED} more" if len(letters) > MAX_LOGGED else ""
-    activity.logger.warning("Rejected in batch %s, and nobody waits for it: %s%s; %s", batch_id, some, more, kept)
+    activity.logger.warning("Rejected in batch %s, and without a reply address: %s%s; %s", batch_id, some, more, kept)

@@ -35,11 +35,11 @@ from temporal_batching.wire.submission import WITHDRAWN, Submission
 
 
 def unavailable(problem: str, *, in_doubt: bool, ledger: str | None = None) -> ApplicationError:
-    """The failure of a flush that is to be tried again. The shard logs it, in one line; the SDK need not as well.
+    """The failure of a flush that is to be retried. The shard logs it in one line; the SDK need not as well.
 
     Args:
         problem: Why, for people.
-        in_doubt: Whether the batch may be committed all the same.
+        in_doubt: Whether the batch may be committed nevertheless.
         ledger: The identity of the ledger that it went into, or would have gone into.
     """
     return ApplicationError(
@@ -61,8 +61,7 @@ class BatchResult:
         records: Records in it.
         deliveries: What each caller is to receive.
         requeued: Submissions that are to be retried; their callers receive nothing yet.
-        unknown: Submissions past their deadline of which nobody can know whether they are written. Their callers
-            receive nothing.
+        unknown: Submissions past their deadline whose outcome cannot be known. Their callers receive nothing.
         sink_errors: Requests that the sink failed on without declaring it.
         stalled: No request got an outcome from the sink.
     """
@@ -84,7 +83,7 @@ class _Unit:
         position: Of the submission in the batch.
         submission: What its shard accepted.
         requests: One, or the parcel's; none of a parcel that cannot be read.
-        outcomes: One for each request; None where nobody can know.
+        outcomes: One for each request; None where it cannot be known.
         waits: Why it has to be retried as a whole; None if it is settled.
         in_doubt: Some of it may be committed.
     """
@@ -190,17 +189,17 @@ def _requests_of(submission: Submission) -> list[WriteRequest]:
 
 
 async def _decide(calls: SinkCalls, units: Sequence[_Unit], flush: FlushInput, clock: Callable[[], float]) -> None:
-    """An outcome for each request: those past their deadline are not written, whatever the sink would do."""
+    """An outcome for each request: those past their deadline are not written, whatever the sink would answer."""
     now = clock()
 
     def is_dead(unit: _Unit) -> bool:
-        # Without a fence an attempt under way may still commit what was withdrawn, after a later request of its key:
+        # Without a fence an attempt in flight may still commit what was withdrawn, after a later request of its key:
         # then it is written as if it had not been withdrawn, and its key waits for it.
         return unit.is_late(now) or (unit.submission.withdrawn and calls.has_fence)
 
     alive = [unit for unit in units if not is_dead(unit)]
     dead = [unit for unit in units if is_dead(unit)]
-    # What was withdrawn comes first: an attempt under way must not commit it after a later request of its key.
+    # What was withdrawn comes first: an attempt in flight must not commit it after a later request of its key.
     withdrawn = [unit for unit in dead if unit.submission.withdrawn]
     await _fence_dead(calls, withdrawn, OutcomeKind.REJECTED)
     for unit in withdrawn:
@@ -225,11 +224,11 @@ async def _decide(calls: SinkCalls, units: Sequence[_Unit], flush: FlushInput, c
         _as_withdrawn(unit)
 
 
-async def _fence_dead(calls: SinkCalls, units: Sequence[_Unit], told: OutcomeKind) -> None:
+async def _fence_dead(calls: SinkCalls, units: Sequence[_Unit], fence_as: OutcomeKind) -> None:
     """What became of submissions that are not written any more."""
     requests = [request for unit in units for request in unit.requests]
     doubts = [unit.submission.doubtful for unit in units for _ in unit.requests]
-    fenced = iter(await calls.fence(requests, doubts, told=told) if requests else [])
+    fenced = iter(await calls.fence(requests, doubts, fence_as=fence_as) if requests else [])
     for unit in units:
         unit.take(fenced)
 
@@ -275,11 +274,11 @@ async def _fence_rejected(calls: SinkCalls, units: Sequence[_Unit]) -> None:
                 rejected.append((unit, index))
     requests = [unit.requests[index] for unit, index in rejected]
     doubts = [unit.submission.doubtful or unit.requests[index].request_id in calls.doubted for unit, index in rejected]
-    known = await calls.fence(requests, doubts, told=OutcomeKind.REJECTED)
+    known = await calls.fence(requests, doubts, fence_as=OutcomeKind.REJECTED)
     for (unit, index), outcome in zip(rejected, known, strict=True):
         if outcome is None:
             unit.replace(index, Outcome.retry("the sink could not make its rejection final", in_doubt=True))
-        elif outcome.kind in (*_COMMITTED, OutcomeKind.RETRY):  # an earlier attempt got through, or nobody can tell yet
+        elif outcome.kind in (*_COMMITTED, OutcomeKind.RETRY):  # an earlier attempt got through, or it is not known yet
             unit.replace(index, outcome)
 
 

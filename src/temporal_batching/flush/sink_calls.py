@@ -1,8 +1,8 @@
 """The calls of the sink in one attempt at a batch: what it answered, and what it may have left committed.
 
-A sink's word counts where it declares it: an `Outcome`, or `SinkUnavailable`. Anything else it raises or answers says
-nothing about a request, which may be written all the same. The batch is then halved until the request is found that
-the sink fails on, so that its neighbours are not concerned.
+A sink states what became of a request by an `Outcome`, or by `SinkUnavailable`. Anything else that it raises or returns
+says nothing about a request, which may be written nevertheless. The batch is then halved until the request is found
+that the sink fails on, so that its neighbours are not affected.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class SinkCalls:
 
     Attributes:
         in_doubt: Whether anything of the batch may be committed by this attempt: the one place where that is derived.
-            A `write` that returned may have committed, whatever it answered (if only that a request is rejected); so
+            A `write` that returned may have committed, whatever it returned (even that a request is rejected); so
             may one that raised, unless it declares that it did not. A fence commits no rows: what it was asked about
             stays as much in doubt as before.
         answered: Whether any request got an outcome, other than that it is to be retried.
         errors: Requests that the sink failed on, or gave no outcome that is one.
         doubted: Ids of requests in a call that raised without declaring what it had committed, and that were then asked
-            about in parts. That call may have committed them, whatever the parts are answered: `retry`, or `rejected`
+            about in parts. That call may have committed them, whatever the parts return: `retry`, or `rejected`
             for a row that is there already.
         has_fence: Whether the sink has a `fence` of its own.
     """
@@ -108,26 +108,26 @@ class SinkCalls:
         requests: Sequence[WriteRequest],
         in_doubt: Sequence[bool],
         *,
-        told: OutcomeKind = OutcomeKind.EXPIRED,
+        fence_as: OutcomeKind = OutcomeKind.EXPIRED,
     ) -> list[Outcome | None]:
         """What became of requests that must not be written any more; the sink sees to it that they never are.
 
         Args:
             requests: Past their deadline, or rejected.
             in_doubt: Of each, whether an earlier attempt may have committed it.
-            told: What their callers are told if they are not there; the ledger remembers it.
+            fence_as: What their callers receive if they are not there; the ledger remembers it.
 
         Returns:
-            An outcome for each, or None where nobody can know: the sink fails on it, or it is in doubt and the sink has
-            no `fence` of its own.
+            An outcome for each, or None where it cannot be known: the sink fails on it, or it is in doubt and the sink
+            has no `fence` of its own.
 
         Raises:
-            SinkUnavailable: The sink cannot tell now.
+            SinkUnavailable: The sink cannot answer now.
         """
         if not self.has_fence:
             return [None if doubt else Outcome.expired() for doubt in in_doubt]
         outcomes: list[Outcome | None] = []
-        self._fence_as = told
+        self._fence_as = fence_as
         await self._fence_part(requests, outcomes)
         self._log_problems()
         return outcomes

@@ -63,7 +63,7 @@ async def _print(watch: Watch, interval: timedelta, console: Console) -> None:
         for line in look.events:
             console.print(escape(line))
         for shard in look.stats:
-            # What ages by itself is no change worth a line.
+            # Ages that grow with time are no change worth a line.
             line = plain(dataclasses.replace(shard, oldest_pending_seconds=0.0))
             if printed.get(shard.shard) != line:
                 printed[shard.shard] = line

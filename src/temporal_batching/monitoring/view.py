@@ -87,7 +87,7 @@ def _oldest(shards: Shards) -> str:
 
 
 def _counted(words: Sequence[str]) -> str:
-    """One word where all shards agree, and otherwise each with how many shards it stands for."""
+    """One word where all shards agree; otherwise each word with its number of shards."""
     counts = Counter(words)
     if len(counts) == 1:
         return next(iter(counts))

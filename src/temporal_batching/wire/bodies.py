@@ -126,7 +126,7 @@ class PackedParcel:
 
     @property
     def weight(self) -> int:
-        """Bytes on its way: what is packed, and its keys beside it."""
+        """Bytes as it travels: what is packed, and its keys."""
         return len(self.packed) + len(json.dumps(self.keys, separators=(",", ":")))
 
     def to_wire(self) -> JsonObject:
@@ -139,7 +139,7 @@ class PackedParcel:
         }
 
     def unpack(self) -> Parcel:
-        """The parcel, checked again, for whoever packed it.
+        """The parcel, its requests checked: any sender may have packed it.
 
         Raises:
             InvalidRequest: It is damaged, larger than any request may be, or does not hold what it says.

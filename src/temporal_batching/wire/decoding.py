@@ -5,7 +5,7 @@ becomes the nearest one. Here such a number becomes an `InexactNumber`, which th
 is told to send a string. Whole numbers are exact at any length, and so is every number that a double's shortest text
 gives back; from then on it travels as a float.
 
-Measured beside Temporal's converter: 0.1 µs more for a number of up to 15 digits, 0.6 µs for one of 17.
+Measured against Temporal's converter: 0.1 µs more for a number of up to 15 digits, 0.6 µs for one of 17.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def decode_json(text: str | bytes) -> Any:
         return json.loads(text, parse_float=read_number)
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise
-    except ValueError:  # some whole number is too long: whoever sent it is to blame, and not what came along with it
+    except ValueError:  # a whole number is too long: its request is refused, and not those that came with it
         return json.loads(text, parse_float=read_number, parse_int=_read_whole_number)
 
 

@@ -22,7 +22,7 @@ ENVELOPE_BYTES = 200
 """Allowance for what travels around the records of one caller: field names, reply address, batch id."""
 
 _REPLY_NAMES = 80
-"""Bytes of a reply address beside its values: the names of its fields, and what JSON puts around them."""
+"""Bytes of a reply address without its values: the names of its fields, and what JSON puts around them."""
 
 WITHDRAWN = "withdrawn by its caller"
 """The reason of a request that is rejected because its caller took it back."""
@@ -95,7 +95,7 @@ class Submission:
         """A parcel as it costs its shard least; any other submission as it is."""
         if not isinstance(self.body, Parcel):
             return self
-        size = self.size - envelope_bytes(self.replies)  # whoever reads it adds them again
+        size = self.size - envelope_bytes(self.replies)  # the reader adds them again
         body = self.body.pack(size)
         return self if body.weight > size else replace(self, body=body)
 

@@ -1,1 +1,1 @@
-"""``temporal-batching demo``: everything at once, on one machine."""
+"""``temporal-batching demo``: everything on one machine."""

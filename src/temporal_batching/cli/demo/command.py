@@ -46,7 +46,7 @@ SHOWN = 10
 MAIN_TASK_QUEUE = "main-workflow-queue"
 READY_SECONDS = 30.0
 LINGER = "20s"
-"""The default, so that batches fill whatever the machine; the demo flushes what is left once everything has come."""
+"""The default, so that batches fill on a machine of any speed; the demo flushes the rest at its end."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """See it work: Temporal, a database and both services from nothing, many payments at once, and an audit.
+    """See it work: Temporal, a database and both services from nothing, many concurrent payments, and an audit.
 
     It runs its own Temporal server with Web UI unless TEMPORAL_ADDRESS names one, and leaves nothing behind.
     """
@@ -248,7 +248,7 @@ class _Stage:
         return self._report(results, stats, audited, seconds), audited
 
     def say_where_to_look(self) -> None:
-        """How to look into the database, and to audit it once more."""
+        """How to look into the database, and to repeat the audit."""
         url = self.settings.sink_url()
         if self.plan.sink not in ("sqlite", "postgresql"):
             out.print(f"Database: {redact_url(url)}, tables entries and {DEFAULT_LEDGER}", markup=False)

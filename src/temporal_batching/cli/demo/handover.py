@@ -58,10 +58,10 @@ class Handover:
         settled = sum(sum(shard.outcomes.values()) for shard in stats)
         complete = waiting > 0 and waiting + settled >= self._expected
         if self._hold:
-            # A buffer half full is let go as well: past its end the signal door would refuse writes.
+            # A buffer half full is released as well: a full one would refuse writes by signal.
             full = any(shard.pending >= self._settings.max_pending / 2 for shard in stats)
             if complete or full or time.monotonic() > self._until:
-                with suppress(TimeoutError, RPCError, BatchingError):  # tried again at the next look
+                with suppress(TimeoutError, RPCError, BatchingError):  # retried at the next check
                     await self._batcher.resume()
                     self._hold = False
         elif complete:
