@@ -1,4 +1,4 @@
-"""For tests of code that writes through a batcher: a real one, into memory, for the length of a block."""
+"""`running_batcher`: a real batcher with a sink in memory, for tests of code that writes through a batcher."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from temporal_batching.sinks.ledger import LedgerStatus
 from temporal_batching.sinks.memory import MemorySink
 
 MARK = "temporal_batching.testing"
-"""In the memo of the shards that are started here: which block has started them."""
+"""The key in the memo of the shards that are started here. The value names the block that has started them."""
 
 _ANSWERS_WITHIN = timedelta(seconds=5)
-"""The longest to wait for a shard of another machine's test: one without a worker does not answer."""
+"""The longest wait for the answer of a shard of another machine. A shard without a worker does not answer."""
 
 _held: set[str] = set()
-"""The marks of the blocks that run in this process."""
+"""The ids of the blocks that run in this process."""
 
 _UP_WITHIN = timedelta(seconds=30)
 
 
 @dataclass(frozen=True)
 class RunningBatcher:
-    """A batcher at work, and what has come of it so far.
+    """A running batcher and what it has written.
 
     Attributes:
-        handle: Pauses it, flushes it, tells its figures.
-        sink: Where its batches go. ``sink.fail_next()`` plays an outage, ``sink.batches`` are the transactions.
+        handle: Pauses and flushes the batcher, and returns its statistics.
+        sink: Its sink. ``sink.fail_next()`` simulates an outage, ``sink.batches`` has the batches that were committed.
     """
 
     handle: BatcherHandle
@@ -52,11 +52,11 @@ class RunningBatcher:
 
     @property
     def rows(self) -> dict[str, list[dict[str, Any]]]:
-        """The rows of each table, in the order they were written."""
+        """The rows by table name, in the order in which they were written."""
         return self.sink.rows
 
     def wrote(self, request_id: str) -> bool:
-        """Whether a request is in the ledger, and so its records in their tables."""
+        """Whether the request with this id is written."""
         entry = self.sink.ledger.get(request_id)
         return entry is not None and entry.status is LedgerStatus.WRITTEN
 
@@ -71,16 +71,16 @@ async def running_batcher(
     policy: BatchPolicy | None = None,
     reject: Callable[[WriteRequest], str | None] | None = None,
 ) -> AsyncIterator[RunningBatcher]:
-    """Runs a batcher in this process, from an empty ledger, with no database.
+    """Runs a batcher in this process, with an empty ledger and without a database.
 
-    Everything is real but the sink: the doors, the deadlines, the deduplication, the confirmations. It works on
-    Temporal's development server (``WorkflowEnvironment.start_local()``) and on the one that skips time
-    (``WorkflowEnvironment.start_time_skipping()``). That one does not skip while an activity is open, so only writers
-    with ``via="signal"`` wait no real time there.
+    Everything except the sink is real: the ways in, the deadlines, the deduplication, the confirmations. It works with
+    Temporal's development server (``WorkflowEnvironment.start_local()``) and with the time-skipping server
+    (``WorkflowEnvironment.start_time_skipping()``). The latter does not skip time while an activity is open, so only
+    writers with ``via="signal"`` save real time there.
 
-    At the end its shards are terminated: those that it has started, by their run ids, and no others. Shards of that
-    name that already run are left alone, and the block is refused, for their requests would be gone; but for those of
-    a test that was killed: its process is gone or, on another machine, no worker answers for them.
+    At the end the shards that it has started are terminated, by their run ids. If shards of this name run already,
+    it raises an error and leaves them alone, because their requests would be lost. Shards that a killed test has left
+    behind are terminated: its process does not exist any more or, on another machine, no worker answers for them.
 
     Example:
         ```python
@@ -95,15 +95,18 @@ async def running_batcher(
         ```
 
     Args:
-        client: Connected to a server that is used for tests.
-        name: The batcher's name, as the code under test has it.
-        shards: How many shards it has, as the code under test has it.
-        task_queue: The batcher's task queue, as the code under test has it; by default the one of its name.
-        policy: The limits. By default nothing lingers, so that no test waits for a fuller batch.
-        reject: Plays the database's constraints: a reason rejects the request, None lets it be written.
+        client: A client of a server for tests.
+        name: The batcher's name, the same as in the code under test.
+        shards: The number of shards, the same as in the code under test.
+        task_queue: The batcher's task queue, the same as in the code under test; by default the one of its name.
+        policy: The limits. By default ``linger`` is zero, so that no test waits for a fuller batch.
+        reject: Stands for the database's constraints: it returns a reason to reject the request, or None.
+
+    Yields:
+        The batcher, once its shards answer.
 
     Raises:
-        BatchingError: A batcher of this name runs on the server already, another test's included.
+        BatchingError: A batcher of this name runs on the server already, for example that of another test.
         TimeoutError: Its shards did not answer within 30 seconds.
     """
     sink = MemorySink(reject=reject)
@@ -111,7 +114,7 @@ async def running_batcher(
     queue = task_queue or default_task_queue(name)
     plugin = BatcherPlugin(sink, policy=limits, name=name, shards=shards, start_shards=False)
     handle = BatcherHandle(client, name, shards=shards, task_queue=task_queue)
-    # A test that has ended waits for nothing that is still in a flush.
+    # At the end of a test a flush under way is not waited for.
     grace = timedelta(seconds=1)
     await _clear_away(client, name, shards)
     started: list[WorkflowHandle[Any, Any]] = []
@@ -125,7 +128,7 @@ async def running_batcher(
             yield RunningBatcher(handle, sink)
     finally:
         for one in started:
-            with suppress(RPCError):  # it has ended, and whatever runs under its id since then is not ours
+            with suppress(RPCError):  # it has ended; another execution under its id is left alone
                 await one.terminate("the test is over")
         _held.discard(mark[-1])
 
@@ -140,10 +143,10 @@ async def _until_shards_answer(handle: BatcherHandle) -> None:
 
 
 async def _start(client: Client, start: BatcherStart, task_queue: str, mark: list[str]) -> WorkflowHandle[Any, Any]:
-    """Starts a shard that is marked as a test's.
+    """Starts a shard with the mark of this block.
 
     Returns:
-        A handle of this execution, over continue-as-new, and of no later one.
+        A handle of this execution over continue-as-new, and of no other execution under its id.
     """
     workflow_id = batcher_workflow_id(start.batcher, start.shard)
     try:
@@ -156,10 +159,10 @@ async def _start(client: Client, start: BatcherStart, task_queue: str, mark: lis
 
 
 async def _clear_away(client: Client, name: str, shards: int) -> None:
-    """Terminates what a test has left that was killed: it would remember its requests.
+    """Terminates the shards that a killed test has left behind: they would remember its requests.
 
     Raises:
-        BatchingError: A shard runs that no test has started, or one whose worker is alive.
+        BatchingError: A shard runs that no test has started, or one whose test still runs.
     """
     for shard in range(shards):
         handle = client.get_workflow_handle(batcher_workflow_id(name, shard))
@@ -178,14 +181,14 @@ async def _clear_away(client: Client, name: str, shards: int) -> None:
 
 
 def _mark() -> list[str]:
-    """Names a block: its machine, its process, and itself."""
+    """The mark of a block: its machine, its process, and an id of its own."""
     return [socket.gethostname(), str(os.getpid()), str(uuid4())]
 
 
 async def _is_held(shard: WorkflowHandle[Any, Any], mark: Any) -> bool:
-    """Whether the block that has started a shard still runs."""
+    """Whether the block that has started the shard still runs."""
     machine, process, block = mark if isinstance(mark, list) and len(mark) == 3 else ("", "", "")
-    if machine != socket.gethostname() or os.name == "nt":  # where a process cannot be asked for without a signal
+    if machine != socket.gethostname() or os.name == "nt":  # where a process cannot be probed without a signal
         with suppress(RPCError):
             await shard.query(QUERY_STATS, rpc_timeout=_ANSWERS_WITHIN)
             return True
@@ -198,13 +201,13 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
+    except OSError:  # it belongs to another user
         return True
     return True
 
 
 def _not_ours(workflow_id: str) -> BatchingError:
     return BatchingError(
-        f"{workflow_id} runs already, and this running_batcher did not start it: it would be terminated with all that "
-        "it holds. Use a server for tests, or another name"
+        f"{workflow_id} runs already, and this running_batcher did not start it. It would be terminated, and the "
+        "requests that it holds would be lost. Use a server for tests, or another name"
     )

@@ -1,4 +1,4 @@
-"""`check_sink`: does a sink keep what `Sink` promises? For the tests of who writes one; under pytest or without."""
+"""`check_sink`: tests whether a sink keeps the promises of `Sink`, with or without pytest."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SinkReport:
 
     Attributes:
         kept: The promises that the sink keeps.
-        skipped: Those that were not checked, with the option that each would need.
+        skipped: The promises that were not checked, each with the option that it needs.
     """
 
     kept: list[SinkPromise] = field(default_factory=list)
@@ -51,10 +51,10 @@ async def check_sink(
     ordered: bool = True,
     timeout: timedelta = timedelta(seconds=30),
 ) -> SinkReport:
-    """Checks that a sink keeps its promises: all of them, or the one that is given.
+    """Checks that a sink keeps all its promises, or one of them.
 
-    Every promise uses request ids, batch ids and numbers of its own, so that one store serves for all of them, and
-    for the next run.
+    Each promise uses its own request ids, batch ids and numbers, so that one store is enough for all of them and for
+    the next run.
 
     Example:
         ```python
@@ -69,30 +69,30 @@ async def check_sink(
         ```
 
     Args:
-        make_sink: Gives a new sink over the same store each time it is called: two at once are two processes, one
-            after the other is a restart. It may be a coroutine function, or give an async context manager. The check
-            opens and closes what it is given.
-        promise: The one to check; all by default.
-        record: Makes a record of a number, which fits 32 bits, and a text, which the sink takes. The table should
-            have no unique constraint, so that a row applied twice is seen.
-        rows: Reads what was written, as pairs of number and text, in the order in which they were applied. Without
-            it only answers are checked.
-        bad: Makes a record that the sink rejects, as it breaks a constraint or a rule of the API.
-        busy: Makes a record that the sink answers with `Outcome.retry` for as long as the check runs.
-        outage: Gives a context manager in which the store is away.
+        make_sink: Returns a new sink over the same store each time it is called: two at a time stand for two
+            processes, one after the other for a restart. It may be a coroutine function, or return an async context
+            manager. The check opens and closes the sinks.
+        promise: The promise to check; by default all of them.
+        record: Makes a record that the sink accepts, from a number that fits 32 bits and a text. The table should have
+            no unique constraint, so that a row that is applied twice is noticed.
+        rows: Reads the applied rows as pairs of number and text, in the order in which they were applied. Without it
+            only outcomes are checked.
+        bad: Makes a record that the sink rejects, because it violates a constraint or a rule of the API.
+        busy: Makes a record that the sink answers with `Outcome.retry` as long as the check runs.
+        outage: Returns a context manager during which the store is unavailable.
         dead_letters: Reads the request ids of the dead letters that are kept.
-        exactly_once: Whether the sink remembers request ids; one without is checked for little.
+        exactly_once: Whether the sink remembers request ids. Few promises apply to a sink that does not.
         fences: Whether `fence` keeps a late attempt from writing; False for a sink that inherits it.
-        ordered: Whether ``rows`` tells the order in which rows were applied.
+        ordered: Whether ``rows`` returns the rows in the order in which they were applied.
         timeout: The longest that one call of the sink may take.
 
     Returns:
-        Which promises were kept, and which were not checked for want of an option.
+        The promises that were kept, and those that were not checked because an option is missing.
 
     Raises:
-        BrokenPromise: The sink does not keep a promise; the message says what was tried, what was expected, and what
-            came. If it breaks several, those after the first are its notes.
-        unittest.SkipTest: The one promise that was asked for cannot be checked with these options; pytest skips it.
+        BrokenPromise: The sink does not keep a promise. The message has the step, the expected and the actual result.
+            If the sink breaks several promises, the others are notes of the first one.
+        unittest.SkipTest: The promise cannot be checked with these options; pytest skips the test.
     """
     options = Options(
         make_sink=make_sink,

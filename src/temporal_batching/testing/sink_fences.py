@@ -1,4 +1,4 @@
-"""What a sink promises about deadlines and fences, one check each, as in `sink_promises`."""
+"""The promises of a sink about deadlines and fences, with one check each, as in `sink_promises`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ EXPIRED = OutcomeKind.EXPIRED
 
 @checks(SinkPromise.DEADLINE)
 async def _deadline(kit: Kit) -> None:
-    """A request past its deadline is `expired` and not written, and the others are. A sink that does not fence may
-    leave deadlines to the batcher, which looks at them just before.
+    """A request past its deadline is `expired` and not written, and the others are written. A sink that does not fence
+    may leave deadlines to the batcher, which checks them before each flush.
     """
     async with kit.sink() as sink:
         kit.case = "a batch in which one request is late, and one has a deadline far ahead"
@@ -30,9 +30,9 @@ async def _deadline(kit: Kit) -> None:
 
 @checks(SinkPromise.NEVER_EXPIRED, "exactly_once")
 async def _never_expired(kit: Kit) -> None:
-    """What was written is never called `expired`, however late one asks: not by `write`, nor by `fence`."""
+    """A request that is written is never answered `expired`, by `write` or by `fence`, however late the call is."""
     async with kit.sink() as sink:
-        kit.case = "a batch that was written, and is tried again when the deadline of its request has passed"
+        kit.case = "a batch that was written, repeated after the deadline of its request"
         first = kit.request(expires_at=time.time() + 3600)
         late = WriteRequest(first.request_id, first.records, first.key, time.time() - 1)
         batch = kit.batch(first)
@@ -40,7 +40,7 @@ async def _never_expired(kit: Kit) -> None:
         kit.expect(await kit.kinds(sink, kit.again(batch, late)), [WRITTEN])
         kit.expect(await kit.kinds(sink, kit.batch(late)), [DUPLICATE])
         if kit.options.fences:
-            kit.case = "what was written is settled"
+            kit.case = "a fence of a request that was written"
             kit.expect(_kinds(await kit.fence(sink, kit.again(batch, late))), [WRITTEN])
             kit.expect(_kinds(await kit.fence(sink, kit.batch(late))), [DUPLICATE], [WRITTEN])
         await kit.expect_rows(first)
@@ -48,11 +48,11 @@ async def _never_expired(kit: Kit) -> None:
 
 @checks(SinkPromise.FENCED, "exactly_once", "fences")
 async def _fenced(kit: Kit) -> None:
-    """What `fence` answers with `expired` cannot be written by its batch any more, not even by an attempt that comes
-    later, from another sink too. In a new batch it can be: then its caller has submitted it anew.
+    """A request that `fence` answers with `expired` is not written by any attempt at its batch, also not by a later one
+    or through another sink. A new batch may write it: then its caller has resubmitted it.
     """
     async with kit.sink() as sink, kit.sink() as other:
-        kit.case = "a late attempt at a batch that was settled as expired"
+        kit.case = "a late attempt at a batch that was fenced as expired"
         gone, there = kit.request(), kit.request()
         batch = kit.batch(there, gone)
         kit.expect(await kit.kinds(sink, kit.again(batch, there)), [WRITTEN])
@@ -60,21 +60,21 @@ async def _fenced(kit: Kit) -> None:
         for late in (sink, other):
             kit.expect(await kit.kinds(late, kit.again(batch)), [WRITTEN, EXPIRED])
         await kit.expect_rows(there)
-        kit.case = "settled again"
+        kit.case = "a second fence"
         kit.expect(_kinds(await kit.fence(other, kit.again(batch))), [WRITTEN, EXPIRED])
-        kit.case = "the same id in a later batch, after it was settled as expired"
+        kit.case = "the same id in a later batch, after it was fenced as expired"
         kit.expect(await kit.kinds(sink, kit.batch(gone)), [WRITTEN])
         await kit.expect_rows(there, gone)
 
 
 @checks(SinkPromise.FENCE_RACE, "exactly_once", "fences")
 async def _fence_race(kit: Kit) -> None:
-    """An attempt under way and a `fence` of the same batch agree: either both say that it is written, or both that it
-    is expired, and the rows agree with them.
+    """A concurrent attempt and `fence` of the same batch give the same outcome, `written` or `expired`, and the rows
+    agree with it.
     """
     async with kit.sink() as one, kit.sink() as two:
         for race in range(RACES):
-            kit.case = "write and fence of the same batch at the same time"
+            kit.case = "concurrent write and fence of the same batch"
             request = kit.request()
             batch = kit.batch(request)
             attempt = asyncio.ensure_future(kit.kinds(one, batch))
@@ -88,8 +88,8 @@ async def _fence_race(kit: Kit) -> None:
 
 @checks(SinkPromise.FENCED_AS, "exactly_once", "fences")
 async def _fenced_as(kit: Kit) -> None:
-    """What is not there is answered as ``batch.fence_as`` says, `expired` or `rejected`, by `fence` and by every later
-    attempt at its batch, whatever a later fence is for.
+    """A request that is not written gets the outcome ``batch.fence_as``, `expired` or `rejected`, from `fence` and from
+    every later attempt at its batch, also if a later fence asks for the other outcome.
     """
     async with kit.sink() as sink, kit.sink() as other:
         kit.case = "a fence of requests that are rejected"
@@ -97,7 +97,7 @@ async def _fenced_as(kit: Kit) -> None:
         batch = kit.batch(there, gone)
         kit.expect(await kit.kinds(sink, kit.again(batch, there)), [WRITTEN])
         kit.expect(_kinds(await kit.fence(sink, kit.rejecting(batch))), [WRITTEN, REJECTED])
-        kit.case = "a late attempt at a batch that was fenced as rejected, and a second fence, of what has expired"
+        kit.case = "a late attempt at a batch that was fenced as rejected, and a second fence as expired"
         kit.expect(await kit.kinds(other, kit.again(batch)), [WRITTEN, REJECTED])
         kit.expect(_kinds(await kit.fence(other, kit.again(batch))), [WRITTEN, REJECTED])
         kit.case = "a batch that was fenced as expired, and then as rejected"

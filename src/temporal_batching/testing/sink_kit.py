@@ -1,4 +1,4 @@
-"""What every check of a sink needs: sinks over one store, requests that nobody used before, and a look at the rows."""
+"""What the checks of a sink share: sinks over one store, new requests, and the rows that were applied."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ReadIds: TypeAlias = Callable[[], Iterable[str] | Awaitable[Iterable[str]]]
 Outage: TypeAlias = Callable[[], AbstractContextManager[Any] | AbstractAsyncContextManager[Any]]
 
 TRIES = 6
-"""How often one batch is tried: two writers of one store may be in each other's way now and then."""
+"""How often one batch is tried: two writers of one store may block each other occasionally."""
 
 SUCCESS = (OutcomeKind.WRITTEN, OutcomeKind.DUPLICATE)
 
@@ -36,18 +36,18 @@ class BrokenPromise(AssertionError):
     """A sink does not keep a promise.
 
     Attributes:
-        promise: Which, by its name in `SinkPromise`.
-        case: What was tried.
-        expected: What should have come of it.
-        came: What came of it.
+        promise: The promise's name in `SinkPromise`.
+        case: The step that was tried.
+        expected: The expected result.
+        actual: The actual result.
     """
 
-    def __init__(self, promise: str, case: str, *, expected: str, came: str) -> None:
-        super().__init__(f"{promise}: {case}\n  expected: {expected}\n  came:     {came}")
+    def __init__(self, promise: str, case: str, *, expected: str, actual: str) -> None:
+        super().__init__(f"{promise}: {case}\n  expected: {expected}\n  actual:   {actual}")
         self.promise = promise
         self.case = case
         self.expected = expected
-        self.came = came
+        self.actual = actual
 
 
 def default_record(number: int, text: str) -> Record:
@@ -72,17 +72,18 @@ class Options:
     timeout: timedelta = timedelta(seconds=30)
 
     def has(self, need: str) -> bool:
+        """Whether an option is set."""
         return bool(getattr(self, need))
 
 
 @dataclass
 class Kit:
-    """One promise's turn: its requests are new to the store, and `rows_of` sees no others.
+    """The check of one promise: its requests are new to the store, and `rows` returns only their rows.
 
     Attributes:
         options: The sink under test.
         promise: The promise that is checked.
-        case: What is tried at the moment, for the message if it fails.
+        case: The current step, for the message if it fails.
     """
 
     options: Options
@@ -98,7 +99,7 @@ class Kit:
     def __post_init__(self) -> None:
         self._first = self._number
 
-    # What is written
+    # Requests and batches
 
     def record(self, text: str = "", *, make: MakeRecord | None = None) -> Record:
         """A record with a number of its own."""
@@ -112,14 +113,16 @@ class Kit:
         return WriteRequest(request_id, records or (self.record(),), key, **options)
 
     def empty_text(self) -> WriteRequest:
+        """A request whose record has an empty text."""
         self._number += 1
         return self.request(self.options.record(self._number, ""))
 
     def unique(self, text: str) -> str:
-        """A request id with ``text`` at its end, so that a comparison that ignores what it ends with is noticed."""
+        """A request id that ends with ``text``, so that a comparison that ignores the end is noticed."""
         return f"check-{self._run}-{text}"
 
     def bad_request(self, *before: Record) -> WriteRequest:
+        """A request that the sink rejects for its last record."""
         return self.request(*before, self.record(make=self.options.bad))
 
     def batch(self, *requests: WriteRequest) -> Batch:
@@ -128,19 +131,19 @@ class Kit:
         return Batch(requests, id=f"check-0.{self._run}/{self._batches}")
 
     def again(self, batch: Batch, *requests: WriteRequest) -> Batch:
-        """A later attempt at a batch, perhaps with other requests."""
+        """A later attempt at a batch, with the same requests unless others are given."""
         attempt = batch.attempt + 1
         return Batch(requests or batch, id=batch.id, shard=batch.shard, attempt=attempt, fence_as=batch.fence_as)
 
     def rejecting(self, batch: Batch) -> Batch:
-        """The batch, for a fence of requests that are rejected."""
+        """The batch, for a fence as `rejected`."""
         return Batch(batch, id=batch.id, shard=batch.shard, attempt=batch.attempt, fence_as=OutcomeKind.REJECTED)
 
     # The sink
 
     @asynccontextmanager
     async def sink(self) -> AsyncIterator[Sink]:
-        """A sink over the store, opened, and closed at the end."""
+        """An open sink over the store. It is closed at the end."""
         async with AsyncExitStack() as stack:
             made = self.options.make_sink()
             if inspect.isawaitable(made):
@@ -155,25 +158,27 @@ class Kit:
                 await self._answer("close", sink.close())
 
     async def write(self, sink: Sink, batch: Batch) -> list[Outcome]:
-        """Writes as a batcher does: a batch for which the sink is unavailable is tried again, under its id."""
+        """Writes a batch as a batcher does: while the sink is unavailable the batch is retried under its id."""
         return await self._until_available("write", batch, sink.write)
 
     async def fence(self, sink: Sink, batch: Batch) -> list[Outcome]:
-        """Settles as a batcher does, likewise."""
+        """Fences a batch; while the sink is unavailable the call is repeated."""
         return await self._until_available("fence", batch, sink.fence)
 
     async def attempt(self, sink: Sink, batch: Batch) -> list[Outcome]:
-        """Writes once.
+        """Writes a batch without retries.
 
         Raises:
-            SinkUnavailable: The sink says so.
+            SinkUnavailable: The sink is unavailable.
         """
         return self._checked("write", batch, await self._answer("write", sink.write(batch)))
 
     async def keep(self, sink: Sink, letters: Sequence[DeadLetter]) -> bool:
+        """Passes dead letters to the sink, and returns its answer."""
         return await self._answer("keep_dead_letters", sink.keep_dead_letters(letters))
 
     async def kinds(self, sink: Sink, batch: Batch) -> list[str]:
+        """Writes a batch, and returns the kinds of the outcomes."""
         return [outcome.kind.value for outcome in await self.write(sink, batch)]
 
     async def _until_available(
@@ -212,18 +217,19 @@ class Kit:
                 raise self.broken("a rejection with its code and its reason", repr(outcome))
         return list(outcomes)
 
-    # What came of it
+    # Results
 
-    def broken(self, expected: object, came: object) -> BrokenPromise:
-        return BrokenPromise(self.promise, self.case, expected=str(expected), came=str(came))
+    def broken(self, expected: object, actual: object) -> BrokenPromise:
+        """The error for the current step."""
+        return BrokenPromise(self.promise, self.case, expected=str(expected), actual=str(actual))
 
-    def expect(self, came: object, *allowed: object) -> None:
-        """Fails unless ``came`` is one of the values allowed."""
-        if came not in allowed:
-            raise self.broken(" or ".join(map(_plain, allowed)), _plain(came))
+    def expect(self, actual: object, *allowed: object) -> None:
+        """Fails unless ``actual`` is one of the values allowed."""
+        if actual not in allowed:
+            raise self.broken(" or ".join(map(_plain, allowed)), _plain(actual))
 
     async def rows(self) -> list[tuple[int, str]]:
-        """The rows of this promise in the store, in the order in which they were applied; none if nobody can tell."""
+        """The rows of this promise in the order in which they were applied; none without the option ``rows``."""
         if self.options.rows is None:
             return []
         found = self.options.rows()
@@ -233,19 +239,19 @@ class Kit:
         return [pair for pair in pairs if self._first < pair[0] <= self._number]
 
     async def expect_rows(self, *there: WriteRequest) -> None:
-        """Fails unless the records of these requests are in the store once each, and no others of this promise."""
+        """Fails unless the store has the records of these requests once each, and no other rows of this promise."""
         if self.options.rows is None:
             return
         expected = Counter(pair for request in there for pair in self.pairs(request))
-        came = Counter(await self.rows())
-        if came == expected:
+        actual = Counter(await self.rows())
+        if actual == expected:
             return
-        missing, surplus = expected - came, came - expected
+        missing, surplus = expected - actual, actual - expected
         what = "; ".join(f"{word}: {_few(some)}" for word, some in (("missing", missing), ("more", surplus)) if some)
-        raise self.broken(f"{expected.total()} rows, each once", f"{came.total()} rows; {what}")
+        raise self.broken(f"{expected.total()} rows, each once", f"{actual.total()} rows; {what}")
 
     def pairs(self, request: WriteRequest) -> list[tuple[int, str]]:
-        """The rows that a request stands for, as ``rows`` gives them."""
+        """The rows of a request, in the form of ``rows``."""
         return [self._pair(record) for record in request.records]
 
     def _pair(self, record: Record) -> tuple[int, str]:
@@ -256,21 +262,21 @@ class Kit:
         return number, text
 
     async def expect_letters(self, *requests: WriteRequest) -> None:
-        """Fails unless there is a dead letter of each of these requests once, if somebody can tell."""
+        """Fails unless each of these requests has one dead letter. It needs the option ``dead_letters``."""
         if self.options.dead_letters is None:
             return
         found = self.options.dead_letters()
         if inspect.isawaitable(found):
             found = await found
-        came = sorted(request_id for request_id in found if request_id.startswith(self.unique("")))
-        self.expect(came, sorted(request.request_id for request in requests))
+        actual = sorted(request_id for request_id in found if request_id.startswith(self.unique("")))
+        self.expect(actual, sorted(request.request_id for request in requests))
 
     async def is_there(self, request: WriteRequest) -> bool | None:
-        """Whether all rows of a request are in the store; None if nobody can tell."""
+        """Whether all rows of a request are in the store; None without the option ``rows``."""
         if self.options.rows is None:
             return None
-        came, expected = Counter(await self.rows()), Counter(self.pairs(request))
-        some = {pair: came[pair] for pair in expected}
+        actual, expected = Counter(await self.rows()), Counter(self.pairs(request))
+        some = {pair: actual[pair] for pair in expected}
         if some == dict(expected):
             return True
         if not any(some.values()):

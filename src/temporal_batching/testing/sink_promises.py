@@ -1,4 +1,4 @@
-"""A sink's promises, a check each. A check's docstring is the promise: `docs/how-to/write-a-sink.md` lists them."""
+"""The promises of a sink, with one check each. A check's docstring is the promise, listed in `write-a-sink.md`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WRITTEN, DUPLICATE, REJECTED = OutcomeKind.WRITTEN, OutcomeKind.DUPLICATE, Outco
 EXPIRED, RETRY = OutcomeKind.EXPIRED, OutcomeKind.RETRY
 
 RACES = 8
-"""Two attempts that race each other meet in different ways; as many are tried."""
+"""Two concurrent attempts can interleave in different ways; this many are tried."""
 
 LONG_TEXT = 300_000
 MANY_RECORDS = 1_000
@@ -27,32 +27,32 @@ MANY_RECORDS = 1_000
 
 
 class SinkPromise(StrEnum):
-    """The promises of a sink: `check_sink` checks them all, or the one that it is given."""
+    """The promises of a sink. `check_sink` checks all of them, or one."""
 
     OUTCOMES = "every-request-is-answered-in-order"
-    WRITTEN_ONCE = "what-is-written-is-there-once"
+    WRITTEN_ONCE = "a-written-request-is-applied-once"
     DUPLICATE = "an-id-that-was-written-is-a-duplicate"
-    OWN_ATTEMPT = "the-same-batch-again-is-written"
+    OWN_ATTEMPT = "a-repeated-batch-is-written"
     ID_REUSED = "an-id-with-other-records-is-rejected"
     TWICE_IN_A_BATCH = "an-id-twice-in-a-batch-is-applied-once"
     REJECTED_ALONE = "a-bad-request-is-rejected-alone"
     REJECTED_WHOLE = "a-rejected-request-leaves-nothing-behind"
     ATOMIC = "the-records-of-a-request-are-applied-together"
     ORDER = "requests-of-a-key-are-applied-in-order"
-    RETRIED_ALONE = "a-request-to-be-retried-keeps-only-its-key-waiting"
-    OUTAGE = "an-outage-rejects-nobody"
-    REOPENED = "what-is-written-survives-close-and-open"
+    RETRIED_ALONE = "a-retried-request-blocks-only-its-key"
+    OUTAGE = "an-outage-rejects-no-request"
+    REOPENED = "written-requests-survive-close-and-open"
     IDENTITY = "a-store-has-one-identity"
     OVERLAPPING = "calls-may-overlap"
     CONCURRENT = "two-sinks-write-an-id-once"
     CANCELLED = "a-cancelled-attempt-can-be-repeated"
-    DEADLINE = "what-is-late-is-not-written"
-    NEVER_EXPIRED = "what-is-written-is-never-called-expired"
-    FENCED = "what-is-fenced-as-expired-is-not-written-any-more"
-    FENCED_AS = "what-is-fenced-keeps-the-outcome-it-was-fenced-with"
+    DEADLINE = "a-late-request-is-not-written"
+    NEVER_EXPIRED = "a-written-request-never-expires"
+    FENCED = "a-fenced-request-is-not-written-later"
+    FENCED_AS = "a-fenced-request-keeps-its-outcome"
     FENCE_RACE = "an-attempt-and-its-fence-agree"
-    IDS = "every-request-id-is-an-id-of-its-own"
-    TEXTS = "a-text-arrives-as-it-was-sent"
+    IDS = "every-request-id-is-distinct"
+    TEXTS = "a-text-is-stored-unchanged"
     VALUES = "every-json-value-is-answered"
     LIMITS = "a-large-request-is-answered"
     DEAD_LETTERS = "a-dead-letter-is-kept-once"
@@ -63,13 +63,19 @@ CheckOne: TypeAlias = Callable[[Kit], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Check:
-    """How a promise is checked, and the options without which it cannot be or does not apply."""
+    """How a promise is checked.
+
+    Attributes:
+        run: The check.
+        needs: The options without which the promise cannot be checked or does not apply.
+    """
 
     run: CheckOne
     needs: tuple[str, ...]
 
     @property
     def text(self) -> str:
+        """The promise in words."""
         return " ".join((self.run.__doc__ or "").split())
 
 
@@ -77,6 +83,8 @@ CHECKS: dict[SinkPromise, Check] = {}
 
 
 def checks(promise: SinkPromise, *needs: str) -> Callable[[CheckOne], CheckOne]:
+    """Registers the check of a promise."""
+
     def register(run: CheckOne) -> CheckOne:
         CHECKS[promise] = Check(run, needs)
         return run
@@ -86,7 +94,7 @@ def checks(promise: SinkPromise, *needs: str) -> Callable[[CheckOne], CheckOne]:
 
 @checks(SinkPromise.OUTCOMES)
 async def _outcomes(kit: Kit) -> None:
-    """`write` answers an `Outcome` for each request of the batch, in the batch's order."""
+    """`write` returns an `Outcome` for each request of the batch, in the batch's order."""
     async with kit.sink() as sink:
         kit.case = "a batch of one request"
         known = kit.request()
@@ -102,7 +110,7 @@ async def _outcomes(kit: Kit) -> None:
 
 @checks(SinkPromise.WRITTEN_ONCE, "rows")
 async def _written_once(kit: Kit) -> None:
-    """A request that is answered `written` has its records in the store, each once."""
+    """The records of a request that is answered `written` are in the store, each once."""
     async with kit.sink() as sink:
         kit.case = "three requests, one of them with two records"
         batch = kit.batch(kit.request(), kit.request(kit.record(), kit.record()), kit.request())
@@ -126,8 +134,8 @@ async def _duplicate(kit: Kit) -> None:
 
 @checks(SinkPromise.OWN_ATTEMPT, "exactly_once")
 async def _own_attempt(kit: Kit) -> None:
-    """The same batch id again is an earlier attempt of this batch, whose answer got lost: what it wrote is `written`,
-    and not applied again, whichever of its requests come again.
+    """A batch may come again under its id, with all or some of its requests, because the answer was lost: requests that
+    an earlier attempt wrote are answered `written`, and are not applied again.
     """
     async with kit.sink() as sink:
         one, two, three = kit.request(), kit.request(), kit.request()
@@ -144,7 +152,7 @@ async def _own_attempt(kit: Kit) -> None:
 
 @checks(SinkPromise.ID_REUSED, "exactly_once")
 async def _id_reused(kit: Kit) -> None:
-    """A request id that was written, with other records, is `rejected` with code ``id_reused``."""
+    """A request id that was written before with other records is `rejected` with code ``id_reused``."""
     async with kit.sink() as sink:
         first = kit.request()
         batch = kit.batch(first)
@@ -163,7 +171,9 @@ async def _id_reused(kit: Kit) -> None:
 
 @checks(SinkPromise.TWICE_IN_A_BATCH, "exactly_once")
 async def _twice_in_a_batch(kit: Kit) -> None:
-    """An id twice in a batch is applied once; the second is `duplicate` or `written`, with other records `rejected`."""
+    """Of two requests with one id in a batch, one is applied. The second is `duplicate` or `written`, or with other
+    records `rejected`.
+    """
     async with kit.sink() as sink:
         kit.case = "the same request twice in a batch"
         twice, neighbour = kit.request(), kit.request()
@@ -179,7 +189,7 @@ async def _twice_in_a_batch(kit: Kit) -> None:
 
 @checks(SinkPromise.REJECTED_ALONE, "bad")
 async def _rejected_alone(kit: Kit) -> None:
-    """A request that cannot be written is `rejected`, with a code and a reason; its neighbours are written."""
+    """A request that cannot be written is `rejected`, with a code and a reason; the others are written."""
     async with kit.sink() as sink:
         for case, bad_at in (("in the middle", {1}), ("first", {0}), ("last", {2}), ("two of three", {0, 2})):
             kit.case = f"a batch with a bad request: {case}"
@@ -193,7 +203,7 @@ async def _rejected_alone(kit: Kit) -> None:
 
 @checks(SinkPromise.REJECTED_WHOLE, "bad")
 async def _rejected_whole(kit: Kit) -> None:
-    """A rejected request leaves nothing behind: no row of it, and its id can be used again by a corrected request."""
+    """A rejected request leaves nothing behind: no row is applied, and a corrected request can use its id."""
     async with kit.sink() as sink:
         kit.case = "a request of a good record and a bad one"
         mixed, neighbour = kit.bad_request(kit.record()), kit.request()
@@ -207,7 +217,7 @@ async def _rejected_whole(kit: Kit) -> None:
 
 @checks(SinkPromise.ATOMIC)
 async def _atomic(kit: Kit) -> None:
-    """The records of one request are applied together or not at all. A sink may reject a request of several."""
+    """The records of one request are applied together or not at all. A sink may reject several records."""
     async with kit.sink() as sink:
         kit.case = "a request of five records"
         request = kit.request(*(kit.record() for _ in range(5)))
@@ -218,7 +228,7 @@ async def _atomic(kit: Kit) -> None:
 
 @checks(SinkPromise.ORDER, "rows", "ordered")
 async def _order(kit: Kit) -> None:
-    """Requests of one key are applied in the order of the batch, and of the batches."""
+    """Requests of one key are applied in the order of the batch, and in the order of the batches."""
     async with kit.sink() as sink:
         kit.case = "three batches with requests of two keys and of none"
         asked: dict[str, list[WriteRequest]] = {"a": [], "b": [], "": []}
@@ -235,8 +245,8 @@ async def _order(kit: Kit) -> None:
 
 @checks(SinkPromise.RETRIED_ALONE, "busy")
 async def _retried_alone(kit: Kit) -> None:
-    """A request that is answered `retry` is not applied, nor is a later one of its key, which is answered `retry` too;
-    the others of the batch are written.
+    """A request that is answered `retry` is not applied. Later requests of its key in the batch are answered `retry`
+    too, and not applied. The others are written.
     """
     async with kit.sink() as sink:
         kit.case = "a batch in which a request has to be retried, with others of its key before and behind it"
@@ -254,11 +264,11 @@ async def _retried_alone(kit: Kit) -> None:
 
 @checks(SinkPromise.OUTAGE, "outage")
 async def _outage(kit: Kit) -> None:
-    """While its store is away, a sink raises `SinkUnavailable`, or answers `retry` for all: no request is rejected for
-    it, and the same batch is written when the store is back.
+    """While its store is unavailable, a sink raises `SinkUnavailable` or answers `retry` for all requests. It rejects
+    none, and writes the same batch when the store is available again.
     """
     async with kit.sink() as sink:
-        kit.case = "a batch while the store is away"
+        kit.case = "a batch while the store is unavailable"
         before = kit.request()
         kit.expect(await kit.kinds(sink, kit.batch(before)), [WRITTEN])
         batch = kit.batch(kit.request(), kit.request())
@@ -269,7 +279,7 @@ async def _outage(kit: Kit) -> None:
         elif away is not None:
             with away:
                 await _is_unavailable(kit, sink, batch)
-        kit.case = "the same batch when the store is back"
+        kit.case = "the same batch when the store is available again"
         kit.expect(await kit.kinds(sink, kit.again(batch)), [WRITTEN] * len(batch))
         await kit.expect_rows(before, *batch)
 
@@ -286,7 +296,7 @@ async def _is_unavailable(kit: Kit, sink: Sink, batch: Batch) -> None:
 
 @checks(SinkPromise.REOPENED, "exactly_once")
 async def _reopened(kit: Kit) -> None:
-    """What was written is known to the next sink over the same store: after a restart, and in another process."""
+    """A new sink over the same store, after a restart or in another process, knows which requests are written."""
     first, second = kit.request(), kit.request()
     batch = kit.batch(first, second)
     kit.case = "a batch, then close, and a new sink over the same store"
@@ -303,7 +313,7 @@ async def _reopened(kit: Kit) -> None:
 
 @checks(SinkPromise.IDENTITY)
 async def _identity(kit: Kit) -> None:
-    """Every sink over one store has the same `identity` once it is open, or none has one."""
+    """Once they are open, all sinks over one store have the same `identity`, or none has one."""
     async with kit.sink() as one, kit.sink() as two:
         kit.case = "two sinks over one store"
         kit.expect(two.identity, one.identity)
@@ -316,9 +326,9 @@ async def _identity(kit: Kit) -> None:
 
 @checks(SinkPromise.OVERLAPPING)
 async def _overlapping(kit: Kit) -> None:
-    """Calls may overlap: several shards write through one sink at the same time."""
+    """Calls may overlap: several shards use one sink concurrently."""
     async with kit.sink() as sink:
-        kit.case = "eight batches of five requests at the same time"
+        kit.case = "eight concurrent batches of five requests"
         batches = [kit.batch(*(kit.request() for _ in range(5))) for _ in range(8)]
         answers = await asyncio.gather(*(kit.kinds(sink, batch) for batch in batches))
         kit.expect(answers, [[WRITTEN] * 5] * 8)
@@ -327,18 +337,18 @@ async def _overlapping(kit: Kit) -> None:
 
 @checks(SinkPromise.CONCURRENT, "exactly_once")
 async def _concurrent(kit: Kit) -> None:
-    """Two sinks over one store that write an id at the same time apply it once: one is answered `written`, the other
-    `duplicate`.
+    """If two sinks over one store write an id concurrently, it is applied once: one sink answers `written`, the other
+    one `duplicate`.
     """
     async with kit.sink() as one, kit.sink() as two:
         for _ in range(RACES):
-            kit.case = "the same two requests, in two batches, by two sinks at the same time"
+            kit.case = "the same two requests, in two batches, by two sinks concurrently"
             a, b = kit.request(), kit.request()
             answers = await asyncio.gather(kit.kinds(one, kit.batch(a, b)), kit.kinds(two, kit.batch(b, a)))
             kit.expect(sorted([answers[0][0], answers[1][1]]), [DUPLICATE, WRITTEN])
             kit.expect(sorted([answers[0][1], answers[1][0]]), [DUPLICATE, WRITTEN])
             kit.expect((await kit.is_there(a), await kit.is_there(b)), (True, True), (None, None))
-        kit.case = "two attempts at one batch at the same time"
+        kit.case = "two concurrent attempts at one batch"
         batch = kit.batch(kit.request(), kit.request())
         answers = await asyncio.gather(kit.kinds(one, batch), kit.kinds(two, kit.again(batch)))
         kit.expect(answers, [[WRITTEN] * 2] * 2)
@@ -348,11 +358,11 @@ async def _concurrent(kit: Kit) -> None:
 
 @checks(SinkPromise.CANCELLED, "exactly_once")
 async def _cancelled(kit: Kit) -> None:
-    """An attempt may be cancelled at any moment: the sink goes on, and the same batch again is written once."""
+    """An attempt may be cancelled at any moment: the sink stays usable, and a repetition writes the batch once."""
     async with kit.sink() as sink:
         batches = []
         for ticks in (0, 1, 2, 3, 5, 10, 30, 100):
-            kit.case = "a batch again, after its first attempt was cancelled"
+            kit.case = "a batch, repeated after its first attempt was cancelled"
             batch = kit.batch(kit.request(), kit.request())
             batches.append(batch)
             attempt = asyncio.ensure_future(sink.write(batch))
@@ -368,8 +378,8 @@ async def _cancelled(kit: Kit) -> None:
 
 @checks(SinkPromise.IDS, "exactly_once")
 async def _ids(kit: Kit) -> None:
-    """A request id is compared exactly: case, accents, spaces and code points count. One that the sink cannot hold is
-    `rejected` and disturbs nobody.
+    """Request ids are compared exactly: case, accents, spaces and code points count. An id that the sink cannot hold is
+    `rejected`, and the others are written.
     """
     endings = ["a", "A", "a ", "a\t", "\u00e9", "e\u0301", "e", "stra\u00dfe", "strasse", "\u4f60\u597d", "\U0001f600"]
     endings += ["'; DROP TABLE x; --", "%s", "$1", "{}", "a/b\\c", "line\nbreak", "0", "00", "x" * 600, "x" * 601]
@@ -379,7 +389,7 @@ async def _ids(kit: Kit) -> None:
         kit.expect(await kit.kinds(sink, kit.batch(*requests)), [WRITTEN] * len(requests))
         kit.expect(await kit.kinds(sink, kit.batch(*requests)), [DUPLICATE] * len(requests))
         await kit.expect_rows(*requests)
-        kit.case = "request ids that few stores can hold, beside a plain one"
+        kit.case = "request ids that few stores can hold, and a plain one"
         strange = [kit.request(request_id=kit.unique(ending)) for ending in ("nul\0", "x" * 100_000, "lone \ud800")]
         plain = kit.request()
         outcomes = await kit.kinds(sink, kit.batch(*strange, plain))
@@ -391,7 +401,7 @@ async def _ids(kit: Kit) -> None:
 
 @checks(SinkPromise.TEXTS)
 async def _texts(kit: Kit) -> None:
-    """A text arrives as it was sent, or its request is `rejected`: nothing is trimmed, cut, folded or replaced."""
+    """A text is stored unchanged, or its request is `rejected`: nothing is trimmed, cut, folded or replaced."""
     texts = [" ", " led and trailed ", "caf\u00e9", "cafe\u0301", "\u4f60\u597d \U0001f600", "tab\tline\nreturn\r\n"]
     texts += ["quote ' double \" back\\slash", "%s $1 :name {0}", "null", "NULL", "true", "01", "1e3", "\u202eright"]
     texts += ["x" * 70_000, "nul \0 inside", "lone \ud800 surrogate"]
@@ -412,7 +422,7 @@ async def _texts(kit: Kit) -> None:
 
 @checks(SinkPromise.VALUES)
 async def _values(kit: Kit) -> None:
-    """A request with any JSON value, any table and any column is answered, and its neighbours are written."""
+    """A request with any JSON value, any table and any column gets an outcome, and the others are written."""
     values = [
         None,
         True,
@@ -453,7 +463,7 @@ async def _values(kit: Kit) -> None:
 
 @checks(SinkPromise.LIMITS)
 async def _limits(kit: Kit) -> None:
-    """A request as large as a batcher lets through is written or `rejected`, whole; its neighbours are written."""
+    """The largest request that a batcher accepts is written or `rejected` as a whole, and the others are written."""
     async with kit.sink() as sink:
         large = {
             f"of {MANY_RECORDS:,} records": kit.request(*(kit.record() for _ in range(MANY_RECORDS))),
@@ -469,8 +479,8 @@ async def _limits(kit: Kit) -> None:
 
 @checks(SinkPromise.DEAD_LETTERS)
 async def _dead_letters(kit: Kit) -> None:
-    """`keep_dead_letters` says whether it keeps them; if so, a letter that comes again with a later attempt at its
-    batch is kept once.
+    """`keep_dead_letters` returns whether it keeps dead letters. If it does, a letter that comes again with a later
+    attempt at its batch is kept once.
     """
     async with kit.sink() as sink:
         kit.case = "the same letters twice, and one more"

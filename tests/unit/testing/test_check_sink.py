@@ -26,7 +26,7 @@ async def test_a_mistake_is_named_by_the_promise_that_it_breaks(kind: type[GoodS
     assert caught.value.case
     assert str(promise) in str(caught.value)
     assert caught.value.expected in str(caught.value)
-    assert caught.value.came in str(caught.value)
+    assert caught.value.actual in str(caught.value)
 
 
 def test_there_is_a_mistake_for_every_promise() -> None:
