@@ -245,7 +245,7 @@ async def test_what_cannot_be_looked_up_is_said_and_not_guessed(database: TestDa
     assert dict(found.unchecked) == {
         "gone: no table of this name is in the database": 1,
         "changed: a record does not fit the table as it is now (unknown_column)": 1,
-        **({"above: it is a view or a foreign table: its rows have no identity": 1} if len(asked) > 2 else {}),
+        **({"above: it is a view or a foreign table: its rows cannot be identified": 1} if len(asked) > 2 else {}),
     }
 
 

@@ -1,8 +1,8 @@
 """Audits a deployment: compares what callers asked for and got with what the ledger and the tables hold.
 
-`audit` is the whole of it; `AuditReport` says what was read, what was broken, and what could not be checked. The
-command ``temporal-batching audit`` prints it. From the bottom: `rules` and `order` are pure, `facts` and `store` keep
-what `histories` reads from Temporal, `tables` and `finder` know the database's tables and rows, and `ledger`,
+`audit` returns an `AuditReport`: what was read, which promises were broken, and what could not be checked. The
+command ``temporal-batching audit`` prints it. The modules, from the bottom: `rules` and `order` are pure; `facts` and
+`store` keep what `histories` reads from Temporal; `tables` and `finder` read the database's tables and rows; `ledger`,
 `records` and `check` compare.
 """
 

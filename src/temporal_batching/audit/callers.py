@@ -1,4 +1,4 @@
-"""Callers that are workflows: what one run's history says about its writes, event by event."""
+"""Callers that are workflows: reads the writes of a run from its history, event by event."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ WRITE_ACTIVITIES = (ACTIVITY_WRITE, ACTIVITY_WRITE_MANY)
 
 
 class CallerRun:
-    """One run of a caller while it is read; of its history only the open requests are kept.
+    """Reads one run of a caller. Only its open requests are kept in memory.
 
     Args:
-        workflow_id: The caller.
-        run_id: Its run.
-        running: Whether it has not ended.
+        workflow_id: The caller's workflow id.
+        run_id: The caller's run id.
+        running: Whether the run has not ended.
         shard_ids: Matches the workflow ids of the batcher's shards.
-        payloads: Decodes what it sent.
-        results: Keeps what its calls ended with.
-        counts: Where what cannot be read is counted.
+        payloads: Decodes the payloads that it sent.
+        results: Stores the results of its calls.
+        counts: Counts the payloads that cannot be read.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class CallerRun:
         self._activities: dict[int, SentRequests] = {}
         self._signals: dict[int, SentRequests] = {}
         self._signalled: dict[str, tuple[str, float]] = {}
-        """By request id: digest, and when it was sent."""
+        """The digest and the time of sending, by request id."""
         self._failed_signals: set[int] = set()
         self._confirmed: set[str] = set()
 
     async def read(self, event: HistoryEvent) -> None:
-        """Takes the history's next event."""
+        """Reads the next event of the history."""
         if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
             await self._activity_scheduled(event)
         elif activity_end(event) is not None:
@@ -77,7 +77,7 @@ class CallerRun:
             await self._signal_received(event)
 
     def end(self) -> None:
-        """The history is at its end: what is open now has no result."""
+        """Ends the history: requests that are open now have no result."""
         for sent in self._activities.values():
             self._results.add_all(self._caller, sent, CallResult.UNKNOWN)
         delivered = {
@@ -141,7 +141,7 @@ class CallerRun:
                 continue
             request_id = str(confirmation.get("request_id"))
             self._confirmed.add(request_id)
-            # Without the request: an earlier run of this workflow sent it, or somebody else.
+            # The request may be missing: an earlier run of this workflow sent it, or another workflow.
             digest, at = self._signalled.get(request_id, ("", seconds(event)))
             code, batch_id = str(confirmation.get("code") or ""), str(confirmation.get("batch_id") or "")
             result = CallResult(confirmation["outcome"])

@@ -1,7 +1,7 @@
-"""Adds what the database holds to the facts, and applies the rules to all of it.
+"""Adds the contents of the database to the facts, and applies the rules to all of them.
 
-What is read is never changed. Every table is taken to be written by batchers alone: a row that somebody else deletes
-or changes is a violation here, for nothing distinguishes the two.
+Nothing is changed. The audit assumes that only batchers write to the tables: a row that another program deletes or
+changes is reported as a violation, because the two cannot be distinguished.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ IDS_AT_ONCE = 500
 
 @dataclass(frozen=True, kw_only=True)
 class AuditScope:
-    """What of which database is compared with the facts.
+    """Which contents of which database are compared with the facts.
 
     Attributes:
-        url: The database.
+        url: The database's URL.
         batcher: The batcher's name.
         ledger_table: The ledger's table.
-        tables: What a conflict does, where it is not an error.
-        complete: There is a call for every request that was written through this ledger, so that nothing else may be
-            in it or in its tables.
-        since: Seconds since the epoch: what was written earlier is not judged.
-        began: When the audit began; what came later may be missing among the facts.
+        tables: The conflict rules.
+        complete: Whether there is a call for every request that was written through this ledger, so that nothing else
+            may be in it or in its tables.
+        since: Seconds since the epoch; what was written earlier is not checked.
+        began: When the audit began, in seconds since the epoch; the facts may lack what came later.
     """
 
     url: str
@@ -63,7 +63,7 @@ def check_database(store: FactStore, scope: AuditScope) -> Findings:
     """Compares the facts with the database.
 
     Raises:
-        InvalidAudit: The URL is none of a database that can be audited.
+        InvalidAudit: The URL is not that of a database that can be audited.
         AuditError: The database cannot be read.
         SinkConfigurationError: A rule does not fit its table.
     """
@@ -88,7 +88,7 @@ class _DatabaseCheck:
                 self._store.add_ledger(fact)
             self._findings.requests += len(request_ids)
             self._records.look_up(request_ids, ledger)
-            # No long transaction: the database could not clean up behind it.
+            # A long transaction would keep the database from removing old row versions.
             self._connection.rollback()
         all_known = self._find_unexpected_ids()
         self._connection.rollback()
@@ -103,8 +103,8 @@ class _DatabaseCheck:
         return self._findings
 
     def _find_unexpected_ids(self) -> bool:
-        """Looks for ids without a call. Returns whether there is none: then all that was written is known."""
-        # What was written earlier may be in the tables too.
+        """Finds ids in the ledger without a call. Returns whether there is none, so that all writes are known."""
+        # Rows of earlier writes may be in the tables too.
         all_known = not self._scope.since
         for page in self._ledger.pages(self._scope.since):
             written = [fact for fact in page if fact.written]
@@ -143,11 +143,11 @@ class _DatabaseCheck:
         ]
         self._findings.rows += len(records)
         if ledger and written and ledger.digest not in case.record_counts:
-            # Somebody else wrote under this id. The results of the calls here are checked all the same.
+            # Another caller wrote under this id. The results of the known calls are checked nevertheless.
             if self._scope.complete:
                 detail = f"batch {ledger.batch_id} wrote records under it that no call asked for"
                 yield Violation(Rule.UNEXPECTED_ROW, case.request_id, detail)
-            calls.append(Call("somebody else", case.request_id, ledger.digest, 1, CallResult.NOT_CONFIRMED))
+            calls.append(Call("another caller", case.request_id, ledger.digest, 1, CallResult.NOT_CONFIRMED))
             records.append(StoredRecord(case.request_id, ledger.digest, 0))
         yield from find_violations(calls, records, [case.request_id] if written else [])
         for difference in case.differences:
@@ -158,7 +158,7 @@ class _DatabaseCheck:
             yield from _check_batches(case, ledger)
 
     def _calls_of(self, case: RequestCase) -> list[CallFact]:
-        """The calls with their contents, without the shards' facts about calls that their callers' histories show."""
+        """The calls with their contents. A caller's history takes precedence over the facts of the shards."""
         callers = {fact.caller for fact in case.calls if not fact.from_shard}
         contents: dict[str, set[str]] = defaultdict(set)
         for fact in case.calls:

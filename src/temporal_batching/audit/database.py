@@ -1,4 +1,4 @@
-"""Opens the database of an audit for reading, and says in one line why it cannot be read."""
+"""Opens the database of an audit for reading; errors are one line that says why it cannot be read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from temporal_batching.sinks.sql.ledger import ledger_table
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
 NO_LIMIT = timedelta(minutes=1)
-"""Limits are for the sink's transactions; an audit has none of them, and only asks how tables look."""
+"""The adapter's limits are for transactions of the sink. An audit has none; it only reads the schema through it."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class OpenDatabase:
     """A connection that only reads.
 
     Attributes:
-        connection: To the database.
-        adapter: What the sink knows of its dialect.
+        connection: The connection.
+        adapter: The sink's adapter for this kind of database.
         ledger: The ledger's table.
         finder: Looks rows up.
     """
@@ -43,11 +43,15 @@ class OpenDatabase:
 
 @contextmanager
 def open_for_reading(url: str, ledger_name: str) -> Iterator[OpenDatabase]:
-    """A connection for an audit, in a transaction that cannot write.
+    """Opens a connection for an audit that cannot write.
+
+    Args:
+        url: The database's URL.
+        ledger_name: The ledger's table.
 
     Raises:
-        InvalidAudit: The URL is none of a database that can be audited.
-        AuditError: The database cannot be read. The message names it without its secrets.
+        InvalidAudit: The URL is not that of a database that can be audited.
+        AuditError: The database cannot be read. The message has its URL without secrets.
     """
     try:
         engine = create_engine(read_only_url(url), connect_timeout=CONNECT_TIMEOUT)
@@ -67,7 +71,7 @@ def open_for_reading(url: str, ledger_name: str) -> Iterator[OpenDatabase]:
 def _finder(connection: sa.Connection) -> RowFinder:
     if connection.dialect.name == "sqlite":
         return SqliteRowFinder(connection)
-    # The driver is imported where it is needed, and nowhere else.
+    # psycopg is imported only here, so that SQLite does not need it.
     from temporal_batching.audit.finder_postgresql import PostgresqlRowFinder
 
     connection.execution_options(postgresql_readonly=True)
@@ -75,10 +79,10 @@ def _finder(connection: sa.Connection) -> RowFinder:
 
 
 def read_only_url(url: str) -> str:
-    """The URL; of a SQLite file one that can only read, and creates no file that is not there.
+    """The URL of a database; for a SQLite file one that opens it read-only and does not create it.
 
     Raises:
-        AuditError: There is no such file.
+        AuditError: The file does not exist.
     """
     if not url.startswith("sqlite"):
         return url

@@ -1,4 +1,4 @@
-"""Names of Temporal's history events that several readers need."""
+"""Helpers for Temporal's history events."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def activity_end(event: HistoryEvent) -> Any:
 
 
 def seconds(event: HistoryEvent) -> float:
-    """When the event was, in seconds since the epoch."""
+    """The time of the event, in seconds since the epoch."""
     return event.event_time.ToNanoseconds() / 1e9

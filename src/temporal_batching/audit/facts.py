@@ -1,4 +1,4 @@
-"""The facts of an audit as objects: what Temporal's histories say, what the ledger says, what was found in tables."""
+"""The facts of an audit as objects: from Temporal's histories, from the ledger, and from the tables."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ from temporal_batching.contract import Record
 from temporal_batching.sinks.ledger import TOMBSTONES, LedgerStatus
 
 UNREADABLE = "unreadable"
-"""Stands for the digest of records that have none: they are not JSON, or not records."""
+"""The digest of records that have none, because they are not JSON or not records."""
 
 _BATCH_ID = re.compile(r"(.+)-(\d{1,9})\.([^./]+)/(\d{1,18})")
-"""Numbers of more digits do not fit SQLite's integers, and no batcher gets there."""
+"""Numbers with more digits do not fit SQLite's integers, and no batcher counts so far."""
 
 
 @dataclass(frozen=True)
 class BatchRef:
-    """What a batch id says: ``main-0.3f9a2c71/17`` is the batch 17 of shard 0 of the batcher ``main``.
+    """The parts of a batch id: ``main-0.3f9a2c71/17`` is batch 17 of shard 0 of the batcher ``main``.
 
-    ``execution`` ends the run id of the shard's first run: a shard that was started anew has another one.
+    Attributes:
+        batcher: The batcher's name.
+        shard: The shard's number.
+        execution: The end of the run id of the shard's first run; it changes when the shard is started again.
+        number: The batch's number.
     """
 
     batcher: str
@@ -32,23 +36,23 @@ class BatchRef:
 
     @classmethod
     def parse(cls, batch_id: str) -> Self | None:
-        """Reads a batch id; None if it is not one of a shard."""
+        """Parses a batch id; None if it is not that of a shard."""
         found = _BATCH_ID.fullmatch(batch_id)
         return cls(found[1], int(found[2]), found[3], int(found[4])) if found else None
 
 
 @dataclass(frozen=True)
 class CallFact:
-    """One call, as far as a history in Temporal shows it.
+    """A call, as far as a history in Temporal shows it.
 
     Attributes:
-        caller: The workflow or the activity.
+        caller: The workflow or the activity that called.
         request_id: The idempotency key.
-        digest: Of the records it asked for; empty where only the confirmation is known.
+        digest: The digest of its records; empty if only the confirmation is known.
         result: How the call ended.
-        code: Why it was rejected.
-        batch_id: The batch that its confirmation names.
-        from_shard: The history is the batcher's, not the caller's.
+        code: Why it was rejected, if it was.
+        batch_id: The batch in its confirmation.
+        from_shard: Whether the fact comes from the batcher's history instead of the caller's.
     """
 
     caller: str
@@ -62,7 +66,7 @@ class CallFact:
 
 @dataclass(frozen=True)
 class RequestContent:
-    """The records that were asked for under a request id."""
+    """The records of a request, with their digest."""
 
     request_id: str
     digest: str
@@ -71,7 +75,7 @@ class RequestContent:
 
 @dataclass(frozen=True)
 class KeyArrival:
-    """A request with a key, as one event of a shard's history shows it.
+    """The arrival of a request with a key, as one event of a shard's history shows it.
 
     Attributes:
         shard: The shard's number.
@@ -97,8 +101,8 @@ class ShardRun:
     Attributes:
         shard: The shard's number.
         chain: The first run of the shard's chain of runs.
-        first: Whether it is that first run: then the whole chain is there.
-        overlapping: Whether several flushes were in flight at a time.
+        first: Whether it is the first run: then the whole chain was read.
+        overlapping: Whether several flushes were in flight at the same time.
     """
 
     shard: int
@@ -112,14 +116,14 @@ class RecordMatch:
     """A record that was looked up.
 
     Attributes:
-        request_id: Its request.
-        digest: The request's content.
-        position: Of the record in its request.
-        table: Where it belongs.
-        written: Whether the ledger says that it is there.
-        rows: The rows that hold its values; None if that could not be found out.
-        exclusive: Whether each of these rows belongs to one record. Not so where a conflict keeps or overwrites a row.
-        difference: The columns that differ from what was asked for.
+        request_id: The record's request.
+        digest: The digest of the request.
+        position: The position of the record in its request.
+        table: The record's table.
+        written: Whether the ledger has the request as written.
+        rows: The rows that have its values; None if they could not be looked up.
+        exclusive: Whether each of these rows belongs to one record. It is False if a conflict keeps or overwrites rows.
+        difference: The columns whose values differ from the request's.
     """
 
     request_id: str
@@ -134,13 +138,13 @@ class RecordMatch:
 
 @dataclass(frozen=True)
 class RowPool:
-    """Equal rows, and the records that may be theirs.
+    """Equal rows, and the records that they may belong to.
 
     Attributes:
-        id: Names the pool.
-        table: The rows' table.
-        rows: How many there are.
-        records: How many written records there are for them.
+        id: The pool's id.
+        table: The table of the rows.
+        rows: The number of rows.
+        records: The number of written records for them.
     """
 
     id: str
@@ -151,7 +155,14 @@ class RowPool:
 
 @dataclass(frozen=True)
 class PoolMember:
-    """A record of a pool; ``match`` names it in the store."""
+    """A record of a pool.
+
+    Attributes:
+        match: The id of its `RecordMatch` in the store.
+        request_id: The record's request.
+        digest: The digest of the request.
+        written: Whether the ledger has the request as written.
+    """
 
     match: int
     request_id: str
@@ -161,14 +172,14 @@ class PoolMember:
 
 @dataclass(frozen=True)
 class LedgerFact:
-    """What the ledger says of a request. Its status is text: a later release may know others.
+    """A row of the ledger. Its status is text, because a later release may have other statuses.
 
     Attributes:
         request_id: The request.
         status: ``written``, or the outcome that its callers got instead.
-        digest: Of its records.
-        batch_id: The batch that entered it.
-        committed_at: When, in seconds since the epoch.
+        digest: The digest of its records.
+        batch_id: The batch that entered the row.
+        committed_at: The time of the entry, in seconds since the epoch.
     """
 
     request_id: str
@@ -179,11 +190,12 @@ class LedgerFact:
 
     @property
     def written(self) -> bool:
+        """Whether the request is written."""
         return self.status == LedgerStatus.WRITTEN
 
     @property
     def tombstone(self) -> bool:
-        """Whether it says that the request is not written, and must not be by this batch."""
+        """Whether the request is not written, and must not be written by this batch."""
         return self.status in TOMBSTONES
 
 
@@ -193,11 +205,11 @@ class RequestCase:
 
     Attributes:
         request_id: The request.
-        calls: Under this id.
-        record_counts: How many records each content has, by its digest.
-        ledger: What the ledger says; None if it does not know the id.
-        copies: How many rows each record has, by digest and position.
-        differences: Columns that do not hold what was asked for.
+        calls: The calls under this id.
+        record_counts: The number of records of each content, by its digest.
+        ledger: The row of the ledger; None if the ledger does not know the id.
+        copies: The number of rows of each record, by digest and position.
+        differences: The columns whose values differ from the request's.
     """
 
     request_id: str
@@ -213,11 +225,11 @@ class ReadCounts:
     """What was read from Temporal.
 
     Attributes:
-        workflows: Histories of callers, one for each run.
-        activities: Activities that programs started.
-        unreadable: Payloads that are not what they should be, or that this client cannot decode.
-        deleted: Histories that were deleted while the audit read.
-        no_activities: This server cannot list activities.
+        workflows: The number of callers' histories, one for each run.
+        activities: The number of activities that programs started.
+        unreadable: The number of payloads that are invalid or that this client cannot decode.
+        deleted: The number of histories that were deleted during the audit.
+        no_activities: Whether this server cannot list activities.
     """
 
     workflows: int = 0

@@ -1,8 +1,8 @@
-"""Finds the rows that hold what a record asked for.
+"""Finds the rows that have the values of a record.
 
-The database compares, for it alone knows what a value becomes in it: a record's values are bound as the sink binds
-them, and are given the column's own type first. Rows are found by a key if the record has all of its values, otherwise
-by all of the record's values.
+The database compares the values, because only it knows how it stores them: a record's values are bound as the sink
+binds them, and converted to the column's type first. Rows are found by a key if the record has all values of the key,
+otherwise by all values of the record.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from temporal_batching.audit.tables import AuditedTable
 
 PAGE = 5_000
-"""Rows in one page of a table that is read from end to end."""
+"""The rows in one page of a table that is read completely."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class FoundRow:
     """A row for a record.
 
     Attributes:
-        row: Names the row for as long as nobody writes.
-        differs: The columns that hold something else than was asked for.
+        row: Identifies the row until it is written to.
+        differs: The columns whose values differ from the record's.
     """
 
     row: str
@@ -43,16 +43,25 @@ class RowFinder(ABC):
     def find(
         self, table: AuditedTable, columns: tuple[str, ...], key: tuple[str, ...], rows: Sequence[Sequence[Any]]
     ) -> list[list[FoundRow]]:
-        """The rows for each record. By a key at most one, with what differs; by all values those that hold them.
+        """Finds the rows of each record.
+
+        Args:
+            table: The table.
+            columns: The columns of the records.
+            key: The columns of a unique key; empty to find rows by all values.
+            rows: The bound values of each record.
+
+        Returns:
+            The rows of each record. By a key there is at most one, with the columns that differ.
 
         Raises:
-            NotCheckable: The rows of this table have no names.
-            sqlalchemy.exc.DBAPIError: The database does not let itself be asked.
+            NotCheckable: The rows of this table cannot be identified.
+            sqlalchemy.exc.DBAPIError: The query failed.
         """
 
     @abstractmethod
     def pages(self, table: AuditedTable) -> Iterator[list[tuple[str, str]]]:
-        """All rows of a table: each one's name, and its primary key for people."""
+        """All rows of a table, in pages: what identifies the row, and its primary key as text."""
 
     def _quote(self, name: str) -> str:
         return self._connection.dialect.identifier_preparer.quote_identifier(name)

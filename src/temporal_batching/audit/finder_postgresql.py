@@ -13,7 +13,7 @@ from temporal_batching.sinks.sql.types import PG_NULL, array_literal
 
 
 class PostgresqlRowFinder(RowFinder):
-    """Sends the wanted values as one array of text for each column, and joins."""
+    """Sends the wanted values as one array of text for each column, and joins the table with them."""
 
     def find(
         self, table: AuditedTable, columns: tuple[str, ...], key: tuple[str, ...], rows: Sequence[Sequence[Any]]
@@ -23,7 +23,7 @@ class PostgresqlRowFinder(RowFinder):
         if key or not rows:
             self._find(table, columns, key or columns, types, list(enumerate(rows)), found)
             return found
-        # A comparison with a null has no hash, and without one the join would look at every pair.
+        # A comparison that includes nulls cannot be hashed, so the join would compare every pair of rows.
         masks: dict[tuple[str, ...], list[tuple[int, Sequence[Any]]]] = {}
         for number, row in enumerate(rows):
             filled = tuple(column for column, value in zip(columns, row, strict=True) if value != PG_NULL)
@@ -47,7 +47,7 @@ class PostgresqlRowFinder(RowFinder):
         for i, column in enumerate(columns):
             full, comparable = types[column]
             pair = [f"t.{self._quote(column)}", f"w.v{i}::{full.replace('%', '%%')}"]
-            # Text tells the values of every type apart, and uses no index: where there is an equality, that.
+            # The type's equality can use an index. A type without one is compared as text.
             pairs[column] = pair if comparable else [f"{side}::text" for side in pair]
         conditions = [" = ".join(pairs[column]) for column in by]
         if exactly:
@@ -66,7 +66,7 @@ class PostgresqlRowFinder(RowFinder):
             found[n].append(FoundRow(row, differs))
 
     def _types(self, table: AuditedTable) -> dict[str, tuple[str, bool]]:
-        """Each column's type in full, and whether it has an equality of its own."""
+        """Each column's full type, and whether the type has an equality operator."""
         types = {
             column: (full, comparable)
             for column, full, comparable, kind in self._connection.execute(
@@ -75,7 +75,7 @@ class PostgresqlRowFinder(RowFinder):
             if kind in "rp"
         }
         if not types:
-            raise NotCheckable("it is a view or a foreign table: its rows have no identity")
+            raise NotCheckable("it is a view or a foreign table: its rows cannot be identified")
         return types
 
     def pages(self, table: AuditedTable) -> Iterator[list[tuple[str, str]]]:

@@ -12,7 +12,7 @@ from temporal_batching.audit.tables import AuditedTable, NotCheckable
 
 
 class SqliteRowFinder(RowFinder):
-    """Puts the wanted values into a temporary table with the columns' affinities, and joins."""
+    """Inserts the wanted values into a temporary table with the columns' affinities, and joins the table with it."""
 
     def find(
         self, table: AuditedTable, columns: tuple[str, ...], key: tuple[str, ...], rows: Sequence[Sequence[Any]]
@@ -25,7 +25,7 @@ class SqliteRowFinder(RowFinder):
         run(f"CREATE TEMP TABLE audit_wanted AS SELECT 0 AS n, {fields} FROM {self._table_sql(table)} WHERE 0")
         marks = ", ".join("?" * (len(columns) + 1))
         run(f"INSERT INTO temp.audit_wanted VALUES ({marks})", [(n, *row) for n, row in enumerate(rows)])
-        # What stands on the left decides by which collation is compared: a key by its own, a value byte by byte.
+        # The left operand decides the collation: a key is compared by its own collation, a value byte by byte.
         same = [f"w.v{i} IS t.{column}" for i, column in enumerate(quoted)]
         if key:
             conditions = [f"t.{self._quote(column)} = w.v{columns.index(column)}" for column in key]
@@ -47,7 +47,7 @@ class SqliteRowFinder(RowFinder):
         return found
 
     def _indexed(self, table: AuditedTable, columns: Sequence[str]) -> str:
-        """A column that leads some index."""
+        """A column that is the first one of some index."""
         for index in sa.inspect(self._connection).get_indexes(table.where.name):
             partial = index["dialect_options"].get("sqlite_where") is not None
             if index["column_names"] and index["column_names"][0] in columns and not partial:

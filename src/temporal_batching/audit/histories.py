@@ -1,6 +1,6 @@
-"""Reads what callers asked for and got from Temporal: workflows' histories, programs' activities, the shards.
+"""Reads from Temporal what callers asked for and got: histories of workflows, activities of programs, the shards.
 
-Histories are read event by event; what they say goes to the store, and nothing of them stays in memory.
+Histories are read event by event. The facts go to the store, so that no history is kept in memory.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from temporal_batching.audit.store import FactStore
 from temporal_batching.contract import WORKFLOW_BATCHER
 
 READ_AT_ONCE = 8
-"""Histories that are read concurrently."""
+"""The number of histories that are read concurrently."""
 
 Execution = TypeVar("Execution")
 
 
 class QueryRefused(Exception):
-    """Temporal does not take the visibility query; the message is the server's."""
+    """Temporal rejects the visibility query; the message is that of the server."""
 
 
 class HistoryReader:
     """Reads what concerns one batcher.
 
     Args:
-        client: Its data converter decodes what the histories hold.
-        store: Where the facts go.
+        client: Its data converter decodes the payloads in the histories.
+        store: Where the facts are stored.
         batcher: The batcher's name.
-        task_queue: Where requests are for it that name no batcher.
-        since: Seconds since the epoch: requests that were sent earlier are not judged.
+        task_queue: The queue whose requests belong to this batcher if they name none.
+        since: Seconds since the epoch; requests that were sent earlier are not checked.
     """
 
     def __init__(self, client: Client, store: FactStore, *, batcher: str, task_queue: str, since: float = 0.0) -> None:
@@ -58,15 +58,18 @@ class HistoryReader:
         self._results = ResultRecorder(self._payloads, store, self._counts, since=since)
 
     async def read(self, query: str | None = None) -> ReadCounts:
-        """Reads the callers that the query finds, the programs' activities, and the shards.
+        """Reads the callers that the query selects, the activities of programs, and the shards.
+
+        Args:
+            query: A visibility query for callers; None for all.
 
         Raises:
-            QueryRefused: Temporal does not take the query.
+            QueryRefused: Temporal rejects the query.
             RPCError: Temporal cannot be read.
         """
         callers = f"WorkflowType != '{WORKFLOW_BATCHER}'" + (f" AND ({query})" if query else "")
         await self._read_each(self._client.list_workflows(self._recent(callers)), self._read_caller)
-        # Their own histories name the requests that came by other ways, and in which order all came.
+        # The shards' histories have the requests that came by other ways, and the order of all arrivals.
         shards = f"WorkflowType = '{WORKFLOW_BATCHER}'"
         await self._read_each(self._client.list_workflows(self._recent(shards)), self._read_shard)
         types = " OR ".join(f"ActivityType = '{name}'" for name in WRITE_ACTIVITIES)
@@ -154,7 +157,7 @@ class HistoryReader:
         shard.end()
 
     async def _read_activity(self, execution: ActivityExecution) -> None:
-        """A write of a program: an activity without a workflow."""
+        """Reads a write of a program: an activity without a workflow."""
         handle = self._client.get_activity_handle(execution.activity_id, run_id=execution.activity_run_id)
         activity = await handle.describe(include_input=True, include_outcome=True)
         self._counts.activities += 1

@@ -1,4 +1,4 @@
-"""Isolates the items of a query that the database refuses, so that the others are looked up all the same."""
+"""Isolates the items of a query that the database rejects, so that the others are looked up nevertheless."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 VALUE_ERRORS = (OverflowError, UnicodeError)
-"""What a driver raises by itself about a value that it cannot send."""
+"""What a driver raises for a value that it cannot send."""
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 
 class Refused(Exception):
-    """The database refused a query because of a value in it; the message says why, without values."""
+    """The database rejected a query because of a value in it; the message says why, without values."""
 
 
 class Isolated(Generic[Found]):
-    """What became of one item: what was found for it, or why it could not be looked up."""
+    """The result for one item.
+
+    Attributes:
+        found: What was found; None if it could not be looked up.
+        reason: Why it could not be looked up.
+    """
 
     __slots__ = ("found", "reason")
 
@@ -27,14 +32,17 @@ class Isolated(Generic[Found]):
 
 
 def look_up_each(items: Sequence[Item], query: Callable[[Sequence[Item]], Sequence[Found]]) -> list[Isolated[Found]]:
-    """Looks all items up with as few queries as possible; an item that the database refuses costs only itself.
+    """Looks all items up with few queries. An item that the database rejects does not affect the others.
 
-    A query that is refused is repeated for each half of its items: one refused item among n costs 2 log2(n) queries.
+    A query that is rejected is repeated for each half of its items: one rejected item among n costs 2 log2(n) queries.
 
     Args:
-        items: What to look up.
+        items: The items to look up.
         query: Looks some items up together, and returns what it found for each. It raises `Refused` if an item is at
-            fault; whatever else it raises ends the look-up.
+            fault; any other exception ends the look-up.
+
+    Returns:
+        The result for each item.
     """
     if not items:
         return []

@@ -1,4 +1,4 @@
-"""Reads the ledger: the requests that are judged, then all ids, for those for which there is no call."""
+"""Reads the ledger: the rows of checked requests, then all ids, to find those without a call."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ LEDGER_PAGE = 5_000
 
 
 class LedgerReader:
-    """Reads a ledger; the row that holds its identity has no request id, and is skipped."""
+    """Reads a ledger. The row with its identity has an empty request id, and is skipped."""
 
     def __init__(self, connection: sa.Connection, ledger: sa.Table) -> None:
         self._connection = connection
         self._ledger = ledger
 
     def look_up(self, request_ids: Sequence[str]) -> list[LedgerFact]:
-        """What the ledger knows of these ids."""
+        """The rows of these ids; ids that the ledger does not know are left out."""
         # An id that the database cannot encode is not in its ledger.
         return [one.found for one in look_up_each(request_ids, self._query) if one.found]
 
@@ -36,8 +36,8 @@ class LedgerReader:
         return [known.get(request_id) for request_id in request_ids]
 
     def pages(self, since: float) -> Iterator[list[LedgerFact]]:
-        """All requests that were entered since this moment, in pages."""
-        ledger, last = self._ledger, ""  # the ledger's own row has this id
+        """All rows of requests that were entered since this moment, in pages."""
+        ledger, last = self._ledger, ""  # the row with the identity has this id
         while True:
             page = sa.select(ledger).where(ledger.c.request_id > last).order_by(ledger.c.request_id)
             if since:

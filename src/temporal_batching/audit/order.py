@@ -1,4 +1,4 @@
-"""The order of requests with one key: those that arrived first are applied first. Pure functions."""
+"""The order of requests with one key: a request that arrived earlier is applied earlier. Pure functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Arrival:
-    """A request that a shard took in, as a request of its own. The order of arrivals is that of time."""
+    """A request that a shard accepted. A sequence of arrivals is in the order of time."""
 
     shard: int
     request_id: str
@@ -21,7 +21,7 @@ class Arrival:
 class ArrivalSpan:
     """When a request arrived for the first and for the last time, and when it was applied.
 
-    Arrivals are in one measure, applications in another; both only have to be comparable.
+    Arrivals and applications may be measured on different scales; each only has to be comparable.
     """
 
     request_id: str
@@ -35,7 +35,7 @@ def spans_by_key(
 ) -> Iterator[tuple[tuple[int, str], list[ArrivalSpan]]]:
     """Groups the requests that were applied by shard and key.
 
-    Requests without a key, and those that arrived in several shards, have no order to keep and are left out.
+    Requests without a key, and those that arrived in several shards, have no defined order and are left out.
     """
     groups: dict[tuple[int, str], dict[str, ArrivalSpan]] = defaultdict(dict)
     shards: dict[str, set[int]] = defaultdict(set)
@@ -51,10 +51,10 @@ def spans_by_key(
 
 
 def find_overtaken(spans: Sequence[ArrivalSpan]) -> Iterator[tuple[str, str]]:
-    """Pairs of request ids of which the first was applied before the second, which had arrived before it.
+    """Pairs of request ids: the first one was applied before the second one, although it arrived after it.
 
-    A request that arrived more than once may have been applied for any of its arrivals, so only pairs are compared of
-    which one arrived entirely before the other. Each request is named once as the first of a pair.
+    A request that arrived more than once may have been applied for any of its arrivals, so two requests are compared
+    only if all arrivals of one precede those of the other. Each request is the first of at most one pair.
     """
     by_last_arrival = iter(sorted(spans, key=lambda span: span.last))
     arrived = next(by_last_arrival, None)

@@ -1,4 +1,4 @@
-"""What travels in payloads: the requests that a caller sent, and whatever else a history holds."""
+"""Decodes the payloads in histories: the requests that callers sent, results, and confirmations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from temporal_batching.wire.bodies import decompress_requests
 
 @dataclass(frozen=True)
 class SentRequest:
-    """One request of a caller; ``digest`` stands for its records."""
+    """A request of a caller; ``digest`` identifies its records."""
 
     request_id: str
     digest: str
@@ -33,10 +33,10 @@ class SentRequests:
     """Requests that were sent together.
 
     Attributes:
-        at: When, in seconds since the epoch.
-        requests: In their order: a parcel's results go by position.
+        at: The time of sending, in seconds since the epoch.
+        requests: The requests in their order: the results of a parcel are assigned by position.
         parcel: Whether they are a parcel.
-        timeout: The activity's, if an activity sent them.
+        timeout: The timeout of the activity, if an activity sent them.
     """
 
     at: float
@@ -46,14 +46,17 @@ class SentRequests:
 
 
 class PayloadReader:
-    """Decodes payloads, and keeps the contents of the requests in them.
+    """Decodes payloads, and stores the contents of the requests in them.
 
     Args:
-        converter: Decodes what the histories hold.
-        store: Where contents are kept.
-        counts: Where payloads that cannot be read are counted.
+        converter: Decodes the payloads.
+        store: Where the contents are stored.
+        counts: Counts the payloads that cannot be read.
         batcher: The name of the batcher that is audited.
-        task_queue: Where requests are for it that name no batcher.
+        task_queue: The queue whose requests belong to this batcher if they name none.
+
+    Attributes:
+        converter: Decodes the payloads.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class PayloadReader:
         self._task_queue = task_queue
 
     async def decode(self, payloads: Payloads) -> Any:
-        """The one value of a payload; None if this client cannot read it."""
+        """The value of a payload; None if this client cannot decode it."""
         try:
             values = await self.converter.decode(payloads.payloads)
         except Exception:  # a codec may raise anything on a payload that it did not encode
@@ -82,18 +85,18 @@ class PayloadReader:
         task_queue: str = "",
         timeout: timedelta = timedelta(0),
     ) -> SentRequests | None:
-        """The requests in a payload, if they are for this batcher.
+        """The requests in a payload; None if there are none for this batcher.
 
         Args:
-            payloads: As sent.
-            at: When, in seconds since the epoch.
-            default_id: The request id of a request that names none.
-            task_queue: Where it was sent.
-            timeout: The activity's.
+            payloads: The payload.
+            at: The time of sending, in seconds since the epoch.
+            default_id: The request id of a request that has none.
+            task_queue: The queue that it was sent to.
+            timeout: The timeout of the activity.
         """
         wire = await self.decode(payloads)
         if isinstance(wire, Mapping):
-            # A caller in another language may name neither; then the task queue says which batcher it meant.
+            # A caller in another language may leave out both. Then the task queue identifies the batcher.
             ours = wire["batcher"] == self._batcher if "batcher" in wire else task_queue in ("", self._task_queue)
             if not ours:
                 return None
@@ -121,12 +124,12 @@ class PayloadReader:
     def _read_body(self, body: Any) -> SentRequest:
         if not isinstance(body, Mapping) or not isinstance(body.get("request_id"), str):
             self._counts.unreadable += 1
-            # Its place counts: a parcel's results go by position.
+            # It keeps its position: the results of a parcel are assigned by position.
             return SentRequest("", UNREADABLE)
         request_id, key, records = body["request_id"], body.get("key"), _read_records(body.get("records"))
         mark = UNREADABLE
         if records is not None and request_id_fault(request_id) is None:
-            # A codec of the user's may give what JSON does not know; then the batcher has rejected it.
+            # A user's codec may return a value that is not JSON; then the batcher has rejected the request.
             with contextlib.suppress(NotJson, TypeError, ValueError, RecursionError):
                 mark = digest(records)
                 self._store.add_content(RequestContent(request_id, mark, records))

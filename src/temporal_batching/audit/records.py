@@ -1,4 +1,4 @@
-"""Compares records with rows: looks each record up, and settles whose row is whose where rows are equal."""
+"""Compares records with rows: looks each record up, and assigns equal rows to their records."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from temporal_batching.redaction import driver_message
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A record to look up: its bound values, and what is kept about it."""
+    """A record to look up, with its bound values."""
 
     match: RecordMatch
     values: Sequence[Any]
@@ -39,13 +39,13 @@ class _Shape:
 
 
 class RecordCheck:
-    """Looks the records of requests up.
+    """Looks up the records of requests.
 
     Args:
-        database: Where the rows are.
-        tables: The deployment's.
-        store: Gives the records, and keeps what was found for them.
-        findings: Where is counted what cannot be checked.
+        database: The database of the rows.
+        tables: The tables of the deployment.
+        store: Has the records, and stores what was found for them.
+        findings: Counts what cannot be checked.
     """
 
     def __init__(self, database: OpenDatabase, tables: AuditedTables, store: FactStore, findings: Findings) -> None:
@@ -54,16 +54,16 @@ class RecordCheck:
         self._store = store
         self._findings = findings
         self._refused: dict[str, str] = {}
-        """Tables that cannot be looked into, and why."""
+        """Tables that cannot be queried, with the reason."""
         self._partly: set[str] = set()
-        """Tables of which some written record could not be looked up."""
+        """Tables with a written record that could not be looked up."""
 
     def look_up(self, request_ids: Sequence[str], ledger: Mapping[str, LedgerFact]) -> None:
-        """Looks up all records that were asked for under these ids.
+        """Looks up all records of these requests.
 
         Args:
-            request_ids: The requests.
-            ledger: What the ledger knows of them.
+            request_ids: The request ids.
+            ledger: The rows of the ledger by request id.
         """
         groups: dict[_Shape, list[_Wanted]] = defaultdict(list)
         for content in self._store.contents(request_ids):
@@ -103,11 +103,11 @@ class RecordCheck:
                 self._compare(one.match, self._tables.get(shape.table), shape.key, looked_up.found)
 
     def _find(self, shape: _Shape, rows: Sequence[Sequence[Any]]) -> list[list[FoundRow]]:
-        """The rows for each record.
+        """The rows of each record.
 
         Raises:
-            Refused: A value is at fault: without any, the database takes the same query.
-            NotCheckable: The table is.
+            Refused: A value is at fault: without values the database accepts the same query.
+            NotCheckable: The table is at fault.
         """
         try:
             return self._query(shape, rows)
@@ -116,7 +116,7 @@ class RecordCheck:
                 raise
             raise NotCheckable(driver_message(err)) from None
         except (sa.exc.DBAPIError, *VALUE_ERRORS) as err:
-            # The error's name: its message may quote the value.
+            # Only the name of the error: its message may quote the value.
             at_fault = type(getattr(err, "orig", None) or err).__name__
         try:
             self._query(shape, [])
@@ -125,7 +125,7 @@ class RecordCheck:
         raise Refused(f"a value that its column cannot hold as it is now ({at_fault})")
 
     def _query(self, shape: _Shape, rows: Sequence[Sequence[Any]]) -> list[list[FoundRow]]:
-        # A savepoint: whatever the database refuses here must not end the reading of the rest.
+        # A savepoint, so that a query that fails does not end the transaction.
         with self._database.connection.begin_nested():
             return self._database.finder.find(self._tables.get(shape.table), shape.columns, shape.key, rows)
 
@@ -143,7 +143,7 @@ class RecordCheck:
             if any(row.differs for row in found) or not found:
                 self._findings.unchecked[f"{table.name}: values under the rule '{conflict}'"] += 1
             if not found and not key:
-                # Some other unique key may have kept the record out.
+                # The record may conflict with another unique key.
                 match.rows = None
         elif key and found and not exact:
             match.rows, match.exclusive = [found[0].row], False
@@ -159,10 +159,10 @@ class RecordCheck:
     # Equal rows
 
     def assign_equal_rows(self, *, all_known: bool) -> None:
-        """Says whose row is missing where there are too few equal rows, and who has two where there are too many.
+        """Decides which records have no row where there are too few equal rows, or two where there are too many.
 
         Args:
-            all_known: Whether there is a call for every id in the ledger, so that no one else wrote such rows.
+            all_known: Whether there is a call for every id in the ledger, so that no unknown request wrote such rows.
         """
         for pool in self._store.uneven_pools():
             if pool.rows < pool.records:
@@ -196,7 +196,7 @@ class RecordCheck:
             self._store.set_copies(members[-1], 1 + surplus)
 
     def _is_excused(self, request_id: str, digest: str) -> bool:
-        """Whether a row may be there though this request did not write it: it was rejected because of that row."""
+        """Whether the row may be that of another request: this request was rejected because of the row."""
         results = self._store.results_of(request_id, digest)
         because_of_it = (CallResult.REJECTED, RejectCode.CONSTRAINT.value) in results
         return because_of_it and not any(result in POSITIVE for result, _ in results)
@@ -204,10 +204,10 @@ class RecordCheck:
     # Rows without a record
 
     def find_unexpected_rows(self) -> None:
-        """Looks for rows that no written record was found to be."""
+        """Finds rows that belong to no written record."""
         for table in self._tables.used():
             if table.name in self._partly:
-                continue  # whose its rows are is not known
+                continue  # its rows cannot all be assigned
             try:
                 with self._database.connection.begin_nested():
                     for page in self._database.finder.pages(table):

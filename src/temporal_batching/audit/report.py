@@ -1,4 +1,4 @@
-"""What an audit found: the report that callers of `audit` get, and what collects it."""
+"""The report of an audit, and the findings from which it is made."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from temporal_batching.audit.facts import ReadCounts
 from temporal_batching.audit.rules import Violation
 
 MAX_KEPT = 10_000
-"""Violations that a report holds one by one; the others are counted."""
+"""The violations that a report lists; further ones are only counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditReport:
-    """What an audit read, and every promise that it found broken.
+    """What an audit read, and the broken promises that it found.
 
     Attributes:
-        workflows: Histories of callers that were read, one for each run.
-        activities: Activities that programs started.
-        requests: Request ids that were judged.
-        results: How calls ended, counted: ``{"written": 20, "rejected": 1}``.
-        written: Request ids of those judged that the ledger holds as written.
-        records: Records that were looked up.
-        rows: Rows that were found for the records of written requests.
-        outside: Ids of this batcher in the ledger for which there is no call.
-        broken: Violations by rule.
-        violations: The violations one by one, the first 10,000 of them.
-        unchecked: What could not be checked, and how often.
+        workflows: The number of callers' histories that were read, one for each run.
+        activities: The number of activities that programs started.
+        requests: The number of request ids that were checked.
+        results: The number of calls by result: ``{"written": 20, "rejected": 1}``.
+        written: The number of checked request ids that the ledger has as written.
+        records: The number of records that were looked up.
+        rows: The number of rows that were found for the records of written requests.
+        outside: The number of ids of this batcher in the ledger for which there is no call.
+        broken: The number of violations by rule.
+        violations: The first 10,000 violations.
+        unchecked: The number of things that could not be checked, by kind.
     """
 
     workflows: int = 0
@@ -51,7 +51,7 @@ class AuditReport:
 
 @dataclass
 class Findings:
-    """What the check of the database has found so far; see `AuditReport`."""
+    """The findings of the check of the database so far. `AuditReport` explains the fields."""
 
     requests: int = 0
     written: int = 0
@@ -63,12 +63,18 @@ class Findings:
     unchecked: Counter[str] = field(default_factory=Counter)
 
     def add(self, violation: Violation) -> None:
+        """Counts a violation, and keeps it unless there are too many."""
         self.broken[str(violation.rule)] += 1
         if len(self.violations) < MAX_KEPT:
             self.violations.append(violation)
 
     def report(self, read: ReadCounts, results: Mapping[str, int]) -> AuditReport:
-        """The report, with what was read from Temporal."""
+        """Makes the report.
+
+        Args:
+            read: What was read from Temporal.
+            results: The number of calls by result.
+        """
         unchecked = dict(self.unchecked)
         if read.unreadable:
             unchecked["payloads that this client cannot read"] = read.unreadable

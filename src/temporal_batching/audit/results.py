@@ -1,4 +1,4 @@
-"""How calls ended: reads results, failures and confirmations, and keeps them as facts."""
+"""Reads how calls ended, from results, failures and confirmations, and stores it as facts."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from temporal_batching.writers.failures import write_error
 
 
 class ResultRecorder:
-    """Keeps what calls ended with.
+    """Stores the results of calls.
 
     Args:
         payloads: Decodes results.
-        store: Where facts are kept.
-        counts: Where what cannot be read is counted.
-        since: Seconds since the epoch: requests that were sent earlier are not judged.
+        store: Where the facts are stored.
+        counts: Counts the payloads that cannot be read.
+        since: Seconds since the epoch; requests that were sent earlier are not checked.
     """
 
     def __init__(self, payloads: PayloadReader, store: FactStore, counts: ReadCounts, *, since: float) -> None:
@@ -35,17 +35,17 @@ class ResultRecorder:
         self._since = since
 
     def add(self, call: CallFact, at: float) -> None:
-        """Keeps a call that was sent at this moment."""
-        if request_id_fault(call.request_id) is None:  # with another id nothing can be written
+        """Stores a call that was sent at this time."""
+        if request_id_fault(call.request_id) is None:  # a request with an invalid id is never written
             self._store.add_call(call, judged=at >= self._since)
 
     def add_all(self, caller: str, sent: SentRequests, result: CallResult) -> None:
-        """All requests ended alike."""
+        """Stores the same result for all requests."""
         for request in sent.requests:
             self.add(CallFact(caller, request.request_id, request.digest, result), sent.at)
 
     async def completed(self, caller: str, sent: SentRequests, result: Payloads) -> None:
-        """The activity that sent them completed with this result."""
+        """Stores the result of an activity that completed."""
         decoded = await self._payloads.decode(result)
         if not isinstance(decoded, Mapping):
             self.add_all(caller, sent, CallResult.UNKNOWN)
@@ -66,14 +66,14 @@ class ResultRecorder:
         for request in sent.requests:
             confirmed = str(confirmation.get("request_id") or request.request_id)
             if confirmed != request.request_id:
-                # Copied by a reset: the activity's own identity, where it is the id, was another run's.
+                # A reset copied the event: an id that contains the run id is then that of another run.
                 self._store.copy_content(request.request_id, request.digest, confirmed)
             code, batch_id = str(confirmation.get("code") or ""), str(confirmation.get("batch_id") or "")
             result = _result(confirmation.get("outcome"))
             self.add(CallFact(caller, confirmed, request.digest, result, code, batch_id), sent.at)
 
     async def failed(self, caller: str, sent: SentRequests, failure: Failure) -> None:
-        """The activity that sent them failed: that means what it means to this library's own callers."""
+        """Stores the result of an activity that failed, as `BatchWriter` would report it to its caller."""
         try:
             cause = await self._payloads.converter.decode_failure(failure)
         except Exception:  # a codec may raise anything on a payload that it did not encode
@@ -83,7 +83,7 @@ class ResultRecorder:
         for request in sent.requests:
             try:
                 error = write_error(request.request_id, cause, sent.timeout)
-            except ValueError:  # a code of a later release
+            except ValueError:  # a code from a later release
                 error = WriteError(str(cause))
             confirmation = error.confirmation
             code = str(confirmation.code or "") if confirmation else ""

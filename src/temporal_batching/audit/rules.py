@@ -1,7 +1,7 @@
-"""The rules of an audit: what contradicts what. Pure functions from facts to violations.
+"""The rules of an audit: pure functions from facts to violations.
 
-The audit of a deployment, the simulation and the fault tests use the same rules. Collect the facts when everything has
-ended, abandoned attempts included: "not written" is a promise about the future too.
+The audit of a deployment, the simulation and the fault tests use the same rules. Collect the facts after everything has
+ended, including abandoned attempts: "not written" is a promise about the future too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from temporal_batching.audit.order import Arrival, find_overtaken, spans_by_key
 
 
 class CallResult(StrEnum):
-    """How a call ended, as its caller saw it."""
+    """How a call ended for its caller."""
 
     WRITTEN = "written"
     DUPLICATE = "duplicate"
@@ -25,17 +25,17 @@ class CallResult(StrEnum):
     NOT_CONFIRMED = "not confirmed"
     CANCELLED = "cancelled"
     UNKNOWN = "unknown"
-    """The caller still waits, or ended before it had a result: the request may be written or not."""
+    """The caller still waits, or ended without a result: the request may be written or not."""
 
 
 POSITIVE = frozenset({CallResult.WRITTEN, CallResult.DUPLICATE})
-"""Results that promise: it is written."""
+"""Results that promise that the request is written."""
 NEGATIVE = frozenset({CallResult.REJECTED, CallResult.EXPIRED, CallResult.NOT_SUBMITTED})
-"""Results that promise: it is not written, and will not be."""
+"""Results that promise that the request is not and will not be written."""
 
 
 class Rule(StrEnum):
-    """The promises that an audit checks, named by how they are broken."""
+    """The promises that an audit checks, each named by its violation."""
 
     WRITTEN_BUT_MISSING = "written but missing"
     NOT_WRITTEN_BUT_PRESENT = "not written but present"
@@ -56,13 +56,13 @@ class Rule(StrEnum):
 
 @dataclass(frozen=True)
 class Call:
-    """One write by one caller: what it asked for, and its result.
+    """A write of a caller, and its result.
 
     Attributes:
-        caller: Names the caller; two calls of one caller under one id may share one result.
+        caller: The caller; two calls of one caller under one id may share one result.
         request_id: The idempotency key.
-        content: Stands for the records: equal if and only if they are.
-        records: How many records.
+        content: Identifies the records: equal if and only if the records are.
+        records: The number of records.
         result: How the call ended; None if it has no result at all, not even a timeout.
     """
 
@@ -75,12 +75,12 @@ class Call:
 
 @dataclass(frozen=True)
 class StoredRecord:
-    """One record that the database holds.
+    """A record in the database.
 
     Attributes:
-        request_id: The request that it belongs to.
-        content: As in `Call`.
-        position: Of the record in its request.
+        request_id: The record's request.
+        content: Identifies the records of the request, as in `Call`.
+        position: The position of the record in its request.
     """
 
     request_id: str
@@ -90,12 +90,12 @@ class StoredRecord:
 
 @dataclass(frozen=True)
 class Violation:
-    """A promise that was broken.
+    """A broken promise.
 
     Attributes:
-        rule: Which one: a `Rule`.
-        request_id: The request concerned; empty for a row that belongs to none.
-        detail: What was found. It names ids, tables and columns, never values.
+        rule: The rule that was violated.
+        request_id: The request; empty for a row that belongs to no request.
+        detail: What was found. It has ids, tables and columns, never values.
     """
 
     rule: str
@@ -112,13 +112,16 @@ def find_violations(
     ledger: Iterable[str],
     arrivals: Sequence[Arrival] = (),
 ) -> list[Violation]:
-    """Every promise that was broken.
+    """Finds the broken promises.
 
     Args:
-        calls: All of them.
-        records: In the order they were applied.
-        ledger: The request ids that it holds as written.
-        arrivals: In the order they were accepted; leave out where order was not promised.
+        calls: All calls.
+        records: The records in the database, in the order in which they were applied.
+        ledger: The request ids that the ledger has as written.
+        arrivals: The arrivals in the order in which they were accepted; empty if no order was promised.
+
+    Returns:
+        The violations.
     """
     calls_by_id: dict[str, list[Call]] = defaultdict(list)
     for call in calls:
@@ -166,7 +169,7 @@ def _check_results(
 ) -> Iterator[Violation]:
     for request_id, calls in calls_by_id.items():
         applied = {record.content for record in records_by_id.get(request_id, ())}
-        # A call without a certain result may have brought a row that the other calls know nothing of.
+        # A call without a certain result may have written the row.
         in_doubt = {call.content for call in calls if call.result not in NEGATIVE}
         for call in calls:
             if call.result is None:
@@ -181,7 +184,7 @@ def _check_results(
 
 
 def _check_order(records: Sequence[StoredRecord], arrivals: Sequence[Arrival]) -> Iterator[Violation]:
-    """Of two requests with one key in one shard, the first to arrive is the first to be applied."""
+    """Of two requests with one key in one shard, the one that arrived first is applied first."""
     applied: dict[str, int] = {}
     for position, record in enumerate(records):
         applied.setdefault(record.request_id, position)
@@ -192,14 +195,14 @@ def _check_order(records: Sequence[StoredRecord], arrivals: Sequence[Arrival]) -
 
 
 def check_tombstone(request_id: str, status: str, results: Collection[CallResult]) -> Iterator[Violation]:
-    """The ledger's status of a request that it holds as not written is the outcome that a caller got.
+    """Checks that the status of a tombstone in the ledger is the outcome that a caller got.
 
     Args:
         request_id: The request.
-        status: The ledger's: ``rejected`` or ``expired``.
-        results: Of all calls under this id.
+        status: The status in the ledger: ``rejected`` or ``expired``.
+        results: The results of all calls under this id.
     """
-    # A caller without an outcome may be the one that the tombstone is for; one that got `written` breaks other rules.
+    # The tombstone may be for a caller without an outcome; a caller that got `written` violates other rules.
     if results and {CallResult.REJECTED, CallResult.EXPIRED}.issuperset(results) and status not in results:
         outcomes = ", ".join(sorted(set(results)))
         yield Violation(Rule.OTHER_OUTCOME, request_id, f"the ledger says {status}, its callers got {outcomes}")

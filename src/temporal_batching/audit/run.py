@@ -1,4 +1,4 @@
-"""`audit`: reads Temporal, then the database, and reports every promise that was broken."""
+"""`audit`: reads Temporal, then the database, and reports the broken promises."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ async def audit(
 ) -> AuditReport:
     """Compares what callers asked for and got with what the ledger and the tables hold.
 
-    It reads callers' histories, programs' activities and the shards' histories from Temporal, then the ledger and
-    every record's row, and changes nothing: a role that may ``SELECT`` is enough. Whatever had a result before the
-    audit began must be in the database. A workflow that ended a moment ago may not be listed yet, and is not audited
-    then; what Temporal has deleted cannot be. Facts are kept in a temporary file, so memory stays small.
+    It reads the histories of callers, the activities of programs and the histories of the shards from Temporal, then
+    the ledger and the row of each record. It changes nothing: a role that may ``SELECT`` is enough. A write that was
+    confirmed before the audit began must be in the database. A workflow that ended a moment ago may not be listed yet,
+    and what Temporal has deleted cannot be audited. Facts are kept in a temporary file, so little memory is used.
 
     Example:
         ```python
@@ -52,21 +52,21 @@ async def audit(
         ```
 
     Args:
-        client: Its namespace is read, and its data converter decodes what the histories hold.
+        client: A client of the namespace that is read. Its data converter decodes the payloads in the histories.
         database: The database's URL, as `SqlSink` takes it.
         batcher: The batcher's name.
-        task_queue: The batcher's queue, by default the one that follows from its name. Requests that name no batcher
-            are its own if they were sent there.
-        ledger_table: The ledger, as `SqlSink` takes it.
-        tables: The conflict rules, as `SqlSink` takes them. Where a conflict keeps or overwrites a row, only the row's
-            presence is checked.
-        query: A visibility query that chooses the callers' workflows; by default all of the namespace.
-        since: Judge only what was sent after this moment, or during this time before now.
-        complete: All who write through this ledger are in the client's namespace, were chosen by the query, and write
-            nothing meanwhile. Then an id or a row that no call asked for is a violation too.
+        task_queue: The batcher's task queue; by default the one of its name. Requests that name no batcher belong to
+            it if they were sent to this queue.
+        ledger_table: The ledger's table, as `SqlSink` takes it.
+        tables: The conflict rules, as `SqlSink` takes them. If a conflict keeps or overwrites a row, only the presence
+            of the row is checked.
+        query: A visibility query that selects the callers' workflows; by default all workflows of the namespace.
+        since: Check only requests that were sent after this moment, or within this time before now.
+        complete: Whether all callers that write through this ledger are in the client's namespace, are selected by the
+            query, and write nothing during the audit. Then an id or a row that no call asked for is a violation too.
 
     Returns:
-        The report. Its ``unchecked`` counts what could not be checked; none of that is guessed.
+        The report. Its ``unchecked`` counts what could not be checked.
 
     Raises:
         InvalidAudit: An argument is invalid.
@@ -107,9 +107,9 @@ def _moment(since: datetime | timedelta | None, now: float, *, complete: bool) -
     if since is None:
         return 0.0
     if complete:
-        raise InvalidAudit("complete", "a complete audit looks at everything that was ever written: not with since")
+        raise InvalidAudit("complete", "a complete audit checks everything that was ever written, so it takes no since")
     if isinstance(since, timedelta):
         return now - since.total_seconds()
     if since.tzinfo is None:
-        raise InvalidAudit("since", f"since {since}: a moment needs a time zone")
+        raise InvalidAudit("since", f"since {since}: expected a time zone")
     return since.timestamp()

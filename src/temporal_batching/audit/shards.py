@@ -1,4 +1,4 @@
-"""The batcher's own shards: their histories name the requests that came by any way, and in which order."""
+"""Reads the histories of the batcher's shards: they have all requests, by every way in, in order of arrival."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from temporal_batching.sinks.ledger import request_id_fault
 
 
 class ShardHistory:
-    """One run of a shard while it is read.
+    """Reads one run of a shard.
 
     Args:
         batcher: The batcher's name.
         shard: The shard's number.
         run_started: When the run began, in seconds since the epoch.
-        payloads: Decodes what it received.
-        results: Keeps the calls that it names.
-        store: Keeps arrivals.
+        payloads: Decodes the payloads that it received.
+        results: Stores the calls that it names.
+        store: Stores the arrivals.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ShardHistory:
         self._flushes: set[int] = set()
 
     async def read(self, event: HistoryEvent) -> None:
-        """Takes the history's next event."""
+        """Reads the next event of the history."""
         if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
             started = event.workflow_execution_started_event_attributes
             self._chain = started.first_execution_run_id
@@ -68,7 +68,7 @@ class ShardHistory:
                 self._add(wire, event)
 
     def end(self) -> None:
-        """The history is at its end."""
+        """Ends the history, and stores what it shows of the run."""
         self._store.add_shard_run(ShardRun(self._shard, self._chain, first=self._first, overlapping=self._overlapping))
 
     async def _received(self, event: HistoryEvent) -> Sequence[Any]:

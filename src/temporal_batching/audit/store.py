@@ -1,7 +1,7 @@
-"""Keeps the facts of an audit in a temporary SQLite file: memory stays small however many requests there are.
+"""Stores the facts of an audit in a temporary SQLite file, so that memory does not grow with the number of requests.
 
-The file has no name: SQLite removes it when it is closed, and when the process dies. It holds records, so nothing of it
-may outlive the audit.
+The file has no name: SQLite removes it when it is closed and when the process dies. It contains records, so it must not
+outlive the audit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from temporal_batching.audit.rules import CallResult
 from temporal_batching.contract import Record
 
 CASES_AT_ONCE = 500
-"""Request ids whose facts are in memory together."""
+"""The number of request ids whose facts are in memory at the same time."""
 
 _SCHEMA = """
 CREATE TABLE calls (request_id TEXT, caller TEXT, digest TEXT, result TEXT, code TEXT, batch_id TEXT, from_shard INT);
@@ -60,10 +60,10 @@ CREATE INDEX IF NOT EXISTS arrivals_by_id ON arrivals (request_id);
 
 
 class FactStore:
-    """Takes facts one by one, and gives them back by request, by pool of equal rows, and by key."""
+    """Stores facts one by one, and returns them by request, by pool of equal rows, and by key."""
 
     def __init__(self) -> None:
-        # Several threads, one after the other.
+        # Several threads use it, one after the other.
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._db.executescript(_SCHEMA)
         self._db.execute("BEGIN")
@@ -86,7 +86,12 @@ class FactStore:
         )
 
     def add_call(self, call: CallFact, *, judged: bool) -> None:
-        """Keeps a call. One that is not ``judged`` only explains what the database holds."""
+        """Stores a call.
+
+        Args:
+            call: The call.
+            judged: Whether its request is checked; otherwise the call only explains contents of the database.
+        """
         self._db.execute("INSERT OR IGNORE INTO known VALUES (?)", [call.request_id])
         if judged:
             self._db.execute("INSERT OR IGNORE INTO judged VALUES (?)", [call.request_id])
@@ -97,6 +102,7 @@ class FactStore:
         )
 
     def add_arrival(self, arrival: KeyArrival) -> None:
+        """Stores an arrival; its key only as a hash."""
         mark = blake2b(arrival.key.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
         self._db.execute(
             "INSERT INTO arrivals VALUES (?, ?, ?, ?, ?, ?)",
@@ -104,15 +110,17 @@ class FactStore:
         )
 
     def add_shard_run(self, run: ShardRun) -> None:
+        """Stores a run of a shard."""
         self._db.execute("INSERT INTO shards VALUES (?, ?, ?, ?)", [run.shard, run.chain, run.first, run.overlapping])
 
     def finish_collecting(self) -> None:
-        """Everything from Temporal is here."""
-        self._db.executescript(f"{_INDEXES} BEGIN;")  # it commits what came before
+        """Ends the collection: all facts from Temporal are stored."""
+        self._db.executescript(f"{_INDEXES} BEGIN;")  # this commits the open transaction
 
     # From the database
 
     def judged_ids(self, most: int) -> Iterator[list[str]]:
+        """The request ids that are checked, at most so many at a time."""
         last = ""
         while ids := [
             row[0]
@@ -124,7 +132,7 @@ class FactStore:
             last = ids[-1]
 
     def contents(self, request_ids: Sequence[str]) -> Iterator[RequestContent]:
-        """All that was asked for under these ids."""
+        """The contents of the requests with these ids."""
         for request_id in request_ids:
             query = "SELECT digest, records FROM contents WHERE request_id = ?"
             for digest, records in self._db.execute(query, [request_id]).fetchall():
@@ -137,6 +145,7 @@ class FactStore:
         return {(CallResult(result), code) for result, code in self._db.execute(query, [request_id, digest])}
 
     def add_ledger(self, fact: LedgerFact) -> None:
+        """Stores a row of the ledger."""
         batch = BatchRef.parse(fact.batch_id)
         parts = [batch.batcher, batch.shard, batch.execution, batch.number] if batch else [None] * 4
         self._db.execute(
@@ -145,7 +154,7 @@ class FactStore:
         )
 
     def is_known(self, request_ids: Sequence[str]) -> set[str]:
-        """Those of these ids for which there is a call."""
+        """Those of the ids for which there is a call."""
         marks = ", ".join("?" * len(request_ids))
         return {
             row[0]
@@ -153,6 +162,7 @@ class FactStore:
         }
 
     def add_match(self, match: RecordMatch) -> None:
+        """Stores a record that was looked up."""
         pool, found, copies = None, None, int(match.written)
         if match.rows is not None:
             found = len(match.rows)
@@ -170,7 +180,7 @@ class FactStore:
         )
 
     def uneven_pools(self) -> list[RowPool]:
-        """Where there are more rows than written records, or fewer."""
+        """The pools whose number of rows differs from that of their written records."""
         query = (
             "SELECT pool, min(table_name), min(found), sum(written) FROM matches WHERE pool IS NOT NULL"
             " GROUP BY pool HAVING min(found) <> sum(written)"
@@ -178,7 +188,7 @@ class FactStore:
         return [RowPool(*row) for row in self._db.execute(query)]
 
     def is_ambiguous(self, pool: RowPool) -> bool:
-        """Whether some of its rows fit the records of another pool too."""
+        """Whether some rows of the pool also match records of another pool."""
         query = (
             "SELECT 1 FROM seen AS mine JOIN seen AS other ON other.table_name = mine.table_name"
             " AND other.row = mine.row AND other.pool NOT IN (mine.pool, '') WHERE mine.pool = ? AND"
@@ -187,7 +197,7 @@ class FactStore:
         return self._db.execute(query, [pool.id, pool.table]).fetchone() is not None
 
     def members(self, pool: RowPool) -> list[PoolMember]:
-        """The records of a pool: first those that are not written, then in the order of their batches."""
+        """The records of a pool: those that are not written first, then in the order of their batches."""
         rows = self._db.execute(
             "SELECT m.rowid, m.request_id, m.digest, m.written FROM matches m LEFT JOIN ledger l USING (request_id)"
             " WHERE pool = ? ORDER BY m.written, l.number, m.request_id, m.position",
@@ -196,11 +206,11 @@ class FactStore:
         return [PoolMember(match, request_id, digest, bool(written)) for match, request_id, digest, written in rows]
 
     def set_copies(self, member: PoolMember, copies: int) -> None:
-        """Says how many of its pool's rows are this record's."""
+        """Sets how many of the pool's rows belong to this record."""
         self._db.execute("UPDATE matches SET copies = ? WHERE rowid = ?", [copies, member.match])
 
     def unexplained(self, table: str, rows: Sequence[str]) -> list[str]:
-        """Those of a table's rows that no written record was found to be."""
+        """Those of a table's rows that belong to no written record."""
         marks = ", ".join("?" * len(rows))
         seen = {
             row[0]
@@ -211,14 +221,14 @@ class FactStore:
         return [row for row in rows if row not in seen]
 
     def count_results(self) -> dict[str, int]:
-        """How many calls ended how."""
+        """The number of calls by result."""
         query = "SELECT result, count(*) FROM calls WHERE NOT from_shard GROUP BY result ORDER BY result"
         return dict(self._db.execute(query).fetchall())
 
     # To the rules
 
     def cases(self) -> Iterator[RequestCase]:
-        """All facts about each request that is judged."""
+        """All facts about each request that is checked."""
         for ids in self.judged_ids(CASES_AT_ONCE):
             marks = ", ".join("?" * len(ids))
             calls = self._grouped(f"SELECT * FROM calls WHERE request_id IN ({marks})", ids)
@@ -246,10 +256,13 @@ class FactStore:
         return {request_id: list(group) for request_id, group in groupby(rows, key=lambda row: row[0])}
 
     def spans(self, batcher: str) -> Iterator[tuple[int, list[ArrivalSpan]]]:
-        """Shard by shard and key by key: when written requests arrived, and when they were written.
+        """When written requests arrived and when they were written, by shard and key.
 
-        Only of shards whose history is whole and whose flushes came one by one. A request that arrived in several
-        shards, or again after the shard was started anew, has no order to keep.
+        Only shards with a complete history and without overlapping flushes are included. A request that arrived in
+        several shards, or again after the shard was started again, has no defined order and is left out.
+
+        Args:
+            batcher: The batcher's name.
         """
         rows = self._db.execute(
             "WITH ordered AS (SELECT shard, chain FROM shards GROUP BY shard, chain"
@@ -269,7 +282,7 @@ class FactStore:
             yield shard, [ArrivalSpan(row[3], row[5], row[6], row[4]) for row in group]
 
     def shards_without_order(self) -> tuple[int, int]:
-        """How many chains of runs lost their first runs, and how many had several flushes in flight at a time."""
+        """The number of chains of runs without their first runs, and of those with overlapping flushes."""
         query = (
             "SELECT count(*) FILTER (WHERE NOT overlapping), count(*) FILTER (WHERE overlapping)"
             " FROM (SELECT max(first) AS first, max(overlapping) AS overlapping FROM shards GROUP BY shard, chain)"

@@ -1,4 +1,4 @@
-"""The tables of the deployment, as the sink sees them, with the keys by which their rows can be found."""
+"""The tables of the deployment, as the sink reads them, with the keys by which their rows can be found."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class AuditedTable:
     """A table of the deployment.
 
     Attributes:
-        bound: As the sink writes to it.
+        bound: The table as the sink writes to it.
         where: Its name in the database.
-        unique: The keys by which at most one row can be found, the primary one first.
-        primary: The primary key's columns.
+        unique: The unique keys, the primary key first.
+        primary: The columns of the primary key.
     """
 
     bound: BoundTable
@@ -36,14 +36,14 @@ class AuditedTable:
 
     @property
     def name(self) -> str:
-        """As requests call it."""
+        """The name that requests use."""
         return self.bound.name
 
     def bind(self, record: Record) -> tuple[tuple[str, ...], list[Any]]:
         """A record's columns, and their values as the sink binds them.
 
         Raises:
-            NotCheckable: The table would not take it, as it is now.
+            NotCheckable: The record does not fit the table as it is now.
         """
         try:
             row = self.bound.bind(record)
@@ -52,7 +52,7 @@ class AuditedTable:
         return row.columns, row.values
 
     def key_for(self, columns: Sequence[str], values: Sequence[Any], null: Any) -> tuple[str, ...]:
-        """The columns by which to find a record's row: a unique key of which it has all values, or else nothing."""
+        """The columns by which to find a record's row: a unique key whose values it has, or none."""
         rule = self.bound.rule
         if rule.key and set(rule.key) <= set(columns):
             return tuple(rule.key)
@@ -71,11 +71,11 @@ class AuditedTables:
         self._tables: dict[str, AuditedTable] = {}
 
     def get(self, name: str) -> AuditedTable:
-        """The table that requests call so.
+        """The table that requests call by this name.
 
         Raises:
-            NotCheckable: There is none.
-            SinkConfigurationError: Its rule does not fit it.
+            NotCheckable: There is no such table.
+            SinkConfigurationError: The table does not fit its rule.
         """
         table = self._tables.get(name)
         if table is None:
@@ -86,7 +86,7 @@ class AuditedTables:
         return table
 
     def used(self) -> list[AuditedTable]:
-        """The tables that were asked for."""
+        """The tables that were read."""
         return list(self._tables.values())
 
     def _reflect(self, name: str, where: TableName) -> AuditedTable:
