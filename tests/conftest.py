@@ -15,7 +15,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from temporal_batching.testing.servers import FAST, temporal_server
 
-pytest_plugins = ["tests.support.databases"]
+pytest_plugins = ["tests.support.databases", "tests.support.statements"]
 
 TEST_SERVER = Path(sys.executable).parent / "temporal-test-server"
 

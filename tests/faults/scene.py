@@ -23,8 +23,10 @@ from temporal_batching.routing import batcher_workflow_id
 from tests.faults.auditing import TABLE, Asked, assert_the_truth_was_told, create_table, verdicts
 from tests.faults.callers import Leaver
 from tests.faults.processes import Process, command, python
+from tests.faults.worker import Trouble
 from tests.support.callers import CALLERS, DOORS, Caller, Job, Told, Write
 from tests.support.databases import TestDatabase
+from tests.support.fault_points import FaultPoint
 from tests.support.waiting import assert_eventually
 
 NewScene = Callable[..., Awaitable["Scene"]]
@@ -62,9 +64,9 @@ class Scene:
         return f"{self.name}-callers"
 
     @property
-    def fault(self) -> Path:
-        """While this file is there, a worker has the trouble that its seam stands for."""
-        return self._directory / "fault"
+    def trouble_file(self) -> Path:
+        """While this file is there, a worker's database has the trouble that the worker was started with."""
+        return self._directory / "trouble"
 
     @property
     def handle(self) -> BatcherHandle:
@@ -94,13 +96,21 @@ class Scene:
     # Workers
 
     async def start_batcher(
-        self, *, seam: str = "", after: int = 0, source: Path | None = None, url: str = "", **policy: str
+        self,
+        *,
+        fault: FaultPoint | None = None,
+        after: int = 0,
+        trouble: Trouble | None = None,
+        source: Path | None = None,
+        url: str = "",
+        **policy: str,
     ) -> Process:
         """Starts a worker of the batcher, and waits until its shards answer.
 
         Args:
-            seam: Where it breaks, as `tests.faults.worker` knows it; nowhere by default.
+            fault: Where it kills itself; nowhere by default.
             after: How often it passes there before.
+            trouble: What its SQLite file suffers while `trouble_file` is there.
             source: The library it runs; this checkout's by default.
             url: Its database; the scene's by default.
             policy: Its limits, in the words of its settings.
@@ -114,9 +124,10 @@ class Scene:
             "BATCHING_SINK": url or self.database.url,
         }
         program = command("worker")
-        if seam:
+        if fault is not None or trouble is not None:
             program = python("tests.faults.worker")
-            variables |= {"FAULT_SEAM": seam, "FAULT_AFTER": str(after), "FAULT_WHILE": str(self.fault)}
+            variables |= {"FAULT_POINT": fault or "", "FAULT_AFTER": str(after)}
+            variables |= {"FAULT_TROUBLE": trouble or "", "FAULT_WHILE": str(self.trouble_file)}
         elif source is not None:
             program = python("temporal_batching.cli", "worker")
             variables["PYTHONPATH"] = str(source)

@@ -11,6 +11,7 @@ from tests.faults.callers import Leaver
 from tests.faults.scene import NewScene
 from tests.support.callers import DOORS, Caller, Carry, Continuer
 from tests.support.databases import TestDatabase
+from tests.support.fault_points import FaultPoint
 from tests.support.waiting import assert_eventually
 
 pytestmark = pytest.mark.faults
@@ -79,13 +80,13 @@ async def test_callers_that_are_gone_cost_the_others_nothing(
     assert stats.undelivered == 0
 
 
-@pytest.mark.parametrize("seam", ["inserting", "committed"])
+@pytest.mark.parametrize("point", [FaultPoint.BEFORE_COMMIT, FaultPoint.AFTER_COMMIT])
 async def test_callers_cancelled_while_their_batch_is_in_a_flush_that_dies(
-    seam: str, client: Client, database: TestDatabase, new_scene: NewScene
+    point: FaultPoint, client: Client, database: TestDatabase, new_scene: NewScene
 ) -> None:
     """The batch may be committed by then: its outcome stands, whatever its callers wanted meanwhile."""
     scene = await new_scene(client, database)
-    batcher = await scene.start_batcher(seam=seam)
+    batcher = await scene.start_batcher(fault=point)
     cancelled = [scene.new_write(door) for door in DOORS for _ in range(2)]
     handles = [await scene.start(Caller.run, scene.job(asked.door, write), asked) for asked, write in cancelled]
     await batcher.dies()
@@ -98,7 +99,6 @@ async def test_callers_cancelled_while_their_batch_is_in_a_flush_that_dies(
     await scene.until_told()
     await scene.audit()
     written = {row[0] for row in database.rows(f"SELECT DISTINCT request_id FROM {TABLE}")}
-    print(
-        f"\n{seam}, {database.dialect}: {len(written & {a.request_id for a, _ in cancelled})} of {len(cancelled)} stand"
-    )
+    stand = written & {asked.request_id for asked, _ in cancelled}
+    print(f"\n{point}, {database.dialect}: {len(stand)} of {len(cancelled)} stand")
     assert {one.verdict for one in stay} == {CallResult.WRITTEN}

@@ -12,6 +12,7 @@ from temporalio.client import Client
 from temporal_batching.audit.rules import CallResult
 from tests.faults.auditing import full_disk, verdicts
 from tests.faults.scene import NewScene, Scene
+from tests.faults.worker import Trouble
 from tests.support.waiting import assert_eventually
 
 pytestmark = pytest.mark.faults
@@ -23,25 +24,30 @@ def _trouble(scene: Scene) -> Iterator[None]:
         with full_disk(scene.database):
             yield
     else:
-        scene.fault.touch()
+        scene.trouble_file.touch()
         yield
-        scene.fault.unlink()
+        scene.trouble_file.unlink()
 
 
 @pytest.mark.parametrize(
-    ("kind", "seam", "words"),
+    ("kind", "trouble", "words"),
     [
-        ("postgresql", "", "No space left"),
-        ("sqlite", "full", "full"),
-        ("sqlite", "read_only", "readonly"),
+        ("postgresql", None, "No space left"),
+        ("sqlite", Trouble.FULL, "full"),
+        ("sqlite", Trouble.READ_ONLY, "readonly"),
     ],
     ids=["postgresql, full", "sqlite, full", "sqlite, read-only"],
 )
 async def test_a_database_that_cannot_store_is_waited_for(
-    kind: str, seam: str, words: str, client: Client, new_scene: NewScene, request: pytest.FixtureRequest
+    kind: str,
+    trouble: Trouble | None,
+    words: str,
+    client: Client,
+    new_scene: NewScene,
+    request: pytest.FixtureRequest,
 ) -> None:
     scene = await new_scene(client, request.getfixturevalue(kind))
-    await scene.start_batcher(seam=seam)
+    await scene.start_batcher(trouble=trouble)
     await scene.until_told(scene.ask_each(count=2))
     with _trouble(scene):
         # Larger than what is left of a page of the file.

@@ -8,13 +8,14 @@ from temporalio.client import Client
 
 from tests.faults.scene import NewScene
 from tests.support.databases import TestDatabase
+from tests.support.fault_points import FaultPoint
 
 
 async def test_a_worker_killed_between_commit_and_confirmation_costs_seconds(
     client: Client, sqlite: TestDatabase, new_scene: NewScene
 ) -> None:
     scene = await new_scene(client, sqlite)
-    first = await scene.start_batcher(seam="committed")
+    first = await scene.start_batcher(fault=FaultPoint.AFTER_COMMIT)
     scene.ask_each(count=4)
     await first.dies()
     killed = time.time()

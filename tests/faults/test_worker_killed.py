@@ -1,4 +1,4 @@
-"""The batcher's worker dies by SIGKILL at every seam of a write's way; another one takes over."""
+"""The batcher's worker dies by SIGKILL at every fault point on a write's way; another one takes over."""
 
 from __future__ import annotations
 
@@ -11,30 +11,33 @@ from temporalio.client import Client
 from tests.faults.auditing import TABLE, create_table
 from tests.faults.scene import NewScene
 from tests.support.databases import TestDatabase, sqlite_file
+from tests.support.fault_points import FaultPoint
 
 pytestmark = pytest.mark.faults
 
 WITHIN = 45.0
 """Seconds until the last caller is told. Mostly it takes less than ten: a flush that stops beating is noticed after
 5 s, a shard's next task waits 3 s for the dead worker, one that it had begun 10 s. The longest is an attempt at an
-activity's door whose gateway died with the request in its hands: 30 s by default, whatever the seam."""
+activity's door whose gateway died with the request in its hands: 30 s by default, whatever the point."""
 
-SEAMS = ["accepting", "accepted", "flushing", "inserting", "committed", "confirming", "reporting"]
+CONTINUING = [FaultPoint.BEFORE_CONTINUE_AS_NEW, FaultPoint.AFTER_CONTINUE_AS_NEW]
+POINTS = [point for point in FaultPoint if point not in CONTINUING]
 
 
 @pytest.mark.parametrize(
-    ("seam", "kind"),
+    ("point", "kind"),
     [
-        *((seam, "postgresql") for seam in SEAMS),
-        *((seam, "sqlite") for seam in ("inserting", "committed")),
+        *((point, "postgresql") for point in POINTS),
+        *((point, "sqlite") for point in (FaultPoint.BEFORE_COMMIT, FaultPoint.AFTER_COMMIT)),
     ],
 )
-async def test_a_worker_killed_at_a_seam_costs_seconds(
-    seam: str, kind: str, client: Client, new_scene: NewScene, request: pytest.FixtureRequest
+async def test_a_worker_killed_at_a_fault_point_costs_seconds(
+    point: FaultPoint, kind: str, client: Client, new_scene: NewScene, request: pytest.FixtureRequest
 ) -> None:
     database: TestDatabase = request.getfixturevalue(kind)
     scene = await new_scene(client, database)
-    first = await scene.start_batcher(seam=seam, after=10, linger="1500ms")
+    after = 10 if point is FaultPoint.BEFORE_CONFIRMATION else 0
+    first = await scene.start_batcher(fault=point, after=after, linger="1500ms")
     scene.ask_each(count=12)
     await first.dies()
     killed = time.time()
@@ -43,13 +46,13 @@ async def test_a_worker_killed_at_a_seam_costs_seconds(
     await scene.until_told()
     early = sum(one.told_at - killed < 1.5 for one in scene.asked)
     print(
-        f"\nkilled when {seam}, {kind}: {early} told all the same; a new worker after {ready:.1f} s; "
+        f"\nkilled {point}, {kind}: {early} told all the same; a new worker after {ready:.1f} s; "
         f"the last told after: {', '.join(scene.slowest(killed))}; {scene.verdicts()}"
     )
     await scene.audit()
     assert set(scene.verdicts()) <= {"written", "duplicate"}
     assert max(one.told_at for one in scene.asked) - killed < WITHIN
-    if seam == "confirming":
+    if point is FaultPoint.BEFORE_CONFIRMATION:
         assert 0 < early < len(scene.asked)
 
 
@@ -58,7 +61,7 @@ async def test_a_gateway_killed_with_every_request_in_its_hands(
 ) -> None:
     """Nothing is accepted, all activities are started: they are tried again when their attempt has timed out."""
     scene = await new_scene(client, postgresql)
-    first = await scene.start_batcher(seam="accepting")
+    first = await scene.start_batcher(fault=FaultPoint.BEFORE_ACCEPT)
     scene.ask_each(["activity"], count=20)
     await first.dies()
     killed = time.time()
@@ -70,12 +73,12 @@ async def test_a_gateway_killed_with_every_request_in_its_hands(
     assert max(one.told_at for one in scene.asked) - killed < WITHIN
 
 
-@pytest.mark.parametrize("seam", ["closing", "opening"])
+@pytest.mark.parametrize("point", CONTINUING)
 async def test_a_worker_killed_while_its_shard_continues_as_new(
-    seam: str, continuing_client: Client, postgresql: TestDatabase, new_scene: NewScene
+    point: FaultPoint, continuing_client: Client, postgresql: TestDatabase, new_scene: NewScene
 ) -> None:
     scene = await new_scene(continuing_client, postgresql)
-    first = await scene.start_batcher(seam=seam, linger="100ms")
+    first = await scene.start_batcher(fault=point, linger="100ms")
     async with scene.load(rate=30):
         await first.dies()
         killed = time.time()
@@ -83,7 +86,7 @@ async def test_a_worker_killed_while_its_shard_continues_as_new(
         await scene.start_batcher(linger="100ms")
     await scene.until_told(under_way)
     recovered = max(one.told_at for one in under_way) - killed
-    print(f"\nkilled when {seam}: {len(under_way)} under way, the last of them told after {recovered:.1f} s")
+    print(f"\nkilled {point}: {len(under_way)} under way, the last of them told after {recovered:.1f} s")
     await scene.audit()
     stats = (await scene.stats())[0]
     assert stats.continue_as_new >= 1
@@ -95,7 +98,7 @@ async def test_a_first_batch_whose_worker_is_killed_after_its_commit_goes_into_n
     client: Client, sqlite: TestDatabase, new_scene: NewScene, tmp_path: Path
 ) -> None:
     scene = await new_scene(client, sqlite)
-    first = await scene.start_batcher(seam="committed")
+    first = await scene.start_batcher(fault=FaultPoint.AFTER_COMMIT)
     scene.ask_each(count=1)
     await first.dies()
     with sqlite_file(tmp_path / "other.db") as other:

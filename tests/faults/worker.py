@@ -1,146 +1,98 @@
-"""The batcher's worker, in a process that breaks at the seam that ``FAULT_SEAM`` names: most kill it there.
+"""The batcher's worker, in a process that kills itself at a fault point, or whose SQLite file fails for a while.
 
-``python -m tests.faults.worker`` with the settings of ``temporal-batching worker`` as environment. Everything but
-the fault is the library's own.
+``python -m tests.faults.worker`` with the settings of ``temporal-batching worker`` as environment, and
+
+- ``FAULT_POINT``: the `FaultPoint` at which it dies;
+- ``FAULT_AFTER``: how often it passes there before;
+- ``FAULT_TROUBLE``: the `Trouble` that the SQLite file has while the file ``FAULT_WHILE`` is there.
+
+Everything but the fault is the library's own.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
-from collections.abc import Callable
+from contextlib import ExitStack
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from temporal_batching.batcher import buffer
-from temporal_batching.batcher import workflow as batcher
+from temporalio.client import Client
+
 from temporal_batching.cli.connect import connect
 from temporal_batching.cli.console import log_to_stderr, out, run
 from temporal_batching.cli.worker import batcher_worker, open_sink, serve
-from temporal_batching.flush import activity as flush
-from temporal_batching.flush import delivery as confirm
-from temporal_batching.gateway import submitter as gateway
 from temporal_batching.settings import load
-from temporal_batching.sinks.sql.postgresql import PostgresqlTransaction
-from temporal_batching.sinks.sql.sqlite import SqliteTransaction
+from tests.support.fault_points import FaultInterceptor, FaultPoint, FaultSink
+from tests.support.statements import BEGIN, COMMIT, Statements, intercepted
 
 
-def die(*_: Any, **__: Any) -> NoReturn:
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError("alive after SIGKILL")
+class Trouble(StrEnum):
+    """What a SQLite file may suffer for a while, as the setting of a connection that brings it about."""
+
+    FULL = "max_page_count"
+    """The disk is full."""
+    READ_ONLY = "query_only"
+    """The file cannot be written."""
 
 
-async def die_later(*_: Any, **__: Any) -> NoReturn:
-    die()
+_TROUBLED = {Trouble.FULL: 1, Trouble.READ_ONLY: 1}
+_WELL = {Trouble.FULL: 2**30, Trouble.READ_ONLY: 0}
 
 
-def accepting() -> None:
-    """The shard handles its first request: its workflow task is never completed."""
-    setattr(buffer.Buffer, "accept", die)  # noqa: B010
+class Killer:
+    """Kills the process at a fault point."""
+
+    def __init__(self, point: FaultPoint, after: int) -> None:
+        self._point = point
+        self._left = after
+
+    def __call__(self, passed: FaultPoint) -> None:
+        if passed is not self._point:
+            return
+        if self._left > 0:
+            self._left -= 1
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("alive after SIGKILL")
+
+    def before_statement(self, _: Any, statement: str) -> None:
+        if statement == COMMIT:
+            self(FaultPoint.BEFORE_COMMIT)
 
 
-def accepted() -> None:
-    """The gateway has the shard's word, and its activity has not ended yet."""
-    send = gateway.ShardSubmitter._send
+class TroubledFile:
+    """Gives every transaction on SQLite the trouble, or takes it away."""
 
-    async def send_and_die(lane: gateway.ShardSubmitter, wires: list[Any]) -> NoReturn:
-        await send(lane, wires)
-        die()
+    def __init__(self, trouble: Trouble, while_there: Path) -> None:
+        self._trouble = trouble
+        self._while = while_there
 
-    setattr(gateway.ShardSubmitter, "_send", send_and_die)  # noqa: B010
-
-
-def flushing() -> None:
-    """A flush has begun, and has not gone to the sink."""
-    setattr(flush, "write_batch", die_later)  # noqa: B010
-
-
-def inserting() -> None:
-    """Ledger and rows are inserted, and not committed."""
-    setattr(PostgresqlTransaction, "commit", die)  # noqa: B010
-    setattr(SqliteTransaction, "commit", die)  # noqa: B010
-
-
-def committed() -> None:
-    """The batch is committed, and nobody has been told."""
-    setattr(flush, "deliver", die_later)  # noqa: B010
-
-
-def confirming() -> None:
-    """Some callers of a batch have been told, the others have not."""
-    send, left, one_by_one = confirm._send, int(os.environ["FAULT_AFTER"]), asyncio.Lock()
-
-    async def send_or_die(client: Any, call: Any) -> None:
-        nonlocal left
-        async with one_by_one:
-            if left == 0:
-                die()
-            left -= 1
-            await send(client, call)
-
-    setattr(confirm, "_send", send_or_die)  # noqa: B010
-
-
-def reporting() -> None:
-    """All callers have been told, the shard does not know."""
-    deliver = confirm.deliver
-
-    async def deliver_and_die(client: Any, answers: Any) -> NoReturn:
-        await deliver(client, answers)
-        die()
-
-    setattr(flush, "deliver", deliver_and_die)  # noqa: B010
-
-
-def closing() -> None:
-    """The shard is about to continue as new."""
-    setattr(batcher.BatcherWorkflow, "_continue_as_new", die)  # noqa: B010
-
-
-def opening() -> None:
-    """The shard's new run takes over what the old one carried."""
-    setattr(buffer.Buffer, "restore", classmethod(die))  # noqa: B010
-
-
-def full() -> None:
-    """The disk of the SQLite file is full for a while."""
-    _set_for_a_while("max_page_count", 1, 2**30)
-
-
-def read_only() -> None:
-    """The SQLite file cannot be written for a while."""
-    _set_for_a_while("query_only", 1, 0)
-
-
-def _set_for_a_while(pragma: str, ill: int, well: int) -> None:
-    begin = SqliteTransaction.begin
-
-    def set_and_begin(transaction: SqliteTransaction) -> None:
-        value = ill if Path(os.environ["FAULT_WHILE"]).exists() else well
-        transaction.connection.exec_driver_sql(f"PRAGMA {pragma} = {value}")
-        begin(transaction)
-
-    setattr(SqliteTransaction, "begin", set_and_begin)  # noqa: B010
-
-
-SEAMS: dict[str, Callable[[], None]] = {
-    seam.__name__: seam
-    for seam in (
-        *(accepting, accepted, flushing, inserting, committed, confirming, reporting, closing, opening),
-        *(full, read_only),
-    )
-}
+    def before_statement(self, connection: Any, statement: str) -> None:
+        if statement.startswith(BEGIN):
+            value = (_TROUBLED if self._while.exists() else _WELL)[self._trouble]
+            connection.execute(f"PRAGMA {self._trouble} = {value}")
 
 
 async def main() -> int:
     log_to_stderr()
     settings = load({})
     client = await connect()
-    worker = batcher_worker(client, settings, await open_sink(settings))
-    SEAMS[os.environ["FAULT_SEAM"]]()
-    out.print("Batcher: armed.")
-    return await serve(worker)
+    with ExitStack() as stack:
+        statements: Statements = stack.enter_context(intercepted())
+        sink = await open_sink(settings)
+        if trouble := os.environ.get("FAULT_TROUBLE"):
+            statements.before = TroubledFile(Trouble(trouble), Path(os.environ["FAULT_WHILE"])).before_statement
+        else:
+            kill = Killer(FaultPoint(os.environ["FAULT_POINT"]), int(os.environ["FAULT_AFTER"]))
+            statements.before = kill.before_statement
+            config: dict[str, Any] = {**client.config(), "interceptors": [FaultInterceptor(kill)]}
+            client = Client(**config)
+            sink = FaultSink(sink, kill)
+        worker = batcher_worker(client, settings, sink)
+        out.print("Batcher: armed.")
+        return await serve(worker)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import time
 from datetime import timedelta
 from typing import Any
 
-import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -15,8 +14,9 @@ from temporal_batching.contract import Outcome, OutcomeKind, Record, RejectCode,
 from temporal_batching.errors import SinkUnavailable
 from temporal_batching.sinks.base import Batch
 from temporal_batching.sinks.dead_letters import DeadLetter
-from temporal_batching.sinks.sql import TableRule, postgresql_schema
+from temporal_batching.sinks.sql import TableRule
 from tests.support.databases import TestDatabase
+from tests.support.statements import COMMIT, Statements
 
 ENTRIES = "CREATE TABLE entries (id integer PRIMARY KEY, amount integer)"
 SLOW = 13
@@ -95,11 +95,10 @@ async def test_a_trigger_that_raises_what_a_connection_is_refused_with_rejects_i
     assert [o.kind.value for o in outcomes] == ["written", "rejected", "written"]
 
 
-@pytest.mark.parametrize("encoding", ["EUC_TW", "LATIN1"])
-async def test_an_id_that_only_the_server_can_refuse_is_rejected_alone(
-    postgresql: TestDatabase, postgresql_server: sa.URL, monkeypatch: pytest.MonkeyPatch, encoding: str
+@pytest.mark.parametrize("encoding", ["EUC_TW", "LATIN1"], ids=["no codec in Python", "a codec in Python"])
+async def test_an_id_with_a_character_that_the_encoding_lacks_is_rejected_alone(
+    postgresql: TestDatabase, postgresql_server: sa.URL, encoding: str
 ) -> None:
-    monkeypatch.setattr(postgresql_schema, "codec_of", lambda encoding: None)
     name = f"encoded_{encoding.lower()}"
     maintenance = sa.create_engine(postgresql_server, isolation_level="AUTOCOMMIT")
     with maintenance.connect() as connection:
@@ -265,47 +264,33 @@ async def test_the_limit_of_an_idle_transaction_stays_what_it_is(postgresql: Tes
     assert set(postgresql.rows("SELECT setting FROM seen")) == {("7s",)}
 
 
-async def test_limits_are_sent_once_a_trip(postgresql: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_limits_are_sent_once_a_trip(postgresql: TestDatabase, statements: Statements) -> None:
     postgresql.execute(ENTRIES)
     sink = postgresql.sink()
     await sink.open()
-    sent: list[str] = []
-    execute: Any = psycopg.Connection.execute
-
-    def note(connection: Any, sql: str, *args: Any, **options: Any) -> Any:
-        sent.append(sql)
-        return execute(connection, sql, *args, **options)
-
-    monkeypatch.setattr(psycopg.Connection, "execute", note)
+    statements.sent.clear()
     await sink.write(Batch([entry(n) for n in range(3)], id="main-0/1", attempt=4))
-    assert sum("statement_timeout" in sql for sql in sent) == 1
+    assert sum("statement_timeout" in sql for sql in statements.sent) == 1
 
 
 async def test_a_transaction_that_the_server_rolls_back_at_the_commit_is_halved(
-    postgresql: TestDatabase, monkeypatch: pytest.MonkeyPatch
+    postgresql: TestDatabase, statements: Statements
 ) -> None:
+    """The server answers ROLLBACK to a COMMIT if the transaction has failed unnoticed, and raises nothing."""
     postgresql.execute(ENTRIES)
     sink = postgresql.sink()
     await sink.open()
-    make = sink.connections.adapter.transaction
-    aborted: list[bool] = []
+    commits: list[str] = []
 
-    def transaction(connection: Any) -> Any:
-        made = make(connection)
-        commit = made.commit
+    def rolled_back(_: Any, statement: str) -> str | None:
+        if statement != COMMIT:
+            return None
+        commits.append(statement)
+        return "ROLLBACK" if len(commits) == 1 else None
 
-        def abort_and_commit() -> None:
-            if not aborted:
-                aborted.append(True)
-                with pytest.raises(psycopg.errors.DivisionByZero):
-                    connection.connection.driver_connection.execute("SELECT 1 / 0")
-            commit()
-
-        monkeypatch.setattr(made, "commit", abort_and_commit)
-        return made
-
-    monkeypatch.setattr(sink.connections.adapter, "transaction", transaction)
+    statements.before = rolled_back
     outcomes = await sink.write(Batch([entry(n) for n in range(4)], id="main-0/1"))
+    assert len(commits) > 1
     assert [o.kind.value for o in outcomes] == ["written"] * 4
 
 

@@ -10,6 +10,7 @@ from temporal_batching.contract import OutcomeKind, Record, WriteRequest
 from temporal_batching.errors import SinkUnavailable
 from temporal_batching.sinks.base import Batch
 from tests.support.databases import TestDatabase
+from tests.support.statements import BEGIN, COMMIT, Statements, lose_connection
 
 ENTRIES = "CREATE TABLE entries (id integer PRIMARY KEY, amount integer)"
 
@@ -116,54 +117,38 @@ DEFERRED = (
 )
 
 
-def lose_connections(monkeypatch: pytest.MonkeyPatch, sink: Any, *, after: int, committed: bool | None) -> None:
+def lose_connections(statements: Statements, *, after: int, committed: bool | None) -> None:
     """After so many commits that succeeded, the database is gone: before a statement (None), or in a commit."""
-    from temporal_batching.sinks.sql import errors
-
-    database, make = sink.connections.adapter, sink.connections.adapter.transaction
     commits: list[bool] = []
 
-    def lost() -> errors.DatabaseFailure:
-        return errors.DatabaseFailure(errors.ErrorClass.UNAVAILABLE, "it is gone", connection_lost=True)
+    def is_over(statement: str) -> bool:
+        return len(commits) >= after and statement.startswith(BEGIN if committed is None else COMMIT)
 
-    def transaction(connection: Any) -> Any:
-        made = make(connection)
-        commit, attempt = made.commit, made.attempt
+    def before(connection: Any, statement: str) -> None:
+        if not committed and is_over(statement):
+            lose_connection(connection, "it is gone")
 
-        def try_commit() -> None:
-            if len(commits) < after:
-                commit()
-                commits.append(True)
-            elif committed is None:
-                commit()
-            else:
-                if committed:
-                    commit()
-                raise lost()
+    def done(connection: Any, statement: str) -> None:
+        if committed and is_over(statement):
+            lose_connection(connection, "it is gone")
+        if statement == COMMIT:
+            commits.append(True)
 
-        def try_attempt(*args: Any, **options: Any) -> Any:
-            if committed is None and len(commits) >= after:
-                raise lost()
-            return attempt(*args, **options)
-
-        made.commit, made.attempt = try_commit, try_attempt
-        return made
-
-    monkeypatch.setattr(database, "transaction", transaction)
+    statements.before, statements.after = before, done
 
 
 @pytest.mark.parametrize("committed", [True, False, None], ids=["in a commit, done", "in a commit", "between commits"])
 async def test_a_database_that_goes_away_between_two_halves_leaves_no_written_request_unanswered(
-    database: TestDatabase, monkeypatch: pytest.MonkeyPatch, committed: bool | None
+    database: TestDatabase, statements: Statements, committed: bool | None
 ) -> None:
     database.execute(DEFERRED)
     sink = database.sink()
     await sink.open()
     orphan = WriteRequest("r7", [Record("entries", {"id": 7, "parent": 999})])
     batch = Batch([*(entry(n) for n in range(7)), orphan], id="main-0/1")
-    with monkeypatch.context() as patch:
-        lose_connections(patch, sink, after=1, committed=committed)
-        outcomes = await sink.write(batch)
+    lose_connections(statements, after=1, committed=committed)
+    outcomes = await sink.write(batch)
+    statements.before = statements.after = None
     assert [o.kind.value for o in outcomes[:4]] == ["written"] * 4
     assert {o.kind for o in outcomes[4:]} == {OutcomeKind.RETRY}
     # Done, the second half is refused for its orphan first, and halved again.
@@ -177,12 +162,12 @@ async def test_a_database_that_goes_away_between_two_halves_leaves_no_written_re
 
 @pytest.mark.parametrize("committed", [True, False, None], ids=["in a commit, done", "in a commit", "before it"])
 async def test_a_database_that_goes_away_at_once_is_unavailable(
-    database: TestDatabase, monkeypatch: pytest.MonkeyPatch, committed: bool | None
+    database: TestDatabase, statements: Statements, committed: bool | None
 ) -> None:
     database.execute(ENTRIES)
     sink = database.sink()
     await sink.open()
-    lose_connections(monkeypatch, sink, after=0, committed=committed)
+    lose_connections(statements, after=0, committed=committed)
     with pytest.raises(SinkUnavailable, match="it is gone") as caught:
         await sink.write(Batch([entry(1), entry(2)], id="main-0/1"))
     assert caught.value.in_doubt is (committed is not None)

@@ -16,10 +16,8 @@ import pytest
 from temporal_batching.contract import OutcomeKind, Record, WriteRequest
 from temporal_batching.errors import SinkUnavailable
 from temporal_batching.sinks.base import Batch
-from temporal_batching.sinks.sql.database import Transaction
-from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass
-from temporal_batching.sinks.sql.transaction import BatchTransaction
 from tests.support.databases import TestDatabase
+from tests.support.statements import BEGIN, COMMIT, Statements, lose_connection, refuse
 from tests.support.waiting import assert_eventually
 
 ENTRIES = "CREATE TABLE entries (id integer PRIMARY KEY, amount integer)"
@@ -33,30 +31,30 @@ BATCH = Batch([entry(1), entry(2)], id="main-0/1")
 
 
 class Gate:
-    """Holds a flush right before its commit."""
+    """Holds the first of its statements, right before the driver has it."""
 
-    def __init__(self) -> None:
+    def __init__(self, statement: str) -> None:
         self.reached = threading.Event()
         self.released = threading.Event()
+        self._statement = statement
+        self._first = threading.Lock()
+
+    def hold(self, _: Any, statement: str) -> None:
+        if statement.startswith(self._statement) and self._first.acquire(blocking=False):
+            self.reached.set()
+            assert self.released.wait(20)
 
     async def wait(self) -> None:
         assert await asyncio.to_thread(self.reached.wait, 10)
 
 
 @pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+def gate(statements: Statements) -> Iterator[Gate]:
     """Holds the first commit of the test."""
-    held, commit, first = Gate(), BatchTransaction.commit, threading.Lock()
-
-    def gated(flush: BatchTransaction, transaction: Transaction) -> None:
-        if first.acquire(blocking=False):
-            held.reached.set()
-            assert held.released.wait(20)
-        commit(flush, transaction)
-
-    monkeypatch.setattr(BatchTransaction, "commit", gated)
-    yield held
-    held.released.set()
+    gate = Gate(COMMIT)
+    statements.before = gate.hold
+    yield gate
+    gate.released.set()
 
 
 async def test_settle_waits_for_an_attempt_that_is_about_to_commit(database: TestDatabase, gate: Gate) -> None:
@@ -82,26 +80,18 @@ async def test_settle_waits_for_an_attempt_that_is_about_to_commit(database: Tes
 
 
 async def test_after_settle_an_attempt_that_comes_late_writes_nothing(
-    database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+    database: TestDatabase, statements: Statements
 ) -> None:
     database.execute(ENTRIES)
     zombie, sink = database.sink(), database.sink()
     await zombie.open()
     await sink.open()
-    reached, released = threading.Event(), threading.Event()
-    attempt = BatchTransaction.write_together
-
-    def held(flush: BatchTransaction, transaction: Transaction) -> Any:
-        reached.set()
-        assert released.wait(20)
-        return attempt(flush, transaction)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(BatchTransaction, "write_together", held)
-        writing = asyncio.create_task(_write(zombie))
-        assert await asyncio.to_thread(reached.wait, 10)
+    gate = Gate(BEGIN)
+    statements.before = gate.hold
+    writing = asyncio.create_task(_write(zombie))
+    await gate.wait()
     assert [o.kind.value for o in await sink.fence(BATCH)] == ["expired", "expired"]
-    released.set()
+    gate.released.set()
     assert [o.kind.value for o in await writing] == ["expired", "expired"]
     assert database.scalar("SELECT count(*) FROM entries") == 0
 
@@ -139,42 +129,32 @@ async def test_a_cancelled_caller_leaves_an_attempt_that_settle_accounts_for(
 
 
 @contextmanager
-def failing_commit(monkeypatch: pytest.MonkeyPatch, sink: Any, *, committed: bool, lost: bool) -> Iterator[None]:
-    """The next commit of this sink fails as told, once."""
-    database, make = sink.connections.adapter, sink.connections.adapter.transaction
-    failed: list[bool] = []
+def connection_lost_in_a_commit(statements: Statements, *, committed: bool) -> Iterator[None]:
+    """The next commit loses its connection: before the database has it, or after it has done it."""
+    lost: list[bool] = []
 
-    def transaction(connection: Any) -> Any:
-        made = make(connection)
-        commit = made.commit
+    def lose(connection: Any, statement: str) -> None:
+        if statement == COMMIT and not lost:
+            lost.append(True)
+            lose_connection(connection, "told to fail")
 
-        def fail() -> None:
-            if failed:
-                commit()
-                return
-            failed.append(True)
-            if committed:
-                commit()
-            raise DatabaseFailure(ErrorClass.UNAVAILABLE, "told to fail", connection_lost=lost)
-
-        made.commit = fail
-        return made
-
-    with monkeypatch.context() as patch:
-        patch.setattr(database, "transaction", transaction)
-        yield
-    assert failed
+    if committed:
+        statements.after = lose
+    else:
+        statements.before = lose
+    yield
+    assert lost
 
 
 @pytest.mark.parametrize("committed", [True, False])
 async def test_a_connection_lost_during_the_commit_is_in_doubt_and_heals(
-    database: TestDatabase, monkeypatch: pytest.MonkeyPatch, committed: bool
+    database: TestDatabase, statements: Statements, committed: bool
 ) -> None:
     database.execute(ENTRIES)
     sink = database.sink()
     await sink.open()
     with (
-        failing_commit(monkeypatch, sink, committed=committed, lost=True),
+        connection_lost_in_a_commit(statements, committed=committed),
         pytest.raises(SinkUnavailable, match="told to fail") as caught,
     ):
         await sink.write(BATCH)
@@ -185,16 +165,18 @@ async def test_a_connection_lost_during_the_commit_is_in_doubt_and_heals(
 
 
 async def test_a_commit_that_the_database_refuses_is_not_in_doubt(
-    database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+    database: TestDatabase, statements: Statements
 ) -> None:
+    def refuse_commit(connection: Any, statement: str) -> None:
+        if statement == COMMIT:
+            refuse(connection, "no room")
+
     database.execute(ENTRIES)
     sink = database.sink()
-    with (
-        failing_commit(monkeypatch, sink, committed=False, lost=False),
-        pytest.raises(SinkUnavailable) as caught,
-    ):
-        await sink.write(BATCH)
-    assert not caught.value.in_doubt
+    statements.before = refuse_commit
+    outcomes = await sink.write(BATCH)
+    assert {(o.kind.value, o.in_doubt, o.reason) for o in outcomes} == {("retry", False, "no room")}
+    statements.before = None
     assert [o.kind.value for o in await sink.write(BATCH)] == ["written", "written"]
 
 
