@@ -17,8 +17,8 @@ from temporal_batching.testing.servers import FAST, temporal_server
 
 pytest_plugins = ["tests.support.databases", "tests.support.statements"]
 
-# Where Python is told to write no bytecode, every process of a test compiles all that it imports: a second of CPU for each
-# command. The processes that run the tests are among them.
+# Where Python is told to write no bytecode, every process of a test compiles all that it imports: a second of CPU each.
+# The processes that run the tests are among them.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ["PYTHONPYCACHEPREFIX"] = str(Path(__file__).resolve().parents[1] / ".cache" / "bytecode")
 
