@@ -9,7 +9,7 @@ from typing import Any
 from temporalio.exceptions import ApplicationError, TimeoutError, TimeoutType
 
 from temporal_batching.audit.rules import Call, CallResult
-from temporal_batching.batcher.buffer import BufferFull
+from temporal_batching.batcher.limits import BufferFull
 from temporal_batching.contract import JsonObject, Refusal, RejectCode
 from temporal_batching.errors import ErrorType, WriteExpired, WriteNotSubmitted, WriteRejected
 from temporal_batching.routing import shard_of

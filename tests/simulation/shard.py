@@ -10,7 +10,8 @@ from temporalio.exceptions import ApplicationError
 
 from temporal_batching.audit.order import Arrival
 from temporal_batching.batcher.batches import PendingBatch
-from temporal_batching.batcher.buffer import Accepted, Buffer, BufferFull
+from temporal_batching.batcher.buffer import Accepted, Buffer
+from temporal_batching.batcher.limits import BufferFull
 from temporal_batching.batcher.state import BatcherState
 from temporal_batching.contract import (
     Delivery,

@@ -22,6 +22,7 @@ from enum import StrEnum
 from temporal_batching.batcher.batches import Batches, PendingBatch
 from temporal_batching.batcher.breaker import Breaker, pause_after
 from temporal_batching.batcher.counts import Counts
+from temporal_batching.batcher.limits import BufferFull, check_fits_batch, check_room
 from temporal_batching.batcher.outbox import Outbox, QueuedDelivery
 from temporal_batching.batcher.pending import Pending
 from temporal_batching.batcher.state import BufferState
@@ -56,10 +57,6 @@ class Accepted(StrEnum):
     """Its id is here already, with the same records: the caller waits for the same outcome."""
     ANSWERED = "answered"
     """It was past its deadline, or withdrawn before it came: the answer is in the outbox."""
-
-
-class BufferFull(Exception):
-    """No room, or draining. The update rejects its sender as busy; a signal is answered `overloaded`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +118,7 @@ class Buffer:
         if known is not None:
             return self._attach(known, submission, now)
         if not submission.resubmitted:  # it may have been written under an earlier, higher limit: the ledger decides
-            self._check_size(submission)
+            check_fits_batch(submission, self.policy)
         submission.expires_at = self._deadline(submission, now)
         if self._withdrawals.cover(submission, now):
             # It is not written any more. The ledger knows whether an earlier submission was.
@@ -132,7 +129,7 @@ class Buffer:
             return Accepted.ANSWERED
         if self.draining:
             raise BufferFull("the batcher is draining: it takes no more requests")
-        self._check_room(requests=submission.requests, size=submission.size)
+        self._check_room(submission.requests, submission.size)
         submission.arrived_at = now - submission.waited
         self._pending.add(submission)
         return Accepted.NEW
@@ -142,29 +139,8 @@ class Buffer:
             return submission.expires_at
         return now + self.policy.confirmation_timeout.total_seconds()
 
-    def _check_size(self, submission: Submission) -> None:
-        if submission.requests > self.policy.max_batch_size:
-            raise InvalidRequest(
-                f"the parcel has {submission.requests:,} requests: at most {self.policy.max_batch_size:,} fit a batch",
-                RejectCode.TOO_LARGE,
-            )
-        if submission.records > self.policy.max_batch_records:
-            raise InvalidRequest(
-                f"the request has {submission.records:,} records: "
-                f"at most {self.policy.max_batch_records:,} fit a batch",
-                RejectCode.TOO_LARGE,
-            )
-        if submission.size > self.policy.max_batch_bytes:
-            raise InvalidRequest(
-                f"the request has {submission.size:,} bytes: at most {self.policy.max_batch_bytes:,} fit a batch",
-                RejectCode.TOO_LARGE,
-            )
-
-    def _check_room(self, *, requests: int, size: int) -> None:
-        if requests and self.pending + requests > self.policy.max_pending:
-            raise BufferFull(f"{self.pending:,} requests are waiting, of {self.policy.max_pending:,} allowed")
-        if size and self.pending_bytes + size > self.policy.max_pending_bytes:
-            raise BufferFull(f"{self.pending_bytes:,} bytes are waiting, of {self.policy.max_pending_bytes:,} allowed")
+    def _check_room(self, requests: int, size: int) -> None:
+        check_room(self.policy, pending=(self.pending, self.pending_bytes), more=(requests, size))
 
     def _attach(self, known: Submission, submission: Submission, now: float) -> Accepted:
         if not same_content(known.body, submission.body):
@@ -175,7 +151,7 @@ class Buffer:
         growth = sum(map(reply_bytes, new))
         if len(known.replies) + len(new) > MAX_REPLIES or known.size + growth > MAX_REQUEST_BYTES:
             raise BufferFull(f"{len(known.replies)} callers wait for this request id already")
-        self._check_room(requests=0, size=growth)
+        self._check_room(0, growth)
         known.replies.extend(new)
         if known.withdrawn and not self._withdrawals.cover(submission, now):
             known.withdrawn = False  # the new caller has not taken it back

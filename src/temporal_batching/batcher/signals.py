@@ -12,7 +12,8 @@ from typing import Any
 
 from temporalio.common import RawValue
 
-from temporal_batching.batcher.buffer import Buffer, BufferFull
+from temporal_batching.batcher.buffer import Buffer
+from temporal_batching.batcher.limits import BufferFull
 from temporal_batching.contract import SIGNAL_ADD, SIGNAL_WITHDRAW, RejectCode, ReplyTo
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.wire.addresses import read_replies, read_withdrawal

@@ -18,7 +18,8 @@ from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError
 
 from temporal_batching.batcher.batches import PendingBatch
-from temporal_batching.batcher.buffer import Buffer, BufferFull
+from temporal_batching.batcher.buffer import Buffer
+from temporal_batching.batcher.limits import BufferFull
 from temporal_batching.batcher.messages import busy, decode_submission, read_control
 from temporal_batching.batcher.signals import SignalQueue
 from temporal_batching.batcher.state import BatcherState, BufferState

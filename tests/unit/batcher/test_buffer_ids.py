@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from temporal_batching.batcher.buffer import Accepted, Buffer, BufferFull
+from temporal_batching.batcher.buffer import Accepted, Buffer
+from temporal_batching.batcher.limits import BufferFull
 from temporal_batching.batcher.outbox import MAX_DELIVERIES, MAX_NOTIFIED
 from temporal_batching.batcher.withdrawals import MAX_AGE, MAX_REMEMBERED, MAX_REMEMBERED_BYTES
 from temporal_batching.contract import Confirmation, Delivery, FlushResult, OutcomeKind, RejectCode, Trigger, Withdrawal

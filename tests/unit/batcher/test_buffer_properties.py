@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from temporal_batching.batcher.batches import PendingBatch
-from temporal_batching.batcher.buffer import Accepted, Buffer, BufferFull
+from temporal_batching.batcher.buffer import Accepted, Buffer
+from temporal_batching.batcher.limits import BufferFull
 from temporal_batching.batcher.outbox import MAX_DELIVERIES
 from temporal_batching.batcher.withdrawals import MAX_AGE
 from temporal_batching.contract import (

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from temporal_batching.batcher.buffer import BufferFull
+from temporal_batching.batcher.limits import BufferFull
 from temporal_batching.contract import FlushResult, JsonObject, RejectCode, Withdrawal
 from temporal_batching.policy import CARRY_LIMIT_BYTES, MAX_REQUEST_BYTES
 from temporal_batching.wire.deliveries import delivery_to_wire
