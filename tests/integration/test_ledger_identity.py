@@ -203,7 +203,7 @@ async def test_a_worker_with_the_earlier_ledger_gets_nothing_once_another_one_is
         assert (await caller.result())[0].outcome == "written"
         await service.handle.adopt_ledger(None)
         caller = await service.start("activity", [entry(2)])
-        await failing_with(service, "was told to use no ledger")
+        await failing_with(service, "was set to use no ledger")
     assert (first.rows["entries"], other.rows["entries"]) == ([{"n": 0}], [{"n": 1}])
 
 
