@@ -13,6 +13,7 @@ from temporal_batching.audit.rules import CallResult
 from tests.faults.auditing import full_disk, verdicts
 from tests.faults.scene import NewScene, Scene
 from tests.faults.worker import Trouble
+from tests.support.databases import TestDatabase
 from tests.support.waiting import assert_eventually
 
 pytestmark = pytest.mark.faults
@@ -30,23 +31,23 @@ def _trouble(scene: Scene) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "trouble", "words"),
+    ("database", "trouble", "words"),
     [
         ("postgresql", None, "No space left"),
         ("sqlite", Trouble.FULL, "full"),
         ("sqlite", Trouble.READ_ONLY, "readonly"),
     ],
     ids=["postgresql, full", "sqlite, full", "sqlite, read-only"],
+    indirect=["database"],
 )
 async def test_a_database_that_cannot_store_is_waited_for(
-    kind: str,
+    database: TestDatabase,
     trouble: Trouble | None,
     words: str,
     client: Client,
     new_scene: NewScene,
-    request: pytest.FixtureRequest,
 ) -> None:
-    scene = await new_scene(client, request.getfixturevalue(kind))
+    scene = await new_scene(client, database)
     await scene.start_batcher(trouble=trouble)
     await scene.until_told(scene.ask_each(count=2))
     with _trouble(scene):

@@ -25,16 +25,16 @@ POINTS = [point for point in FaultPoint if point not in CONTINUING]
 
 
 @pytest.mark.parametrize(
-    ("point", "kind"),
+    ("point", "database"),
     [
         *((point, "postgresql") for point in POINTS),
         *((point, "sqlite") for point in (FaultPoint.BEFORE_COMMIT, FaultPoint.AFTER_COMMIT)),
     ],
+    indirect=["database"],
 )
 async def test_a_worker_killed_at_a_fault_point_costs_seconds(
-    point: FaultPoint, kind: str, client: Client, new_scene: NewScene, request: pytest.FixtureRequest
+    point: FaultPoint, database: TestDatabase, client: Client, new_scene: NewScene
 ) -> None:
-    database: TestDatabase = request.getfixturevalue(kind)
     scene = await new_scene(client, database)
     after = 10 if point is FaultPoint.BEFORE_CONFIRMATION else 0
     first = await scene.start_batcher(fault=point, after=after, linger="1500ms")
@@ -46,7 +46,7 @@ async def test_a_worker_killed_at_a_fault_point_costs_seconds(
     await scene.until_told()
     early = sum(one.told_at - killed < 1.5 for one in scene.asked)
     print(
-        f"\nkilled {point}, {kind}: {early} told all the same; a new worker after {ready:.1f} s; "
+        f"\nkilled {point}, {database.dialect}: {early} told all the same; a new worker after {ready:.1f} s; "
         f"the last told after: {', '.join(scene.slowest(killed))}; {scene.verdicts()}"
     )
     await scene.audit()
