@@ -1,1 +1,1 @@
-"""What batching costs and saves: `python -m benchmarks` measures the ways of writing beside each other."""
+"""What batching costs and saves: `python -m benchmarks` measures the ways of writing under the same load."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the ways of writing beside each other, on servers from wheels.
+"""`python -m benchmarks`: the ways of writing under the same load, on servers from wheels.
 
 python -m benchmarks [--quick] [--only ways,writes] [--contenders direct,local] [--sink sqlite] [--writes 800]
 """
@@ -84,12 +84,12 @@ class Run:
         self._until = time.monotonic() + (options.budget or BUDGET_SECONDS[options.quick])
 
     async def all(self, parts: Sequence[Part]) -> None:
-        async with asyncio.TaskGroup() as beside:
+        async with asyncio.TaskGroup() as concurrent:
             for part in parts:
-                if part.beside:
-                    beside.create_task(self._one(part))
+                if part.concurrent:
+                    concurrent.create_task(self._one(part))
             for part in parts:
-                if part.beside:
+                if part.concurrent:
                     continue
                 if time.monotonic() > self._until:
                     self._report.failures[part.title] = "left out: the time was up"

@@ -1,4 +1,4 @@
-"""The callers: one workflow that makes one write, by the way it is told. The sandbox is on, as it is for most users."""
+"""The callers: one workflow that makes one write, by the way its job names. The sandbox is on, as for most users."""
 
 from __future__ import annotations
 

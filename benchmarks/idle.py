@@ -1,4 +1,4 @@
-"""A batcher that nobody writes to: does its history grow?"""
+"""A batcher without writes: does its history grow?"""
 
 from __future__ import annotations
 

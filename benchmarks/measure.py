@@ -30,13 +30,13 @@ from temporal_batching import BatchClient, BatcherHandle, BatcherNotRunning, Out
 from temporal_batching.routing import batcher_workflow_id
 
 WAYS = {
-    "direct": "own worker, one insert each, activity started eagerly",
-    "in-process": "own worker coalesces in memory, nothing durable",
-    "classic": "signal in, one activity per batch, signal out from the batcher",
-    "signal": "ours, signal door",
-    "activity": "ours, activity door, gateway on the batcher's worker",
-    "local": "ours, activity door, gateway in the caller's worker",
-    "write_many": "ours, from a program, many at a time",
+    "direct": "one activity and one INSERT per write, in the caller's worker, started eagerly",
+    "in-process": "the caller's worker coalesces in memory, nothing durable",
+    "classic": "a signal to a plain batcher workflow, one activity per batch, a signal back",
+    "signal": "Temporal Batching, by signal",
+    "activity": "Temporal Batching, by activity, gateway in the batcher's worker",
+    "local": "Temporal Batching, by activity, gateway in the caller's worker",
+    "write_many": "Temporal Batching, many writes at a time from a program",
 }
 OURS = ("signal", "activity", "local", "write_many")
 STALL_SECONDS = 45.0
@@ -51,7 +51,7 @@ TEXT = "".join(random.Random(7).choices(string.ascii_letters + string.digits, k=
 
 @dataclass(frozen=True)
 class Load:
-    """How much is written, by how many callers side by side.
+    """How much is written, by how many callers concurrently.
 
     Attributes:
         writes: Writes measured, one record each.
@@ -59,7 +59,7 @@ class Load:
         batch_size: Records in a batch, at most.
         linger: Seconds a write waits for a fuller batch, at most.
         warm_up: Writes before.
-        idle_seconds: How long the server is watched while nobody writes; its rate is taken off.
+        idle_seconds: How long the server is watched while there are no writes; its rate is subtracted.
         record_bytes: JSON of one record's values.
         shards: Of our batcher.
         rate: New callers per second; None for as fast as they come back.
@@ -83,7 +83,7 @@ class Load:
 
 @dataclass
 class Result:
-    """What one way of writing cost. Figures named ``per_write`` have the idle rate taken off.
+    """What one way of writing cost. Figures named ``per_write`` have the idle rate subtracted.
 
     None stands for what the database does not count. Latencies and stages are quantiles in seconds; ``memory`` holds
     [seconds, writes confirmed, MiB of the workers, MiB of Temporal].
@@ -129,7 +129,7 @@ class _Counters:
 
 
 class Measurement:
-    """One way, one load after the other, on servers that nobody else uses."""
+    """One way, one load after the other, on servers that serve nothing else."""
 
     def __init__(self, way: str, load: Load, temporal: Temporal, database: BenchDatabase, client: Client) -> None:
         self.way = way
@@ -143,7 +143,7 @@ class Measurement:
         self._idle: _Counters | None = None
 
     async def warm_up(self, worker: WorkerProcess) -> None:
-        """Brings everything up, and watches the server while nobody writes."""
+        """Brings everything up, and watches the server while there are no writes."""
         progress, self.progress = self.progress, lambda done: None
         if self.way in OURS:
             await self._batchers_up()

@@ -2,8 +2,8 @@
 
     python -m benchmarks.operations [--number 200]
 
-Answers what the doors were built on: completing an activity by its id or by its task token, a plain update or one with
-start, updates of many requests or of few, a signal.
+Answers what the ways in were built on: completing an activity by its id or by its task token, a plain update or one
+with start, updates of many requests or of few, a signal.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Receiver:
         return 0.1
 
     @workflow.signal
-    def hear(self, _: Any) -> None:
+    def receive(self, _: Any) -> None:
         pass
 
 
@@ -130,7 +130,7 @@ class Operations:
 
     async def signal(self) -> None:
         for _ in range(self._times):
-            await self._receiver.signal("hear", 1)
+            await self._receiver.signal("receive", 1)
 
     async def measure(self, operation: Callable[[], Awaitable[None]]) -> dict[str, float]:
         await self.set_up(operation.__name__)

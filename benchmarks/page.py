@@ -211,7 +211,7 @@ def _sink(report: Report) -> list[str]:
     if report.sink is None:
         return []
     return [
-        bars(f"SqlSink beside PostgreSQL's own means, batches of {size}", "rows per second", dict(rates))
+        bars(f"SqlSink and PostgreSQL's own means, batches of {size}", "rows per second", dict(rates))
         for size, rates in report.sink.rates.items()
     ]
 

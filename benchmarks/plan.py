@@ -42,14 +42,14 @@ class Part:
         steps: How many writes (or seconds) its progress counts.
         timeout: Seconds after which it has failed.
         run: Adds what it finds to the report.
-        beside: Runs while the others do, because it only waits.
+        concurrent: Runs while the others do, because it only waits.
     """
 
     title: str
     steps: int
     timeout: float
     run: Callable[[Report, BenchDatabase, Progress], Awaitable[None]]
-    beside: bool = False
+    concurrent: bool = False
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _idle(wanted: Wanted) -> list[Part]:
     async def run(report: Report, database: BenchDatabase, progress: Progress) -> None:
         report.idle = await watch_idle(database, wanted.idle_seconds)
 
-    return [Part("idle batcher", 1, wanted.idle_seconds + 90, run, beside=True)]
+    return [Part("idle batcher", 1, wanted.idle_seconds + 90, run, concurrent=True)]
 
 
 _MAKERS: dict[str, Callable[[Wanted], list[Part]]] = {

@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 
 KEPT = 5_000
-"""Flushes remembered: their callers hear soon after, or never."""
+"""Flushes remembered: their callers are notified soon after, or never."""
 
 _flushes: OrderedDict[str, tuple[float, float]] = OrderedDict()
 

@@ -40,11 +40,11 @@ class Report:
 
     Attributes:
         machine: Where and with what.
-        results: The ways of writing beside each other, same load.
+        results: The ways of writing, under the same load.
         points: Of the curves.
         half_load: One way at half the rate it is capable of.
         sink: `SqlSink` by itself.
-        idle: A batcher that nobody writes to.
+        idle: A batcher without writes.
         failures: Title of a part to what went wrong, or why it was left out.
         targets: Figure, target, measured, and whether it is met; None where it was not measured.
         seconds: Title of a part to how long it took.
@@ -141,7 +141,7 @@ RATES: list[Figure] = [
 
 
 def rows(results: Sequence[Result]) -> list[tuple[str, list[str]]]:
-    """Figures down, ways across; beside each figure its ratio to the direct way."""
+    """Figures down, ways across; each figure with its ratio to the direct way."""
     direct = next((r for r in results if r.way == "direct"), None)
     table = []
     for name, figure in [*COUNTS, *RATES]:
@@ -164,7 +164,7 @@ VERDICTS = {True: "met", False: "not met", None: "not measured"}
 
 def print_tables(report: Report, console: Console) -> None:
     if report.results:
-        table = Table(title="Per write, beside one activity per row (ratio to direct)", title_justify="left")
+        table = Table(title="Per write (ratio to direct: one activity per row)", title_justify="left")
         table.add_column("per write")
         for result in report.results:
             table.add_column(result.way, justify="right")

@@ -30,8 +30,8 @@ CHORES = (
     "ListClusterMetadata",
     "UpsertClusterMembership",
 )
-"""Persistence requests that the server makes by the clock, whoever writes: a few at a time and seldom, so that the idle
-rate of some seconds says nothing of them."""
+"""Persistence requests that the server makes by the clock, whatever is written: a few at a time and seldom, so that the
+idle rate of some seconds says nothing of them."""
 
 
 def scrape(text: str) -> dict[str, Counter[str]]:

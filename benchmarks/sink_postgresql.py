@@ -1,4 +1,4 @@
-"""How fast `SqlSink` writes to PostgreSQL, beside what PostgreSQL can do, in one run on one server.
+"""How fast `SqlSink` writes to PostgreSQL, compared with what PostgreSQL can do, in one run on one server.
 
     python benchmarks/sink_postgresql.py [--url postgresql://...] [--rounds 30]
 

@@ -37,12 +37,12 @@ def judge(report: Report) -> list[Line]:
 
 PERSISTENCE = (
     ("local", 1.05, "persistence requests, gateway in the caller's worker"),
-    ("activity", 1.10, "persistence requests, gateway on the batcher's worker"),
-    ("signal", 1.45, "persistence requests, signal door"),
+    ("activity", 1.10, "persistence requests, gateway in the batcher's worker"),
+    ("signal", 1.45, "persistence requests, by signal"),
 )
 EVENTS = (
     ("local", "batcher events per write, gateway in the caller's worker"),
-    ("activity", "batcher events per write, gateway on the batcher's worker"),
+    ("activity", "batcher events per write, gateway in the batcher's worker"),
 )
 
 
@@ -73,7 +73,7 @@ def _times_direct(report: Report, way: str, most: float, name: str) -> Line:
 def _transactions(report: Report) -> Line:
     found = [r.transactions_per_write for way in ("local", "activity", "signal") if (r := report.of(way))]
     return _at_most(
-        f"database transactions per write, batches of {FULL_BATCH}, the worst door",
+        f"database transactions per write, batches of {FULL_BATCH}, the worst way in",
         0.011,
         max(found) if found and _full_batches(report) else None,
         "",
@@ -87,8 +87,9 @@ def _full_batches(report: Report) -> bool:
 def _throughput(report: Report) -> list[Line]:
     ways = [r for way in ("local", "activity") if (r := report.of(way))]
     best = max(ways, key=lambda r: r.writes_per_second, default=None)
-    name = "confirmed writes/s, activity door"
-    where = "" if best is None else " (gateway in the caller's worker)" if best.way == "local" else " (on the batcher)"
+    name = "confirmed writes/s, by activity"
+    gateway = {"local": " (gateway in the caller's worker)", "activity": " (gateway in the batcher's worker)"}
+    where = "" if best is None else gateway[best.way]
     return [
         _at_least(name + where, least, _ratio(best, report.of(other), "writes_per_second"), f" x {other}")
         for other, least in (("direct", 1.1), ("classic", 2.2))
@@ -176,5 +177,5 @@ def _flat_cost(report: Report) -> Line | None:
         return None
     first, last = points[0].result, points[-1].result
     ratio = _ratio(last, first, "persistence_per_write")
-    name = f"persistence per write, {points[-1].x:,.0f} writes beside {points[0].x:,.0f}"
+    name = f"persistence per write, {points[-1].x:,.0f} writes compared with {points[0].x:,.0f}"
     return _at_most(name, 1.1, ratio, " x")

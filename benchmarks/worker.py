@@ -36,7 +36,7 @@ SLOTS = 2_000
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What a worker's process is told."""
+    """The configuration of a worker's process."""
 
     way: str
     address: str
@@ -234,7 +234,7 @@ async def _workers(
     batcher = Worker(client, task_queue=DEFAULT_TASK_QUEUE, plugins=[plugin])
     if config.way == "write_many":
         return [batcher], sink
-    # For every door: the plugin also lets the library through the sandbox. Only "local" uses its gateway.
+    # For every way in: the plugin also lets the library through the sandbox. Only "local" uses its gateway.
     return [batcher, callers_worker(client, plugins=[GatewayPlugin(shards=config.shards)])], sink
 
 

@@ -122,7 +122,7 @@ async def worker_process(config: WorkerConfig, log: Path) -> AsyncIterator[Worke
         await worker.ready()
         yield worker
     except BaseException:
-        # Failed, out of time, or Ctrl-C: nobody needs what it would still finish.
+        # Failed, out of time, or Ctrl-C: what it would still finish is not needed.
         await asyncio.shield(stop(process))
         raise
     finally:
