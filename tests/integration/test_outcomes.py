@@ -59,10 +59,10 @@ async def test_while_an_id_is_pending_with_other_records_the_ledger_is_waited_fo
         updates = (await service.stats()).run_updates
         again = await service.start(door, [mine])
 
-        async def turned_away() -> None:
+        async def rejected_as_busy() -> None:
             assert (await service.stats()).run_updates > updates
 
-        await assert_eventually(turned_away)
+        await assert_eventually(rejected_as_busy)
         await service.handle.resume()
         assert (await again.result())[0].outcome == "duplicate"
         assert (await thief.result())[0].code == "id_reused"

@@ -129,7 +129,7 @@ class ActivityCall(OneCall):
             self.world.after(ATTEMPT_TIMEOUT, self._fail_attempt, attempt, timeout, 1.0, True)
             return
         if refusal.code == RejectCode.OVERLOADED:
-            self.world.note(f"call {self.plan.number}: turned away: {refusal.reason}", "turned away")
+            self.world.note(f"call {self.plan.number}: rejected as busy: {refusal.reason}", "rejected as busy")
             busy = ApplicationError(refusal.reason, self._always_refused, type=ErrorType.BATCHER_BUSY)
             self._fail_attempt(attempt, busy, 0.5, True)
         else:

@@ -54,7 +54,7 @@ def test_the_schedules_reach_what_can_go_wrong() -> None:
         seen |= set(run(make_plan(seed)).seen)
     assert seen >= {
         *("written", "duplicate", "rejected", "expired", "not confirmed", "not submitted", "cancelled"),
-        *("new", "attached", "answered", "turned away", "withdrawn True", "withdrawn False"),
+        *("new", "attached", "answered", "rejected as busy", "withdrawn True", "withdrawn False"),
         *("flush in doubt", "asked the ledger", "flush failed", "cut before commit", "cut after commit", "sink breaks"),
         *("requeued", "stalled", "unknown", "locked", "sink breaks after effect"),
         *("died before answers", "answer lost", "submission lost", "result lost", "given up", "continued as new"),

@@ -32,10 +32,10 @@ async def test_a_stream_of_single_signals_settles_exactly_once(client: Client, d
     policy = BatchPolicy(linger=timedelta(seconds=1), max_pending=100_000, max_pending_bytes=64 * 2**20)
     async with running(client, sink=database.sink(), policy=policy) as service:
         shard, numbers, began = service.shard(), iter(range(SIGNALS)), time.monotonic()
-        turned_away = 0
+        rejected_as_busy = 0
 
         async def send() -> None:
-            nonlocal turned_away
+            nonlocal rejected_as_busy
             for number in numbers:
                 request = {
                     "request_id": f"r{number}",
@@ -49,7 +49,7 @@ async def test_a_stream_of_single_signals_settles_exactly_once(client: Client, d
                     except RPCError:
                         # The server's own limit of signals a run: it ends with the next run. Not told by the
                         # error's text, and the audit below shows that nothing else went wrong.
-                        turned_away += 1
+                        rejected_as_busy += 1
                         await asyncio.sleep(0.5)
 
         await asyncio.gather(*(send() for _ in range(SENDERS)))
@@ -64,7 +64,7 @@ async def test_a_stream_of_single_signals_settles_exactly_once(client: Client, d
     assert stats.continue_as_new > 1
     _audit(database, SIGNALS)
     print(
-        f"\n{database.dialect}: {SIGNALS:,} signals sent in {sent:.0f} s ({turned_away:,} sent again), settled in "
+        f"\n{database.dialect}: {SIGNALS:,} signals sent in {sent:.0f} s ({rejected_as_busy:,} retried), settled in "
         f"{seconds:.0f} s: {SIGNALS / seconds:,.0f}/s, {stats.batches} batches, {stats.continue_as_new + 1} runs"
     )
 

@@ -192,7 +192,7 @@ class Batches:
         return self._take_out(now, doubtful=False)
 
     def late(self, since: float) -> list[Submission]:
-        """Takes out what only the sink could answer for and whose deadline had passed by then."""
+        """Takes out what only the sink could decide on and whose deadline had passed by then."""
         return self._take_out(since, doubtful=True)
 
     def _take_out(self, at: float, *, doubtful: bool) -> list[Submission]:

@@ -105,12 +105,12 @@ class Pending:
         self.bytes -= submission.size
         self._resubmitted -= submission.resubmitted
         if submission.arrived_at <= self._first_arrival:
-            self._first_arrival = math.inf  # looked for when it is asked for
+            self._first_arrival = math.inf  # computed when it is asked for
         self._forget_deadlines()
         self._ready = None
 
     def change(self, submission: Submission, *, growth: int, resubmitted: bool, expires_at: float | None) -> None:
-        """Another caller waits for it: what that changes."""
+        """Updates a request that another caller waits for."""
         if resubmitted and not submission.resubmitted:
             # From now on only the sink may say that it expired; its deadline in the heap is skipped.
             submission.resubmitted = True
@@ -136,7 +136,7 @@ class Pending:
         return late
 
     def late(self, since: float) -> list[Submission]:
-        """Takes out what only the sink could answer for and whose deadline had passed by then."""
+        """Takes out what only the sink could decide on and whose deadline had passed by then."""
         late = [
             e
             for e in self._submissions.values()

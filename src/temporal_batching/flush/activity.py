@@ -64,7 +64,7 @@ class Flusher:
                 missed = await deliver(activity.client(), settled.deliveries)
             except ApplicationError:
                 raise
-            except (Exception, asyncio.CancelledError) as err:  # by a worker that stops, or by a mistake of ours
+            except (Exception, asyncio.CancelledError) as err:  # a worker that stops, or a bug in this library
                 problem = f"the flush ended early: {without_values(err)}"
                 raise unavailable(problem, in_doubt=True, ledger=self._sink.identity) from None
         _measure(flush, settled, time.monotonic() - started)
@@ -80,12 +80,12 @@ class Flusher:
         )
 
     def _check_ledger(self, flush: FlushInput) -> None:
-        """Writes nothing into another ledger than the one that knows the shard's earlier requests."""
+        """Refuses to write into another ledger than the one that knows the shard's earlier requests."""
         own = self._sink.identity
         if flush.ledger is None:
             if own is None or flush.may_choose_ledger:
                 return
-            # Beside another flush it could be one of two ledgers that become the shard's at the same time.
+            # With another flush in flight, two ledgers could become the shard's at the same time.
             problem = f"the ledger {own} is the first one of shard {flush.shard}: its first batch goes alone"
             raise unavailable(problem, in_doubt=False, ledger=own)
         if flush.ledger == (own or NO_LEDGER):
@@ -103,7 +103,7 @@ class Flusher:
 
 
 async def _declare(ledger: str) -> None:
-    """Has the server know into which ledger a shard's first batch goes before anything is written to it.
+    """Records with the server into which ledger a shard's first batch goes, before anything is written to it.
 
     The shard learns it even from an attempt that is lost: a heartbeat's details come with its timeout. The SDK's own
     heartbeats are sent some time later; this one is waited for.
@@ -116,7 +116,7 @@ async def _declare(ledger: str) -> None:
 
 
 async def _submissions_of(flush: FlushInput) -> list[Submission]:
-    """What is in the batch. Of one that is retried its shard knows: a query leaves no trace in history."""
+    """The content of the batch. For a retry it comes from the shard, by a query, which adds nothing to history."""
     wires = flush.submissions
     if wires is None:
         info = activity.info()
@@ -132,7 +132,7 @@ async def _submissions_of(flush: FlushInput) -> list[Submission]:
 
 @asynccontextmanager
 async def _heartbeats(ledger: str | None) -> AsyncIterator[None]:
-    """Heartbeats while a flush takes long: a worker that dies is noticed soon. A quick flush sends none."""
+    """Heartbeats during a long flush: a worker that dies is noticed soon. A quick flush sends none."""
     timeout = activity.info().heartbeat_timeout
 
     async def beat(interval: float) -> None:
@@ -151,7 +151,7 @@ async def _heartbeats(ledger: str | None) -> AsyncIterator[None]:
 
 
 def _measure(flush: FlushInput, settled: BatchResult, seconds: float) -> None:
-    """Publishes what monitoring wants, through the SDK's meter (Prometheus or OpenTelemetry by its runtime)."""
+    """Publishes metrics through the SDK's meter (Prometheus or OpenTelemetry by its runtime)."""
     attributes: dict[str, Any] = {"batcher": flush.batcher, "shard": str(flush.shard)}
     meter = activity.metric_meter().with_additional_attributes(attributes)
     meter.create_counter("batching_batches", "Batches settled, by what started them").add(1, {"trigger": flush.trigger})

@@ -1,4 +1,4 @@
-"""The calls of the sink in one attempt at a batch: what it answered, and what it may have left committed.
+"""The calls of the sink in one attempt at a batch: what it returned, and what it may have left committed.
 
 A sink states what became of a request by an `Outcome`, or by `SinkUnavailable`. Anything else that it raises or returns
 says nothing about a request, which may be written nevertheless. The batch is then halved until the request is found
@@ -19,7 +19,7 @@ from temporal_batching.errors import SinkUnavailable
 from temporal_batching.sinks.base import Batch, Sink
 
 MAX_LOGGED = 5
-"""Of the requests that one line of the log is about, as many are named."""
+"""How many requests one line of the log names."""
 
 MAX_FRAMES = 8
 """Frames of a traceback in the log, the innermost."""
@@ -34,7 +34,7 @@ class SinkCalls:
             may one that raised, unless it declares that it did not. A fence commits no rows: what it was asked about
             stays as much in doubt as before.
         answered: Whether any request got an outcome, other than that it is to be retried.
-        errors: Requests that the sink failed on, or gave no outcome that is one.
+        errors: Requests that the sink failed on, or gave no valid outcome.
         doubted: Ids of requests in a call that raised without declaring what it had committed, and that were then asked
             about in parts. That call may have committed them, whatever the parts return: `retry`, or `rejected`
             for a row that is there already.
@@ -53,7 +53,7 @@ class SinkCalls:
         self._problems: dict[str, list[str]] = {}  # what went wrong, and with which requests
 
     async def write(self, requests: Sequence[WriteRequest]) -> list[Outcome]:
-        """Writes requests, and answers for each; those that the sink fails on are to be retried, in doubt.
+        """Writes requests, and returns the outcome of each; those that the sink fails on are to be retried, in doubt.
 
         Raises:
             SinkUnavailable: The sink takes no writes now. `in_doubt` says what may be committed.
@@ -72,7 +72,7 @@ class SinkCalls:
     ) -> None:
         ready = [position for position in positions if requests[position].key not in waiting]
         for position in positions:
-            if requests[position].key in waiting:  # asked about once already, together with what failed
+            if requests[position].key in waiting:  # was in a call already, together with what failed
                 outcomes[position] = Outcome.retry("an earlier request of its key has to be retried", in_doubt=True)
         if not ready:
             return
@@ -110,7 +110,7 @@ class SinkCalls:
         *,
         fence_as: OutcomeKind = OutcomeKind.EXPIRED,
     ) -> list[Outcome | None]:
-        """What became of requests that must not be written any more; the sink sees to it that they never are.
+        """What became of requests that must not be written any more; the sink ensures that they never are.
 
         Args:
             requests: Past their deadline, or rejected.
@@ -146,7 +146,7 @@ class SinkCalls:
     async def _ask(
         self, method: str, call: Callable[[Batch], Awaitable[Any]], requests: Sequence[WriteRequest]
     ) -> list[Outcome | None] | None:
-        """The outcomes of a call, None for each that is none; or None if there are none to be told apart."""
+        """The outcomes of a call, None for each invalid one; or None if they cannot be assigned to requests."""
         name = f"{type(self._sink).__name__}.{method}"
         try:
             answers = await call(self._batch(requests))

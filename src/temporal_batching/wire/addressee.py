@@ -9,10 +9,10 @@ from temporal_batching.errors import ErrorType
 
 
 def check_batcher(meant: object, own: str) -> None:
-    """Refuses an activity that is meant for another batcher; one that names none is meant for whichever it reaches.
+    """Refuses an activity that is meant for another batcher. One that names none is accepted by any batcher.
 
     Two batchers on one task queue take each other's activities. Such an attempt fails before it does anything, so that
-    another attempt may find the right worker; it is loud, for it is a mistake of the set-up.
+    another attempt may find the right worker; it is logged as an error, because the deployment is misconfigured.
 
     Raises:
         ApplicationError: Of type ``WrongBatcher``, retryable.

@@ -1,9 +1,9 @@
 """JSON from the wire, in which every number is what its sender wrote.
 
 Python, as most languages, reads a number with a point or an exponent as a double, and ``12345678901234567.89`` silently
-becomes the nearest one. Here such a number becomes an `InexactNumber`, which the checks of a request refuse: its sender
-is told to send a string. Whole numbers are exact at any length, and so is every number that a double's shortest text
-gives back; from then on it travels as a float.
+becomes the nearest one. Here such a number becomes an `InexactNumber`, which the checks of a request refuse: the
+error asks its sender for a string. Whole numbers are exact at any length, and so is every number that a double's
+shortest text gives back; from then on it travels as a float.
 
 Measured against Temporal's converter: 0.1 µs more for a number of up to 15 digits, 0.6 µs for one of 17.
 """
@@ -26,7 +26,7 @@ _EXACT_LENGTH = 16
 class InexactNumber:
     """A number that a double does not hold as it was written, or a whole number too long to be read.
 
-    It is no number to Python, so that nothing rounds it unasked, and none that JSON can write.
+    Python does not take it for a number, so that nothing rounds it silently, and JSON cannot write it.
     """
 
     __slots__ = ("text",)
@@ -50,7 +50,7 @@ def read_number(text: str) -> float | InexactNumber:
     if shortest == text:
         return number
     try:
-        # Infinity is equal to no number that JSON can write, and zero to none but zero.
+        # Infinity equals no number that JSON can write, and zero equals only zero.
         return number if Decimal(shortest) == Decimal(text) else InexactNumber(text)
     except ArithmeticError:  # an exponent past Decimal's own
         return InexactNumber(text)
@@ -82,8 +82,8 @@ def decode_payload(payload: Payload, converter: PayloadConverter) -> Any:
     """What a message brings: JSON read exactly, anything else by the converter.
 
     Raises:
-        InvalidRequest: It calls itself JSON and is none.
-        Exception: Whatever the converter raises, for an encoding that it does not know.
+        InvalidRequest: It is encoded as JSON and is not JSON.
+        Exception: Any error of the converter, for an encoding that it does not know.
     """
     if payload.metadata.get("encoding") != b"json/plain":
         return converter.from_payload(payload)

@@ -8,8 +8,8 @@ from typing import TypedDict
 from temporalio.common import RetryPolicy
 
 ATTEMPT_TIMEOUT = timedelta(seconds=30)
-"""How long one attempt to hand a write over may go unanswered. Longer than the default linger, or a request that waits
-for its batch would be handed over twice: harmless, but not free."""
+"""How long one attempt to submit a write may go unanswered. Longer than the default linger, or a request that waits
+for its batch would be submitted twice: harmless, but not free."""
 
 
 class ActivityTimes(TypedDict):

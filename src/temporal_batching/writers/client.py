@@ -44,7 +44,7 @@ PARCEL_BYTES = 400_000
 """Bytes of one parcel: large enough to be few, small enough that one does not fill the buffer."""
 
 PARCEL_ENVELOPE_BYTES = ENVELOPE_BYTES + 100
-"""Of a parcel beside its requests."""
+"""Bytes of a parcel without its requests."""
 
 PARCELS_UNDER_WAY = 16
 """Parcels of one `write_many` that wait for their confirmation at the same time."""
@@ -72,7 +72,7 @@ class BatchClient:
         shards: How many shards it has.
         task_queue: The task queue of its workers.
         timeout: How long to wait for a confirmation, unless a write says otherwise.
-        attempt_timeout: How long one attempt to hand a write over may go unanswered before it is repeated.
+        attempt_timeout: How long one attempt to submit a write may go unanswered before it is repeated.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class BatchClient:
     ) -> list[WriteResult]:
         """Writes many independent requests, in parcels of up to a batch each: far cheaper than one by one.
 
-        One request's fate does not touch another's, so nothing is raised for them: every request gets its own result.
+        The failure of one request does not affect the others, so nothing is raised: every request has its own result.
         Requests of one key are applied in their order here; parcels that share a key therefore go one after the other.
 
         Args:
@@ -198,7 +198,7 @@ class BatchClient:
         latest: dict[str, asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
             for parcel in self._parcels(submissions, await self._batch_limit()):
-                # Parcels under way at the same time may overtake each other: those that share a key go one by one.
+                # Concurrent parcels may overtake each other: those that share a key go one after the other.
                 keys = {key for _, submission in parcel for key in submission.keys}
                 task = group.create_task(one(parcel, {latest[key] for key in keys if key in latest}))
                 latest.update(dict.fromkeys(keys, task))
@@ -239,7 +239,7 @@ class BatchClient:
             receipt = await self._run(ACTIVITY_WRITE_MANY, wire, ParcelReceipt, timeout)
         except ActivityFailureError as err:
             if _is_too_large(write_error(first.id, err.cause, timeout)) and len(parcel) > 1:
-                # The limits in force are narrower than those it was cut for; so nothing of it was taken.
+                # The limits in force are narrower than those it was cut for: nothing of it was accepted.
                 half = len(parcel) // 2
                 first_half = await self._write_parcel(parcel[:half], timeout)
                 return [*first_half, *await self._write_parcel(parcel[half:], timeout)]

@@ -1,4 +1,4 @@
-"""From what Temporal reports about the activity ``batch_write`` to the error that a caller of ours sees."""
+"""Translates the failure of the activity ``batch_write`` into the error that the caller of a write receives."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def rejection_message(request_id: str, reason: str | None) -> str:
 
 
 def rejected_before_submission(request_id: object, err: InvalidRequest) -> WriteRejected:
-    """The error for a write that no batch can take, raised before it goes anywhere."""
+    """The error for a write that no batch can take, raised before it is submitted."""
     confirmation = Confirmation(str(request_id), OutcomeKind.REJECTED, code=err.code, reason=str(err))
     return WriteRejected(
         rejection_message(str(request_id), str(err)), request_id=str(request_id), confirmation=confirmation
@@ -50,12 +50,12 @@ def write_error(request_id: str, cause: BaseException | None, timeout: timedelta
             return WriteExpired(EXPIRED.format(request_id), request_id=request_id, confirmation=confirmation)
     if isinstance(cause, TimeoutError) and cause.type == TimeoutType.SCHEDULE_TO_START and cause.__cause__ is None:
         return WriteNotSubmitted(f"write {request_id}: no worker took it within {timeout}", request_id=request_id)
-    # Only as the failure itself. Below a timeout it is merely the last attempt that ended: one that was open when time
-    # ran out may have handed the request over.
+    # Only as the failure itself. As the cause of a timeout it is merely the last attempt that ended: one that was open
+    # when time ran out may have submitted the request.
     refused = isinstance(cause, ApplicationError) and cause.type in (ErrorType.BATCHER_BUSY, ErrorType.WRONG_BATCHER)
     if isinstance(cause, ApplicationError) and refused and list(cause.details) == [True]:
         return WriteNotSubmitted(
-            f"write {request_id}: turned away for {timeout}: {cause.message}", request_id=request_id
+            f"write {request_id}: rejected as busy for {timeout}: {cause.message}", request_id=request_id
         )
     last = cause.__cause__ if isinstance(cause, TimeoutError) else cause
     because = f": {last.message}" if isinstance(last, ApplicationError) else ""

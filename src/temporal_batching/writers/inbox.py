@@ -1,4 +1,4 @@
-"""Confirmations that arrive in a workflow by signal, sorted to whoever waits for them."""
+"""Confirmations that arrive in a workflow by signal, handed to the writes that wait for them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Inbox:
 
     @contextmanager
     def expect(self, request_id: str) -> Iterator[asyncio.Future[Confirmation]]:
-        """A future for the confirmation of a request. What nobody expects, or no longer, is dropped."""
+        """A future for the confirmation of a request. A confirmation that no write expects is dropped."""
         arrival: asyncio.Future[Confirmation] = asyncio.get_running_loop().create_future()
         self._expected[request_id].append(arrival)
         try:

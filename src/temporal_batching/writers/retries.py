@@ -1,9 +1,9 @@
-"""When a signal that reached no batcher is sent again. Pure: time is a number."""
+"""When a signal that reached no batcher is retried. Pure: time is a number."""
 
 from __future__ import annotations
 
 LONGEST_PAUSE = 10.0
-"""Seconds between two attempts in the first minutes: how late a caller may notice that its batcher has come up."""
+"""Seconds between two attempts in the first minutes: how late a caller may notice that its batcher has started."""
 
 SHARE_OF_WAIT = 0.1
 """Of the time that a caller has waited: its later pauses. Each attempt adds five events to the caller's history, and a

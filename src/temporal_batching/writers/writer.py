@@ -57,15 +57,15 @@ class BatchWriter:
 
     Args:
         name: The batcher's name.
-        via: The door. ``"activity"`` runs the activity ``batch_write``; ``"signal"`` signals the batcher and waits for
-            a signal back, which needs no activity worker of the batcher's beside the workflow but costs more.
+        via: The way in. ``"activity"`` runs the activity ``batch_write``; ``"signal"`` signals the batcher and waits
+            for a signal back, which needs no activity worker of the batcher for the submission, but costs more.
         gateway: Where the activity runs: on the batcher's workers, or ``"local"``, on this workflow's own task queue,
-            whose worker then needs `GatewayPlugin`. Local saves a trip through the server per write.
-        shards: How many shards the batcher has. Only the signal door routes here and needs to know.
+            whose worker then needs `GatewayPlugin`. Local saves a round trip through the server per write.
+        shards: How many shards the batcher has. Used only with ``via="signal"``, which routes here.
         task_queue: The batcher's task queue; by default `default_task_queue` of its name.
         timeout: How long to wait for a confirmation, unless a write says otherwise.
         attempt_timeout: How long one attempt of the activity may take before it is repeated: how soon a write
-            recovers whose gateway was killed at the wrong moment. Repeating is safe.
+            recovers whose gateway was killed before it had submitted. Repeating is safe.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class BatchWriter:
             The confirmation; its outcome is `written`, or `duplicate` if the id was written before.
 
         Raises:
-            WriteNotSubmitted: It could not be handed over; it is not and will not be written.
+            WriteNotSubmitted: It could not be submitted; it is not and will not be written.
             WriteNotConfirmed: No confirmation came in time; it may or may not be written.
             WriteExpired: Its deadline passed first; it is not and will not be written.
             WriteRejected: The batcher or the sink refused it.
@@ -161,7 +161,7 @@ class BatchWriter:
             return await self._write_by_signal(wire, timeout)
         return await self._write_by_activity(wire, timeout)
 
-    # The activity door
+    # By activity
 
     async def _write_by_activity(self, wire: JsonObject, timeout: timedelta) -> Confirmation:
         wire["batcher"] = self._name
@@ -185,8 +185,8 @@ class BatchWriter:
         return confirmation
 
     async def _withdraw_by_activity(self, wire: JsonObject) -> None:
-        """Takes the request back for a cancelled caller: what is still pending must not be written any more."""
-        with contextlib.suppress(ActivityError):  # the caller ends as cancelled, whether the batcher heard or not
+        """Withdraws the request of a cancelled caller: what is still pending must not be written any more."""
+        with contextlib.suppress(ActivityError):  # the caller ends as cancelled, whether the withdrawal arrived or not
             await workflow.execute_activity(
                 ACTIVITY_WITHDRAW,
                 {name: wire[name] for name in ("batcher", "request_id", "key")},
@@ -195,7 +195,7 @@ class BatchWriter:
                 start_to_close_timeout=timedelta(seconds=10),
             )
 
-    # The signal door
+    # By signal
 
     async def _write_by_signal(self, wire: JsonObject, timeout: timedelta) -> Confirmation:
         request_id = wire["request_id"]
@@ -233,11 +233,11 @@ class BatchWriter:
 
 
 async def _signal_with_retries(batcher: workflow.ExternalWorkflowHandle[Any], wire: JsonObject) -> None:
-    """Submits by signal, and retries while there is no batcher that takes it: one that is to be started is waited for.
+    """Submits by signal, and retries until a batcher takes it: one may be about to be started.
 
     Raises:
-        WriteNotSubmitted: None took it until shortly before the deadline. Given up before it rather than at it: here
-            it is certain that nothing was handed over.
+        WriteNotSubmitted: None took it until shortly before the deadline. It gives up before the deadline, while it is
+            certain that nothing was submitted.
     """
     began, attempt = workflow.time(), 0
     while True:
@@ -265,7 +265,7 @@ def _leave(sending: asyncio.Task[None]) -> None:
     may be seconds after the caller's deadline while the server is busy.
     """
     sending.cancel()
-    sending.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody else looks at it
+    sending.add_done_callback(lambda task: task.cancelled() or task.exception())  # retrieves its exception
 
 
 async def _withdraw_by_signal(
@@ -274,12 +274,12 @@ async def _withdraw_by_signal(
     sending.cancel()
     await workflow.wait([sending])  # or the withdrawal could overtake the request
     info = workflow.info()
-    with contextlib.suppress(ApplicationError):  # no batcher, nothing to take back
+    with contextlib.suppress(ApplicationError):  # no batcher, nothing to withdraw
         await batcher.signal(SIGNAL_WITHDRAW, args=[request_id, info.workflow_id, info.original_execution_run_id])
 
 
 def _summary(wire: JsonObject) -> str:
-    """What the Web UI shows beside the activity: where to and how many, nothing of the values."""
+    """The activity's summary in the Web UI: the tables and the number of records, nothing of their values."""
     tables = list(dict.fromkeys(record["table"] for record in wire["records"]))
     count = len(wire["records"])
     return f"{count} record{'s' if count > 1 else ''} to {', '.join(tables)}"[:200]
