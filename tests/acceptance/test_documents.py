@@ -289,7 +289,7 @@ def test_the_requests_of_the_wire_contract_are_requests(number: int) -> None:
         assert read_submission(wire).records == len(wire["records"])
     elif "reply_to" in wire:
         request = json.loads(blocks("docs/reference/wire-contract.md", "json")[0])
-        assert read_submission({**request, **wire}).replies == [wire["reply_to"]]
+        assert [one.to_wire() for one in read_submission({**request, **wire}).replies] == [wire["reply_to"]]
     else:
         with pytest.raises(InvalidRequest):
             read_submission(wire)

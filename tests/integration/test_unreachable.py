@@ -120,7 +120,7 @@ async def test_the_activity_door_waits_while_the_buffer_is_full(client: Client, 
     assert len(sink.rows["entries"]) == 8
 
 
-async def test_rejected_as_busy_until_the_end_means_not_submitted(client: Client) -> None:
+async def test_not_accepted_until_the_end_means_not_submitted(client: Client) -> None:
     sink = MemorySink()
     async with running(client, sink, FULL) as service:
         await service.handle.pause()

@@ -55,7 +55,7 @@ def write_error(request_id: str, cause: BaseException | None, timeout: timedelta
     refused = isinstance(cause, ApplicationError) and cause.type in (ErrorType.BATCHER_BUSY, ErrorType.WRONG_BATCHER)
     if isinstance(cause, ApplicationError) and refused and list(cause.details) == [True]:
         return WriteNotSubmitted(
-            f"write {request_id}: rejected as busy for {timeout}: {cause.message}", request_id=request_id
+            f"write {request_id}: not accepted for {timeout}: {cause.message}", request_id=request_id
         )
     last = cause.__cause__ if isinstance(cause, TimeoutError) else cause
     because = f": {last.message}" if isinstance(last, ApplicationError) else ""

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
-from decimal import Decimal
-from enum import Enum, IntEnum
-from types import MappingProxyType
 from typing import Any
-from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from temporal_batching.contract import JsonObject, Record, RejectCode, ReplyTo, WriteRequest
+from temporal_batching.contract import JsonObject, RejectCode, ReplyTo
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.policy import MAX_REQUEST_BYTES
-from temporal_batching.wire.addresses import MAX_REPLIES, read_replies
-from temporal_batching.wire.bodies import RequestBody, same_content
+from temporal_batching.wire.bodies import RequestBody
 from temporal_batching.wire.checks import measure
-from temporal_batching.wire.deadlines import MAX_WAITED, deadline_after
-from temporal_batching.wire.encoding import encode_request, jsonable
 from temporal_batching.wire.submission import ENVELOPE_BYTES, Submission, read_submission
 
 
@@ -72,12 +62,6 @@ def test_a_parcel_is_read_as_one_entry() -> None:
     read = submission.body.write_requests(7.0)
     assert [r.request_id for r in read] == ["r-0", "r-1", "r-2"]
     assert {r.expires_at for r in read} == {7.0}
-
-
-def test_what_is_read_is_what_was_encoded() -> None:
-    sent = WriteRequest("r-1", [Record("t", {"a": Decimal("1.10"), "b": None})], key="k")
-    submission = read_submission({**encode_request(sent), "expires_at": 5})
-    assert submission.write_requests() == [WriteRequest("r-1", [Record("t", {"a": "1.10", "b": None})], "k", 5)]
 
 
 BAD: list[tuple[Any, str]] = [
@@ -190,76 +174,6 @@ def test_whatever_json_comes_it_is_read_or_refused(wire: Any) -> None:
     assert (again.body, again.replies, again.expires_at) == (submission.body, submission.replies, submission.expires_at)
 
 
-class Colour(Enum):
-    RED = "red"
-
-
-class Level(IntEnum):
-    HIGH = 3
-
-
-class Amount(Enum):
-    ONE = Decimal("1.00")
-
-
-@pytest.mark.parametrize(
-    ("value", "wire"),
-    [
-        (None, None),
-        (True, True),
-        (2**70, 2**70),
-        (0.1, 0.1),
-        ("é", "é"),
-        (Decimal("9.50"), "9.50"),
-        (Decimal("1E+3"), "1E+3"),
-        (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
-        (datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC), "2026-01-02T03:04:05.000006+00:00"),
-        (date(2026, 1, 2), "2026-01-02"),
-        (time(3, 4), "03:04:00"),
-        (b"\x00\xff", base64.b64encode(b"\x00\xff").decode()),
-        (bytearray(b"ab"), "YWI="),
-        (memoryview(b"ab"), "YWI="),
-        (Colour.RED, "red"),
-        (Level.HIGH, 3),
-        (Amount.ONE, "1.00"),
-        (MappingProxyType({"a": (Decimal(1), [b"ab"])}), {"a": ["1", ["YWI="]]}),
-    ],
-)
-def test_values_become_json_as_every_sink_reads_them_back(value: Any, wire: Any) -> None:
-    assert jsonable(value) == wire
-    assert type(jsonable(value)) is type(wire)
-    json.dumps(jsonable({"nested": [value]}))
-
-
-@dataclass
-class Unknown:
-    n: int = 1
-
-
-@pytest.mark.parametrize("value", [{1, 2}, Unknown(), object(), timedelta(1), 1j, [Unknown()], {"a": Unknown()}])
-def test_a_value_that_json_does_not_know_is_refused_with_those_it_does(value: Any) -> None:
-    with pytest.raises(InvalidRequest, match="JSON values, Decimal, datetime, date, time, UUID, bytes and Enum"):
-        jsonable(value)
-
-
-@pytest.mark.parametrize(
-    ("records", "message"),
-    [
-        ([{"table": "t"}], r"a record is a Record\(table, values\), not dict"),
-        ("entries", r"a record is a Record\(table, values\), not str"),
-        (None, "records is a list of Record, not NoneType"),
-        (Record("t", {"a": 1}), "records is a list of Record, not Record"),
-        ([Record("t", [1])], "a record's values are a mapping of columns, not list"),  # type: ignore[arg-type]
-        ([Record("t", {1: 1})], "a key of a JSON value is a string, not a number"),  # type: ignore[dict-item]
-        ([Record("t", {"a": {2: 1}})], "a key of a JSON value is a string, not a number"),
-        ([Record("t", {"a": nested(100_000)})], "nested too deeply"),
-    ],
-)
-def test_a_request_that_cannot_be_encoded_is_refused(records: Any, message: str) -> None:
-    with pytest.raises(InvalidRequest, match=message):
-        encode_request(WriteRequest("r", records))
-
-
 def test_a_mapping_of_any_kind_is_a_request() -> None:
     class Frozen(Mapping[str, Any]):
         def __getitem__(self, name: str) -> Any:
@@ -272,16 +186,6 @@ def test_a_mapping_of_any_kind_is_a_request() -> None:
             return len(request())
 
     assert read_submission(Frozen()).id == "r-1"
-
-
-def test_replies_may_be_missing_one_or_many_and_one_address_counts_once() -> None:
-    one = {"workflow_id": "w"}
-    assert read_replies(None) == []
-    assert read_replies(one) == [ReplyTo("w")]
-    replies = read_replies([one, {**one, "run_id": None}, {"activity_id": "a"}])
-    assert replies == [ReplyTo("w"), ReplyTo(activity_id="a")]
-    assert [reply.to_wire() for reply in replies] == [one, {"activity_id": "a"}]
-    assert len(read_replies([{"activity_id": str(n)} for n in range(MAX_REPLIES)])) == MAX_REPLIES
 
 
 def test_the_size_grows_with_those_who_wait() -> None:
@@ -307,49 +211,6 @@ def test_what_comes_again_says_so_as_it_travels() -> None:
     assert submission.body == read_submission(request()).body
     for other in (None, False, 1, "true"):
         assert not read_submission(request(resubmitted=other)).resubmitted
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ({"n": 1}, {"n": 1}, True),
-        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, True),
-        ({"n": 1}, {"n": 2}, False),
-        ({"n": 1}, {"n": True}, False),
-        ({"n": 1}, {"n": 1.0}, False),
-        ({"n": 0.0}, {"n": -0.0}, False),
-        ({"n": None}, {"m": None}, False),
-    ],
-)
-def test_records_are_the_same_as_the_ledgers_digest_sees_them(one: Any, other: Any, same: bool) -> None:
-    bodies = [read_submission(request(records=[record(**values)])).body for values in (one, other)]
-    parcels = [read_submission({"request_id": "p", "requests": [body.to_wire()]}).body for body in bodies]
-    assert same_content(*bodies) is same
-    assert same_content(*parcels) is same
-
-
-def test_the_key_does_not_make_a_request_another() -> None:
-    assert same_content(read_submission(request(key="a")).body, read_submission(request(key="b")).body)
-
-
-@pytest.mark.parametrize(
-    ("timeout", "before"), [(120.0, 5.0), (25.0, 5.0), (10.0, 2.0), (1.0, 0.2)], ids=lambda s: f"{s:g}s"
-)
-def test_a_deadline_lies_a_little_before_the_caller_gives_up(timeout: float, before: float) -> None:
-    assert deadline_after(1000.0, timedelta(seconds=timeout)) == pytest.approx(1000.0 + timeout - before)
-
-
-def test_what_a_gateway_says_of_the_wait_is_believed_within_reason() -> None:
-    wire = {"request_id": "r", "records": [{"table": "t", "values": {"n": 1}}]}
-    assert [read_submission({**wire, "waited": w}).waited for w in (None, 0, 1.5, 10**400)] == [
-        0.0,
-        0.0,
-        1.5,
-        MAX_WAITED,
-    ]
-    for wrong in (-1, "1", True, float("nan"), float("inf")):
-        with pytest.raises(InvalidRequest, match="waited"):
-            read_submission({**wire, "waited": wrong})
 
 
 @pytest.mark.parametrize(
