@@ -40,22 +40,22 @@ HEARD = {
 """By state and way in. docs/explanation/guarantees.md has it as a table."""
 
 
-async def write_by(service: Service, way: str, n: int) -> set[str]:
+async def write_by(service: Service, way: str, n: int, timeout: timedelta = TIMEOUT) -> set[str]:
     """What one caller hears: of each of its requests an outcome, or the type of its error."""
     if way in DOORS:
-        (told,) = await service.call(way, [entry(n)], timeout=TIMEOUT.total_seconds())
+        (told,) = await service.call(way, [entry(n)], timeout=timeout.total_seconds())
         code = f": {told.code}" if told.code else ""
         return {f"{told.error}{code}" if told.error else told.outcome}
     if way == "BatchClient.write":
         try:
-            return {str((await service.writer.write("entries", {"n": n}, timeout=TIMEOUT)).outcome)}
+            return {str((await service.writer.write("entries", {"n": n}, timeout=timeout)).outcome)}
         except WriteError as err:
             return {type(err).__name__}
     count = 1 if way == "write_many" else 3
     requests = [
         WriteRequest(f"{service.name}-{n + i}", [Record("entries", {"n": n + i})], key="together") for i in range(count)
     ]
-    results = await service.writer.write_many(requests, timeout=TIMEOUT)
+    results = await service.writer.write_many(requests, timeout=timeout)
     heard = {str(one.outcome) if isinstance(one, Confirmation) else type(one).__name__ for one in results}
     # In a list nothing is raised: an expiry is an outcome there.
     return {"WriteExpired" if one == "expired" else one for one in heard}
@@ -159,16 +159,19 @@ async def test_a_caller_into_a_locked_table_hears_what_is_certain(client: Client
 
 async def test_a_wait_for_a_lock_ends_at_the_deadline_of_the_write(client: Client, database: TestDatabase) -> None:
     """Then the outcome is certain for the request in the flush too, however long the sink may wait for locks."""
+    # Each flush waits until a deadline; the callers of the last one need a fifth of this for their outcome.
+    timeout = timedelta(seconds=10)
     database.execute("CREATE TABLE entries (n integer PRIMARY KEY)")
-    async with running(client, database.sink(lock_timeout=timedelta(seconds=8))) as service:
+    async with running(client, database.sink(lock_timeout=timedelta(seconds=20))) as service:
         async with lock(database):
-            first = asyncio.create_task(write_by(service, "activity", 1))
+            first = asyncio.create_task(write_by(service, "activity", 1, timeout))
 
             async def in_flight() -> None:
                 assert (await service.stats()).in_flight == 1
 
             await assert_eventually(in_flight)
-            behind = await asyncio.gather(*(write_by(service, way, 100 + 10 * i) for i, way in enumerate(EXPIRED)))
+            ways = enumerate(EXPIRED)
+            behind = await asyncio.gather(*(write_by(service, way, 100 + 10 * i, timeout) for i, way in ways))
             assert await first == {"WriteExpired"}
         assert dict(zip(EXPIRED, behind, strict=True)) == {way: {error} for way, error in EXPIRED.items()}
     assert database.rows("SELECT n FROM entries") == []

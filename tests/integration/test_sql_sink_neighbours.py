@@ -269,7 +269,6 @@ async def test_a_wait_for_the_writer_of_sqlite_ends_at_the_earliest_deadline(sql
     assert [o.kind.value for o in outcomes] == ["written", "written", "expired", "written"]
 
 
-@pytest.mark.xfail(strict=True, reason="a deadline that has passed does not bound the wait for a lock")
 async def test_a_request_past_its_deadline_hardly_waits_for_the_writer_of_sqlite(sqlite: TestDatabase) -> None:
     """Otherwise a flush that starts at the deadline keeps its callers without an outcome."""
     sqlite.execute(ENTRIES)

@@ -105,7 +105,7 @@ class Progress:
 
         Args:
             requests: The requests that are tried together.
-            deadlines: Whether the earliest deadline that is ahead bounds the wait for a lock.
+            deadlines: Whether the earliest deadline bounds the wait for a lock.
         """
         left = self._began + self._time - self._clock()
         failed = self._failed_before.of(requests[0].request_id) if len(requests) == 1 else NEVER
@@ -116,9 +116,9 @@ class Progress:
         )
 
     def _until_deadline(self, requests: Sequence[PreparedRequest]) -> float:
-        now = self._wall_clock()
-        ahead = (r.expires_at - now for r in requests if r.expires_at is not None and r.expires_at > now)
-        return max(BRIEF_LOCK, min(ahead, default=math.inf))
+        # Past deadlines count too: the batcher decides such a request sooner than a lock may be released.
+        earliest = min((r.expires_at for r in requests if r.expires_at is not None), default=math.inf)
+        return max(BRIEF_LOCK, earliest - self._wall_clock())
 
     def _share(self, failed: Failed, requests: int) -> float:
         longest = self._time * FIRST_SHARE
