@@ -52,6 +52,8 @@ GUIDES = "tests/acceptance/test_guides.py"
 
 LETTERS = f"{SERVICES}::test_an_operator_sends_dead_letters_again"
 
+LEDGER = f"{SERVICES}::test_an_operator_looks_up_a_request_and_prunes_the_ledger"
+
 HELD_BY = {
     "make demo": DEMO,
     'make demo DEMO="--sink postgresql --keep"': KEPT,
@@ -96,6 +98,8 @@ HELD_BY = {
     "temporal-batching audit --complete": AUDIT,
     "temporal-batching dead-letters": LETTERS,
     "temporal-batching resend --all": LETTERS,
+    "temporal-batching lookup ID": LEDGER,
+    "temporal-batching prune --older-than 30d": LEDGER,
     "python -m benchmarks.operations": "module",
     "temporal workflow describe": "temporal",
     "temporal workflow cancel": "temporal",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from temporalio.client import Client
 from tests.acceptance.conftest import PATIENCE, SERVICES, UV
+from tests.support.waiting import assert_eventually
 
 from temporal_batching.cli.connect import connect
 from temporal_batching.cli.console import CommandError
@@ -167,6 +169,38 @@ async def test_an_operator_sends_dead_letters_again(start: Start, temporal: str,
         assert await process.ends() == 0, process.output
         assert process.lines[-1] == "3 dead letters of 3 written."
         assert sorted(database.execute("SELECT article FROM orders")) == [(0,), (1,), (2,)]
+
+
+async def test_an_operator_looks_up_a_request_and_prunes_the_ledger(
+    start: Start, temporal: str, tmp_path: Path
+) -> None:
+    where = _apart("ledger", temporal) | {"BATCHING_SINK": f"sqlite:///{tmp_path}/rows.db", "BATCHING_LINGER": "100ms"}
+    with closing(sqlite3.connect(tmp_path / "rows.db", isolation_level=None)) as database:
+        database.execute("CREATE TABLE orders (id integer)")
+        worker = await start("batcher worker", **where)
+        await worker.says("Batcher")
+        process = await start("temporal-batching", "lookup", "o-1", **where)
+        assert await process.ends() == 1
+        assert process.lines == ["o-1  not in the ledger"]
+        client = await Client.connect(temporal)
+        wire = {"request_id": "o-1", "records": [{"table": "orders", "values": {"id": 1}}]}
+        await client.get_workflow_handle("batcher-ledger-0").signal("add_write_request", wire)
+
+        async def written() -> None:
+            assert list(database.execute("SELECT id FROM orders")) == [(1,)]
+
+        await assert_eventually(written)
+        process = await start("temporal-batching", "lookup", "o-1", "--json", **where)
+        assert await process.ends() == 0
+        assert json.loads(process.lines[0])["outcome"] == "written"
+        process = await start("temporal-batching", "prune", "--older-than", "1m", **where)
+        assert await process.ends() == 1
+        assert "--older-than 1m: more than 150s" in process.output
+        process = await start("temporal-batching", "prune", "--older-than", "30d", **where)
+        assert await process.ends() == 0, process.output
+        assert process.lines[-1].startswith("0 ids of 1 deleted from batching_ledger")
+        process = await start("temporal-batching", "lookup", "o-1", BATCHING_SINK="sqlite:////nowhere/rows.db")
+        assert await process.ends() == 2
 
 
 async def test_without_a_batcher_payments_fail_and_say_why(start: Start, temporal: str) -> None:

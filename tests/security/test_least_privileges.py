@@ -36,12 +36,12 @@ def batcher_url(postgresql: TestDatabase) -> Iterator[sa.URL]:
     sql = "\n".join(re.findall(r"^```sql\n(.*?)^```$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
     # Roles belong to the whole server, which other tests use too.
     own = str(postgresql.engine.url.database)
-    sql = re.sub(r"\b(batcher|auditor)\b", rf"\1_{own}", sql)
+    sql = re.sub(r"\b(batcher|auditor|pruner)\b", rf"\1_{own}", sql)
     postgresql.execute(sql.replace(";\n", ";;").strip().removesuffix(";;"))
     postgresql.execute(NO_DDL)
     yield postgresql.engine.url.set(username=f"batcher_{own}")
     postgresql.execute("DROP EVENT TRIGGER no_ddl")
-    for role in (f"batcher_{own}", f"auditor_{own}"):
+    for role in (f"batcher_{own}", f"auditor_{own}", f"pruner_{own}"):
         postgresql.execute(f"DROP OWNED BY {role};;DROP ROLE {role}")
 
 

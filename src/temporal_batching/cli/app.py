@@ -11,6 +11,7 @@ from temporal_batching.cli.audit import audit
 from temporal_batching.cli.console import out
 from temporal_batching.cli.dead_letters import dead_letters, resend
 from temporal_batching.cli.demo.command import demo
+from temporal_batching.cli.ledger import lookup, prune
 from temporal_batching.cli.monitor import monitor, stats
 from temporal_batching.cli.operate import adopt_ledger, configure, drain, flush, pause, resume, start
 from temporal_batching.cli.options import Command, Group, switch
@@ -19,7 +20,7 @@ from temporal_batching.cli.worker import worker
 COMMANDS = (
     demo, worker, start, monitor, stats,
     flush, pause, resume, drain, configure, adopt_ledger,
-    audit, dead_letters, resend,
+    audit, lookup, prune, dead_letters, resend,
 )  # fmt: skip
 
 

@@ -1,0 +1,157 @@
+"""The ledger in the settings' database: looked up, and pruned."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+import sqlalchemy as sa
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from temporalio.client import Client
+
+from temporal_batching import BatcherHandle
+from temporal_batching.audit.facts import LedgerFact
+from temporal_batching.audit.ledger import LedgerReader
+from temporal_batching.cli.console import EXIT_FAILED, CommandError, err, out, plural
+from temporal_batching.cli.database import sync_engine
+from temporal_batching.errors import BatcherNotRunning
+from temporal_batching.policy import BatchPolicy
+from temporal_batching.redaction import driver_message, redact_url, without_secrets
+from temporal_batching.settings import CONSOLE, BatcherSettings, SettingsError, format_duration
+from temporal_batching.sinks.sql.ledger import ledger_table
+from temporal_batching.sinks.sql.pruning import Pruned, count_ids, prune_ledger
+
+T = TypeVar("T")
+
+
+async def look_up(settings: BatcherSettings, table: str, request_ids: Sequence[str], *, as_json: bool) -> int:
+    """Prints what the ledger knows of request ids.
+
+    Returns:
+        The exit status: 0 if it knows all of them, 1 otherwise.
+
+    Raises:
+        CommandError: It could not be read.
+    """
+
+    def read(engine: sa.Engine, ledger: sa.Table) -> dict[str, LedgerFact]:
+        with engine.begin() as connection:
+            # The row with an empty id is the ledger's identity.
+            facts = LedgerReader(connection, ledger).look_up([request_id for request_id in request_ids if request_id])
+            return {fact.request_id: fact for fact in facts}
+
+    with _ledger(settings, table) as do:
+        known = await do(read)
+    for request_id in request_ids:
+        fact = known.get(request_id)
+        if as_json:
+            print(json.dumps(_facts(request_id, fact)), flush=True)
+        elif fact is None:
+            out.print(f"{request_id}  not in the ledger", markup=False)
+        else:
+            at = datetime.fromtimestamp(fact.committed_at, UTC).isoformat(sep=" ", timespec="milliseconds")
+            out.print(f"{request_id}  {fact.status}  batch {fact.batch_id or '-'}  {at}", markup=False)
+    return 0 if all(request_id in known for request_id in request_ids) else EXIT_FAILED
+
+
+def _facts(request_id: str, fact: LedgerFact | None) -> dict[str, object]:
+    if fact is None:
+        return {"request_id": request_id, "known": False}
+    return {
+        "request_id": request_id,
+        "known": True,
+        "outcome": fact.status,
+        "batch_id": fact.batch_id,
+        "committed_at": datetime.fromtimestamp(fact.committed_at, UTC).isoformat(),
+        "digest": fact.digest,
+    }
+
+
+async def prune_old_ids(
+    client: Client, settings: BatcherSettings, table: str, age: timedelta, *, dry_run: bool = False
+) -> int:
+    """Deletes ids that are older than an age, and shows how far it is.
+
+    Raises:
+        SettingsError: A request with such an id may still be waiting, or be submitted again.
+        CommandError: The ledger cannot be read, or its ids cannot be deleted.
+    """
+    least = await _least_age(client, settings)
+    if age <= least:
+        raise SettingsError(
+            f"--older-than {format_duration(age)}: more than {format_duration(least)}, the longest time in force for "
+            "which a request of this batcher may wait for its outcome"
+        )
+    before = datetime.now(UTC) - age
+    with _ledger(settings, table) as do, _progress() as bar:
+        task = bar.add_task("", total=await do(count_ids))
+
+        def show(pruned: Pruned) -> None:
+            bar.update(task, completed=pruned.seen)
+
+        done = await do(lambda engine, ledger: prune_ledger(engine, ledger, before, dry_run=dry_run, progress=show))
+    what = "would be deleted" if dry_run else "deleted"
+    moment = before.isoformat(sep=" ", timespec="seconds")
+    out.print(f"{plural(done.old, 'id')} of {done.seen:,} {what} from {table}: entered before {moment}.", markup=False)
+    return 0
+
+
+async def _least_age(client: Client, settings: BatcherSettings) -> timedelta:
+    """The longest time for which a request of the batcher may wait for its outcome, as far as it is known here."""
+    limits, waiting = [settings.confirmation_timeout + settings.flush_timeout], 0.0
+    try:
+        shards = await BatcherHandle(client, settings.name, shards=settings.shards).stats()
+    except BatcherNotRunning:
+        shards = []  # nothing waits; the settings' own limit counts
+    for shard in shards:
+        policy = BatchPolicy.from_wire(shard.policy)
+        limits.append(policy.confirmation_timeout + policy.flush_timeout)
+        waiting = max(waiting, shard.oldest_pending_seconds)
+    return max(*limits, timedelta(seconds=round(waiting)))
+
+
+class _LedgerWork:
+    """Work with a ledger, in a thread."""
+
+    def __init__(self, engine: sa.Engine, ledger: sa.Table, url: str) -> None:
+        self._engine = engine
+        self._ledger = ledger
+        self._url = url
+
+    async def __call__(self, work: Callable[[sa.Engine, sa.Table], T]) -> T:
+        try:
+            return await asyncio.to_thread(work, self._engine, self._ledger)
+        except sa.exc.SQLAlchemyError as problem:
+            reason = without_secrets(driver_message(problem), self._url)
+            where = f"{self._ledger.fullname} in {redact_url(self._url)}"
+            raise CommandError(f"Cannot use the ledger {where}: {reason}") from None
+
+
+@contextmanager
+def _ledger(settings: BatcherSettings, table: str) -> Iterator[_LedgerWork]:
+    """The ledger of the settings, for work in threads.
+
+    Raises:
+        SettingsError: The settings name no database.
+        CommandError: The database refused the work.
+    """
+    url = settings.sink_url()
+    if url == CONSOLE:
+        raise SettingsError("--sink 'console': a database URL, for only a database has a ledger")
+    engine = sync_engine(url)
+    try:
+        yield _LedgerWork(engine, ledger_table(table, schemas=engine.dialect.name == "postgresql"), url)
+    finally:
+        engine.dispose()
+
+
+def _progress() -> Progress:
+    """A bar on a terminal; nothing where the output is piped."""
+    return Progress(
+        BarColumn(), TextColumn("{task.completed:,.0f} of {task.total:,.0f} ids"), TimeRemainingColumn(),
+        console=err, transient=True, disable=not err.is_terminal,
+    )  # fmt: skip
