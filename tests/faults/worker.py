@@ -18,13 +18,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from temporalio.client import Client
-
 from temporal_batching.cli.connect import connect
 from temporal_batching.cli.console import log_to_stderr, out, run
 from temporal_batching.cli.worker import batcher_worker, open_sink, serve
 from temporal_batching.settings import load
-from tests.support.fault_points import FaultInterceptor, FaultPoint, FaultSink
+from tests.support.fault_points import FaultInterceptor, FaultPoint, FaultSink, with_interceptor
 from tests.support.statements import BEGIN, COMMIT, Statements, intercepted
 
 
@@ -87,8 +85,7 @@ async def main() -> int:
         else:
             kill = Killer(FaultPoint(os.environ["FAULT_POINT"]), int(os.environ["FAULT_AFTER"]))
             statements.before = kill.before_statement
-            config: dict[str, Any] = {**client.config(), "interceptors": [FaultInterceptor(kill)]}
-            client = Client(**config)
+            client = with_interceptor(client, FaultInterceptor(kill))
             sink = FaultSink(sink, kill)
         worker = batcher_worker(client, settings, sink)
         out.print("Batcher: armed.")

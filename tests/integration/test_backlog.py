@@ -14,8 +14,8 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 import temporal_batching.batcher.signals as signals
 import temporal_batching.batcher.workflow as batcher
 from temporal_batching import BatchPolicy, MemorySink
-from temporal_batching.batcher.buffer import Buffer
 from temporal_batching.batcher.workflow import BatcherWorkflow
+from tests.support.fault_points import FaultInterceptor, FaultPoint
 from tests.support.service import QUICK, Service, count, entry, running
 from tests.support.waiting import assert_eventually
 
@@ -74,16 +74,15 @@ async def test_a_run_does_not_end_before_it_has_read_every_signal(
     assert Counter(row["n"] for row in sink.rows["entries"]) == dict.fromkeys(range(50), 1)
 
 
-async def test_a_slow_activation_is_not_held_for_a_deadlock(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_activation_is_not_held_for_a_deadlock(client: Client) -> None:
     """Where CPU is short, thousands of signals take long to dispatch; the SDK's limit is 2 seconds."""
-    accept = Buffer.accept
 
-    def slowly(*args: Any) -> Any:
-        time.sleep(2.5)
-        return accept(*args)
+    def slowly(point: FaultPoint) -> None:
+        if point is FaultPoint.BEFORE_ACCEPT:
+            time.sleep(2.5)
 
-    monkeypatch.setattr(Buffer, "accept", slowly)
-    async with running(client, MemorySink()) as service:
+    slow = {"interceptors": [FaultInterceptor(slowly)]}
+    async with running(client, MemorySink(), worker_options=slow) as service:
         (told,) = await service.call("signal", [entry(1)])
         events = await service.events()
     assert told.outcome == "written"

@@ -5,9 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from datetime import timedelta
+from typing import Any, NoReturn
 
 import pytest
-from temporalio.client import Client, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.client import (
+    Client,
+    Interceptor,
+    OutboundInterceptor,
+    QueryWorkflowInput,
+    StartWorkflowUpdateWithStartInput,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
 from temporal_batching import (
@@ -25,6 +34,7 @@ from temporal_batching import (
     WriteRequest,
 )
 from tests.support.callers import DOORS
+from tests.support.fault_points import with_interceptor
 from tests.support.service import QUICK, entry, running
 from tests.support.waiting import assert_eventually
 
@@ -203,34 +213,51 @@ async def test_two_thousand_requests_each_have_their_own_result_in_order(client:
     assert len(sink.batches) < 60
 
 
-async def test_parcels_cut_for_wider_limits_than_those_in_force_are_cut_again(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As before a shard runs, when nobody can say what its limits will be."""
+class _NotRunning(Interceptor):
+    """Answers every query as a server does that does not know the workflow."""
 
-    async def widest(_: BatchClient) -> BatchPolicy:
-        return BatchPolicy()
+    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:
+        class Calls(OutboundInterceptor):
+            async def query_workflow(self, input: QueryWorkflowInput) -> Any:
+                raise RPCError("workflow not found", RPCStatusCode.NOT_FOUND, b"")
 
-    monkeypatch.setattr(BatchClient, "_batch_limit", widest)
+        return Calls(next)
+
+
+async def test_parcels_cut_for_wider_limits_than_those_in_force_are_cut_again(client: Client) -> None:
+    """As before a shard runs, when its limits are not known yet: the program then takes the defaults."""
     sink = MemorySink()
     async with running(client, sink, BatchPolicy(linger=QUICK.linger, max_batch_size=30)) as service:
         requests = [WriteRequest(f"{service.name}-{n}", [Record("entries", {"n": n})], key="k") for n in range(100)]
-        results = await service.writer.write_many(requests)
+        writer = BatchClient(with_interceptor(client, _NotRunning()), service.name, task_queue=service.queue)
+        results = await writer.write_many(requests)
     assert [_outcome(result) for result in results] == ["written"] * 100
     assert [row["n"] for row in sink.rows["entries"]] == list(range(100))
 
 
-async def test_a_worker_that_stops_before_its_shards_have_answered_ends_in_order(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    announcing = asyncio.Event()
+class _Unanswered(Interceptor):
+    """No update is ever answered."""
 
-    async def announce(_: BatcherHandle, policy: BatchPolicy) -> None:
-        announcing.set()
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError as err:
-            raise WorkflowUpdateRPCTimeoutOrCancelledError from err  # as the SDK's update does
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+
+    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:
+        begun = self.begun
+
+        class Calls(OutboundInterceptor):
+            async def start_update_with_start_workflow(self, input: StartWorkflowUpdateWithStartInput) -> NoReturn:
+                begun.set()
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError as err:
+                    raise WorkflowUpdateRPCTimeoutOrCancelledError from err  # as the SDK's update does
+                raise AssertionError("an event that is never set")
+
+        return Calls(next)
+
+
+async def test_a_worker_that_stops_before_its_shards_have_answered_ends_in_order(client: Client) -> None:
+    unanswered = _Unanswered()
 
     class Closed(MemorySink):
         closed = False
@@ -238,10 +265,10 @@ async def test_a_worker_that_stops_before_its_shards_have_answered_ends_in_order
         async def close(self) -> None:
             self.closed = True
 
-    monkeypatch.setattr(BatcherHandle, "announce", announce)
     sink = Closed()
-    async with Worker(client, task_queue="stops-soon", plugins=[BatcherPlugin(sink, name="stops-soon")]):
-        await announcing.wait()
+    connected = with_interceptor(client, unanswered)
+    async with Worker(connected, task_queue="stops-soon", plugins=[BatcherPlugin(sink, name="stops-soon")]):
+        await unanswered.begun.wait()
     assert sink.closed
 
 

@@ -103,6 +103,13 @@ class FaultInterceptor(client.Interceptor, worker.Interceptor):
         return Shard
 
 
+def with_interceptor(connected: client.Client, interceptor: client.Interceptor) -> client.Client:
+    """The same client, with another interceptor."""
+    config: dict[str, Any] = {**connected.config()}
+    config["interceptors"] = [*config.get("interceptors", []), interceptor]
+    return client.Client(**config)
+
+
 class _Calls(client.OutboundInterceptor):
     """What the gateway and the delivery call."""
 
