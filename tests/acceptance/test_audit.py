@@ -28,8 +28,8 @@ async def test_a_deployment_holds_its_audit_until_it_is_damaged(
     await prepare_database(sqlite.url, create_tables=True)
     client = await Client.connect(temporal)
     async with running(client, SqlSink(sqlite.url)) as service:
-        told = await service.call("activity", [booking(number) for number in range(20)])
-        assert {one.outcome for one in told} == {"written"}
+        results = await service.call("activity", [booking(number) for number in range(20)])
+        assert {one.outcome for one in results} == {"written"}
     query = f"TaskQueue = '{service.callers_queue}'"
 
     async def ended() -> None:

@@ -76,9 +76,7 @@ async def test_ports_in_use_and_foreign_settings_are_no_obstacle(start: Start, s
     assert _left_behind(scratch) == []
 
 
-async def test_on_anybodys_temporal_it_keeps_out_of_their_batchers_way(
-    start: Start, scratch: Path, temporal: str
-) -> None:
+async def test_on_a_shared_temporal_it_leaves_other_batchers_alone(start: Start, scratch: Path, temporal: str) -> None:
     demo = await start(
         "temporal-batching", "demo", *FEW, "--via", "activity", "--linger", "1s", TEMPORAL_ADDRESS=temporal
     )

@@ -50,7 +50,7 @@ TUTORIAL = "tests/package/test_tutorial.py::test_the_tutorial_leads_to_a_first_b
 INSTALLS = "tests/package/test_installs.py::test_the_wheel_installs_and_imports"
 GUIDES = "tests/acceptance/test_guides.py"
 
-LETTERS = f"{SERVICES}::test_an_operator_sends_dead_letters_again"
+LETTERS = f"{SERVICES}::test_an_operator_resends_dead_letters"
 
 LEDGER = f"{SERVICES}::test_an_operator_looks_up_a_request_and_prunes_the_ledger"
 
@@ -239,7 +239,7 @@ async def audited_by_the_documents_example(
 
 
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
-async def test_readmes_worker_finishes_its_flush_when_it_is_told_to_stop(
+async def test_readmes_worker_finishes_its_flush_when_it_is_stopped(
     start: Start,
     postgresql: TestDatabase,
     tmp_path: Path,

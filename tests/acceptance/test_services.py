@@ -100,17 +100,17 @@ async def test_uv_run_needs_no_network_once_everything_is_there(start: Start) ->
     assert await process.ends() == 0, process.output
 
 
-async def test_a_payment_that_comes_again_by_whatever_door_is_booked_once(
+async def test_a_payment_that_is_repeated_by_another_way_in_is_booked_once(
     start: Start, temporal: str, tmp_path: Path
 ) -> None:
-    where = _apart("doors", temporal)
+    where = _apart("ways-in", temporal)
     database = tmp_path / "payments.db"
     sink = {"BATCHING_SINK": f"sqlite:///{database}", "BATCHING_LINGER": "200ms"}
     await start("batcher worker", "--create-tables", **where, **sink)
     await start("main worker", **where)
-    doors = (("--via", "activity"), ("--via", "signal"), ("--gateway", "batcher"))
-    for door, outcome in zip(doors, ("written", "duplicate", "duplicate"), strict=True):
-        starter = await start("main starter", "--input", PAYMENTS, "--workflows", "30", *door, **where)
+    ways_in = (("--via", "activity"), ("--via", "signal"), ("--gateway", "batcher"))
+    for way_in, outcome in zip(ways_in, ("written", "duplicate", "duplicate"), strict=True):
+        starter = await start("main starter", "--input", PAYMENTS, "--workflows", "30", *way_in, **where)
         assert await starter.ends() == 0, starter.output
         assert starter.lines[-1].startswith(f"30 payments: 30 {outcome} in ")
     with closing(sqlite3.connect(database)) as connection:
@@ -145,7 +145,7 @@ async def test_operators_commands_reach_the_batcher(start: Start, temporal: str)
     await process.says('"linger": 3.0')
 
 
-async def test_an_operator_sends_dead_letters_again(start: Start, temporal: str, tmp_path: Path) -> None:
+async def test_an_operator_resends_dead_letters(start: Start, temporal: str, tmp_path: Path) -> None:
     where = _apart("letters", temporal) | {"BATCHING_SINK": f"sqlite:///{tmp_path}/rows.db", "BATCHING_LINGER": "100ms"}
     with closing(sqlite3.connect(tmp_path / "rows.db", isolation_level=None)) as database:
         database.execute("CREATE TABLE articles (id integer PRIMARY KEY)")
@@ -252,7 +252,7 @@ async def test_without_its_database_a_worker_ends_with_one_line(start: Start, te
         ("empty.csv", "payment_id,account,amount,currency,booked_at\n", ["holds no payments"]),
     ],
 )
-async def test_a_bad_input_file_is_told_line_by_line_before_anything_starts(
+async def test_a_bad_input_file_is_reported_line_by_line_before_anything_starts(
     name: str, text: str, complaints: list[str], start: Start, tmp_path: Path
 ) -> None:
     file = tmp_path / name

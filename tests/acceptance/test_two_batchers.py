@@ -65,10 +65,10 @@ async def test_workers_that_differ_in_name_and_sink_write_into_their_own_databas
     options = ("--task-queue", shared, "--retry-max", "1s") if queue == "one for both" else ()
     for name in names:
         await worker(start, temporal, name, database(paths[name]), *options)
-    told = await asyncio.gather(
+    results = await asyncio.gather(
         *(write(client, name, range(10), task_queue=shared if options else None) for name in names)
     )
-    assert set().union(*told) <= {"written", "duplicate"}
+    assert set().union(*results) <= {"written", "duplicate"}
     for name in names:
         assert rows(paths[name]) == [(n, name) for n in range(10)]
 

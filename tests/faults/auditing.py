@@ -17,7 +17,7 @@ from temporal_batching.audit.order import Arrival
 from temporal_batching.audit.rules import Call, CallResult, StoredRecord, find_violations
 from temporal_batching.contract import SIGNAL_ADD, UPDATE_SUBMIT
 from temporal_batching.routing import batcher_workflow_id
-from tests.support.callers import Told
+from tests.support.callers import CallerResult
 from tests.support.databases import TestDatabase
 
 TABLE = "facts"
@@ -44,40 +44,40 @@ class Asked:
 
     Attributes:
         caller: Who asks.
-        door: How it goes in.
+        way_in: How it reaches the batcher.
         request_id: The write's id.
         key: What decides its shard and its order.
         records: How many it has.
         content: What they say.
         asked_at: When, in seconds since the epoch.
-        told: What the caller was told; None while it waits.
+        result: The result that the caller received; None while it waits.
         told_at: When that was.
         failed: How its workflow ended, if it did not end well.
     """
 
     caller: str
-    door: str
+    way_in: str
     request_id: str
     key: str
     records: int
     content: str
     asked_at: float = field(default_factory=time.time)
-    told: Told | None = None
-    told_at: float = 0.0
+    result: CallerResult | None = None
+    notified_at: float = 0.0
     failed: str = ""
 
     @property
     def verdict(self) -> CallResult | None:
-        if self.told is None:
+        if self.result is None:
             return None
-        return _ERRORS[self.told.error] if self.told.error else CallResult(self.told.outcome)
+        return _ERRORS[self.result.error] if self.result.error else CallResult(self.result.outcome)
 
     def learned_nothing(self) -> None:
         """Whoever asked was gone before it was told."""
-        self.told, self.told_at = Told("", self.request_id, error="WriteNotConfirmed"), time.time()
+        self.result, self.notified_at = CallerResult("", self.request_id, error="WriteNotConfirmed"), time.time()
 
-    def was_told(self, told: Told) -> None:
-        self.told, self.told_at = told, time.time()
+    def was_notified(self, result: CallerResult) -> None:
+        self.result, self.notified_at = result, time.time()
 
 
 def create_table(database: TestDatabase) -> None:
@@ -115,7 +115,7 @@ def verdicts(asked: Iterable[Asked]) -> dict[str, int]:
     return dict(Counter(str(one.verdict) for one in asked))
 
 
-async def assert_the_truth_was_told(
+async def assert_callers_were_told_the_truth(
     client: Client, batcher: str, shards: int, database: TestDatabase, asked: Sequence[Asked]
 ) -> None:
     """Everyone was told, nothing else is in the database, nothing overtook within a key, and no shard stumbled."""

@@ -1,4 +1,4 @@
-"""The scene of a test: a batcher's workers as processes, callers that keep asking, and what each of them was told."""
+"""The scene of a test: a batcher's workers as processes, callers that keep asking, and the result of each."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from temporalio.worker import Worker
 
 from temporal_batching import BatcherHandle, BatcherNotRunning, BatcherStats, GatewayPlugin
 from temporal_batching.routing import batcher_workflow_id
-from tests.faults.auditing import TABLE, Asked, assert_the_truth_was_told, create_table, verdicts
+from tests.faults.auditing import TABLE, Asked, assert_callers_were_told_the_truth, create_table, verdicts
 from tests.faults.callers import Leaver
 from tests.faults.processes import Process, command, python
 from tests.faults.worker import Trouble
-from tests.support.callers import CALLERS, DOORS, Caller, Job, Told, Write
+from tests.support.callers import CALLERS, WAYS_IN, Caller, CallerResult, Job, Write
 from tests.support.databases import TestDatabase
 from tests.support.fault_points import FaultPoint
 from tests.support.waiting import assert_eventually
@@ -182,7 +182,7 @@ class Scene:
 
     def ask(
         self,
-        door: str,
+        way_in: str,
         *,
         request_id: str = "",
         again: Asked | None = None,
@@ -193,44 +193,44 @@ class Scene:
         """Starts a caller with one write of one to three records, and of one more that is bad, if there is to be one.
 
         Args:
-            door: How it goes in.
+            way_in: How it reaches the batcher.
             request_id: One of its own by default.
             again: Another caller's write, that this one asks for as well.
             padding: Characters to make each record so much longer.
             poison: The bad one, as [table, values].
             options: How long it waits, and an attempt of its, as `Job` has them.
         """
-        asked, write = self.new_write(door, request_id=request_id, again=again, padding=padding)
+        asked, write = self.new_write(way_in, request_id=request_id, again=again, padding=padding)
         write.rows += [poison] if poison else []
-        job = self.job(door, write, **options)
+        job = self.job(way_in, write, **options)
         task = asyncio.create_task(self._await(asked, job))
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
         return asked
 
     def new_write(
-        self, door: str, *, request_id: str = "", again: Asked | None = None, padding: int = 0
+        self, way_in: str, *, request_id: str = "", again: Asked | None = None, padding: int = 0
     ) -> tuple[Asked, Write]:
         """A write that somebody is going to ask for, on record already."""
         number = next(self._numbers)
-        # Ten keys a door. Of one door each: a shard reads signals that came beside an update before it.
-        key, records, content = f"{door}-{number % 10}", 1 + number % 3, f"content {number}" + "x" * padding
+        # Ten keys for each way in, and none for two: a shard reads signals that came with an update before it.
+        key, records, content = f"{way_in}-{number % 10}", 1 + number % 3, f"content {number}" + "x" * padding
         if again is not None:
             request_id, key, records, content = again.request_id, again.key, again.records, again.content
         elif request_id:
             key = ""
         request_id = request_id or f"{self.name}-{number}"
         rows = [[TABLE, {"request_id": request_id, "position": n, "content": content}] for n in range(records)]
-        asked = Asked(f"{door} {number}", door, request_id, key, records, content)
+        asked = Asked(f"{way_in} {number}", way_in, request_id, key, records, content)
         self.asked.append(asked)
         return asked, Write(rows, key=key, request_id=request_id)
 
-    def job(self, door: str, write: Write, *, timeout: float = 60.0, **options: float) -> Job:
-        return Job(self.name, self.queue, door, [write], shards=self.shards, timeout=timeout, **options)
+    def job(self, way_in: str, write: Write, *, timeout: float = 60.0, **options: float) -> Job:
+        return Job(self.name, self.queue, way_in, [write], shards=self.shards, timeout=timeout, **options)
 
-    def ask_each(self, doors: Sequence[str] = DOORS, *, count: int = 1, **options: Any) -> list[Asked]:
-        """``count`` callers at each door."""
-        return [self.ask(door, **options) for _ in range(count) for door in doors]
+    def ask_each(self, ways_in: Sequence[str] = WAYS_IN, *, count: int = 1, **options: Any) -> list[Asked]:
+        """``count`` callers by each way in."""
+        return [self.ask(way_in, **options) for _ in range(count) for way_in in ways_in]
 
     async def _await(self, asked: Asked, job: Job) -> None:
         while True:
@@ -248,11 +248,11 @@ class Scene:
             except (RPCError, RuntimeError):  # the server is down
                 await asyncio.sleep(0.2)
             # A long poll may also end without an event.
-            if asked.told is not None or asked.failed:
+            if asked.result is not None or asked.failed:
                 return
 
     async def start(self, run: Any, arg: Any, asked: Asked) -> WorkflowHandle[Any, Any]:
-        """Starts a caller of another kind; what it is told the test has to see itself."""
+        """Starts a caller of another kind; the test has to read its result itself."""
         handle: WorkflowHandle[Any, Any] = await self.client.start_workflow(
             run,
             arg,
@@ -293,17 +293,17 @@ class Scene:
                 self._failures.append(f"{asked.request_id} ended with {asked.failed}")
                 return
             result = event.workflow_execution_completed_event_attributes.result.payloads
-            ((told,),) = await self.client.data_converter.decode(result, [list[Told]])
-            # By the server's clock: we may come to hear of it later.
-            asked.told, asked.told_at = told, event.event_time.ToNanoseconds() / 1e9
+            ((answer,),) = await self.client.data_converter.decode(result, [list[CallerResult]])
+            # By the server's clock: we may learn of it later.
+            asked.result, asked.notified_at = answer, event.event_time.ToNanoseconds() / 1e9
 
     @contextlib.asynccontextmanager
-    async def load(self, rate: float, doors: Sequence[str] = DOORS, **options: Any) -> AsyncIterator[None]:
+    async def load(self, rate: float, ways_in: Sequence[str] = WAYS_IN, **options: Any) -> AsyncIterator[None]:
         """Callers at a steady rate for the length of the block."""
 
         async def keep_asking() -> None:
-            for door in itertools.cycle(doors):
-                self.ask(door, **options)
+            for way_in in itertools.cycle(ways_in):
+                self.ask(way_in, **options)
                 await asyncio.sleep(1 / rate)
 
         task = asyncio.create_task(keep_asking())
@@ -315,40 +315,40 @@ class Scene:
                 await task
 
     def unanswered(self) -> int:
-        return sum(one.told is None for one in self.asked)
+        return sum(one.result is None for one in self.asked)
 
-    async def until_told(self, asked: Sequence[Asked] | None = None, *, within: float = 90.0) -> None:
+    async def until_notified(self, asked: Sequence[Asked] | None = None, *, within: float = 90.0) -> None:
         some = self.asked if asked is None else asked
 
-        async def told() -> None:
+        async def notified() -> None:
             assert not self._failures
-            missing = [one.request_id for one in some if one.told is None]
-            assert not missing, f"{len(missing)} of {len(some)} were not told: {missing[:5]}"
+            missing = [one.request_id for one in some if one.result is None]
+            assert not missing, f"{len(missing)} of {len(some)} were not notified: {missing[:5]}"
 
-        await assert_eventually(told, within=within)
+        await assert_eventually(notified, within=within)
 
-    async def until_told_some(self, more: int = 1, *, within: float = 60.0) -> None:
-        """Waits until some more have been told."""
+    async def until_some_notified(self, more: int = 1, *, within: float = 60.0) -> None:
+        """Waits until some more are notified."""
         before = len(self.asked) - self.unanswered()
 
-        async def told() -> None:
+        async def notified() -> None:
             assert len(self.asked) - self.unanswered() >= before + more
 
-        await assert_eventually(told, within=within)
+        await assert_eventually(notified, within=within)
 
     def slowest(self, since: float) -> Iterator[str]:
-        """For each door, the longest that a caller was told after a moment."""
-        for door in DOORS:
-            times = [one.told_at - since for one in self.asked if one.door == door and one.told_at > since]
+        """For each way in, the longest time from a moment to the notification of a caller."""
+        for way_in in WAYS_IN:
+            times = [one.notified_at - since for one in self.asked if one.way_in == way_in and one.notified_at > since]
             if times:
-                yield f"{door} {max(times):.1f} s"
+                yield f"{way_in} {max(times):.1f} s"
 
     def verdicts(self) -> dict[str, int]:
         return verdicts(self.asked)
 
     async def audit(self, *, within: float = 60.0) -> None:
-        """Waits until nothing is under way any more, and holds what was told against what is there."""
-        await self.until_told(within=within)
+        """Waits until nothing is under way any more, and compares the results with what is there."""
+        await self.until_notified(within=within)
 
         async def nothing_is_under_way() -> None:
             try:
@@ -358,8 +358,8 @@ class Scene:
             assert [one.dedup_ids for one in stats] == [0] * self.shards
 
         await assert_eventually(nothing_is_under_way, within=within)
-        await assert_the_truth_was_told(self.client, self.name, self.shards, self.database, self.asked)
+        await assert_callers_were_told_the_truth(self.client, self.name, self.shards, self.database, self.asked)
 
 
-def told(asked: Sequence[Asked]) -> list[Told]:
-    return [one.told for one in asked if one.told is not None]
+def results(asked: Sequence[Asked]) -> list[CallerResult]:
+    return [one.result for one in asked if one.result is not None]

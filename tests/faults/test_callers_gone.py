@@ -9,7 +9,7 @@ from temporal_batching.audit.rules import CallResult
 from tests.faults.auditing import TABLE, Asked
 from tests.faults.callers import Leaver
 from tests.faults.scene import NewScene
-from tests.support.callers import DOORS, Caller, Carry, Continuer
+from tests.support.callers import WAYS_IN, Caller, Carry, Continuer
 from tests.support.databases import TestDatabase
 from tests.support.fault_points import FaultPoint
 from tests.support.waiting import assert_eventually
@@ -32,9 +32,9 @@ async def test_callers_that_are_gone_cost_the_others_nothing(
         "left": Leaver.run,
         "continued": Continuer.run,
     }.items():
-        for door in [*DOORS, *DOORS]:
-            asked, write = scene.new_write(door)
-            job = scene.job(door, write)
+        for way_in in [*WAYS_IN, *WAYS_IN]:
+            asked, write = scene.new_write(way_in)
+            job = scene.job(way_in, write)
             handles[asked.request_id] = await scene.start(run, Carry(job) if kind == "continued" else job, asked)
             gone.setdefault(kind, []).append(asked)
     everyone = len(scene.asked)
@@ -58,7 +58,7 @@ async def test_callers_that_are_gone_cost_the_others_nothing(
     for asked in [*gone["terminated"], *gone["cancelled"], *gone["left"]]:
         asked.learned_nothing()
     for asked in gone["continued"]:
-        asked.was_told((await handles[asked.request_id].result())[-1])
+        asked.was_notified((await handles[asked.request_id].result())[-1])
 
     async def ended() -> None:
         for asked in gone["cancelled"]:
@@ -66,10 +66,10 @@ async def test_callers_that_are_gone_cost_the_others_nothing(
             assert description.status == WorkflowExecutionStatus.CANCELED
 
     await assert_eventually(ended)
-    await scene.until_told()
+    await scene.until_notified()
     # Whatever the shard still had to tell to those who are gone, it gives up on before it has told these.
     for _ in range(3):
-        await scene.until_told(scene.ask_each())
+        await scene.until_notified(scene.ask_each())
     await scene.audit()
     (stats,) = await scene.stats()
     print(f"\n{database.dialect}: {stats.outcomes}, {stats.undelivered} undelivered; {scene.verdicts()}")
@@ -87,8 +87,8 @@ async def test_callers_cancelled_while_their_batch_is_in_a_flush_that_dies(
     """The batch may be committed by then: its outcome stands, whatever its callers wanted meanwhile."""
     scene = await new_scene(client, database)
     batcher = await scene.start_batcher(fault=point)
-    cancelled = [scene.new_write(door) for door in DOORS for _ in range(2)]
-    handles = [await scene.start(Caller.run, scene.job(asked.door, write), asked) for asked, write in cancelled]
+    cancelled = [scene.new_write(way_in) for way_in in WAYS_IN for _ in range(2)]
+    handles = [await scene.start(Caller.run, scene.job(asked.way_in, write), asked) for asked, write in cancelled]
     await batcher.dies()
     for handle in handles:
         await handle.cancel()
@@ -96,7 +96,7 @@ async def test_callers_cancelled_while_their_batch_is_in_a_flush_that_dies(
     await scene.start_batcher()
     for asked, _ in cancelled:
         asked.learned_nothing()
-    await scene.until_told()
+    await scene.until_notified()
     await scene.audit()
     written = {row[0] for row in database.rows(f"SELECT DISTINCT request_id FROM {TABLE}")}
     stand = written & {asked.request_id for asked, _ in cancelled}

@@ -21,16 +21,16 @@ async def test_the_callers_worker_is_killed_under_load(
     worker = await scene.start_main_worker()
     for turn in range(2):
         async with scene.load(rate=10):
-            await scene.until_told_some(30)
+            await scene.until_some_notified(30)
             await worker.kill()
         killed = time.time()
         under_way = scene.unanswered()
         worker = await scene.start_main_worker()
-        await scene.until_told()
+        await scene.until_notified()
         print(
             f"\ncallers killed, turn {turn + 1}: {under_way} under way; "
             f"the last told after: {', '.join(scene.slowest(killed))}"
         )
-        assert max(one.told_at for one in scene.asked) - killed < 45
+        assert max(one.notified_at for one in scene.asked) - killed < 45
     await scene.audit()
     assert set(scene.verdicts()) <= {"written", "duplicate"}

@@ -32,7 +32,7 @@ async def test_postgresql_is_killed_and_comes_back(
     scene = await new_scene(client, postgresql)
     await scene.start_batcher()
     async with scene.load(rate=15):
-        await scene.until_told_some(15)
+        await scene.until_some_notified(15)
         await postgres.kill()
         down = time.time()
         hasty = scene.ask_each(count=3, timeout=8.0)
@@ -45,13 +45,13 @@ async def test_postgresql_is_killed_and_comes_back(
         await assert_eventually(is_noticed)
         await asyncio.sleep(DOWN - (time.time() - down))
         tried = (await scene.stats())[0].flush_failures
-        waiting = [one for one in scene.asked if one.told is None]
+        waiting = [one for one in scene.asked if one.result is None]
         await postgres.start()
         up = time.time()
-    await scene.until_told()
+    await scene.until_notified()
     print(
         f"\nPostgreSQL away for {up - down:.0f} s: {len(waiting)} waited, the last of them told "
-        f"{max(one.told_at for one in waiting) - up:.1f} s after it was back; {tried} tries; {scene.verdicts()}"
+        f"{max(one.notified_at for one in waiting) - up:.1f} s after it was back; {tried} tries; {scene.verdicts()}"
     )
     await scene.audit()
     (stats,) = await scene.stats()
@@ -62,7 +62,7 @@ async def test_postgresql_is_killed_and_comes_back(
     assert {one.verdict for one in hasty} <= {CallResult.EXPIRED, CallResult.NOT_CONFIRMED}
     assert max([await scene.waited(one) for one in hasty]) < 15
     assert {one.verdict for one in waiting} <= {CallResult.WRITTEN, CallResult.DUPLICATE}
-    assert max(one.told_at for one in waiting) - up < 20
+    assert max(one.notified_at for one in waiting) - up < 20
 
 
 async def test_postgresql_is_restarted_in_order_under_load(
@@ -72,12 +72,12 @@ async def test_postgresql_is_restarted_in_order_under_load(
     await scene.start_batcher()
     async with scene.load(rate=15):
         for _ in range(3):
-            await scene.until_told_some(15)
+            await scene.until_some_notified(15)
             await postgres.stop()
             await postgres.start()
-        await scene.until_told_some(15)
-    await scene.until_told()
-    waits = sorted(one.told_at - one.asked_at for one in scene.asked)
+        await scene.until_some_notified(15)
+    await scene.until_notified()
+    waits = sorted(one.notified_at - one.asked_at for one in scene.asked)
     print(f"\nthree restarts: {waits[len(waits) // 2]:.1f} s (median), {waits[-1]:.1f} s at most; {scene.verdicts()}")
     await scene.audit()
     assert set(scene.verdicts()) <= {"written", "duplicate"}
@@ -93,7 +93,7 @@ async def test_connections_are_cut_in_the_middle_of_transactions(
     await scene.start_batcher(linger="200ms")
     cut = 0
     async with scene.load(rate=15):
-        await scene.until_told_some(5)
+        await scene.until_some_notified(5)
         while cut < 12:
             cut += postgresql.scalar(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
@@ -101,11 +101,11 @@ async def test_connections_are_cut_in_the_middle_of_transactions(
             )
             await asyncio.sleep(0.15)
     calm = time.time()
-    await scene.until_told()
+    await scene.until_notified()
     stats = (await scene.stats())[0]
     print(
         f"\n{cut} connections cut in their transactions, {stats.flush_failures} flushes set back; all told "
-        f"{max(one.told_at for one in scene.asked) - calm:.1f} s after the last; {scene.verdicts()}"
+        f"{max(one.notified_at for one in scene.asked) - calm:.1f} s after the last; {scene.verdicts()}"
     )
     await scene.audit()
     assert stats.flush_failures > 0
@@ -120,7 +120,7 @@ async def test_a_flush_outlasts_its_timeout_behind_a_lock_and_then_goes_on(
     scene = await new_scene(client, postgresql)
     await scene.start_batcher(flush_timeout="3s")
     first = scene.ask_each(count=2)
-    await scene.until_told(first)
+    await scene.until_notified(first)
     waiting_for_lock = f"SELECT count(*) FROM pg_stat_activity WHERE {OURS} AND wait_event_type = 'Lock'"
     with postgresql.engine.begin() as connection:
         connection.execute(sa.text(f"LOCK TABLE {locked} IN EXCLUSIVE MODE"))
@@ -135,11 +135,11 @@ async def test_a_flush_outlasts_its_timeout_behind_a_lock_and_then_goes_on(
         # Too late for the batch that is behind the lock, which goes first: nothing of these was ever tried.
         late = scene.ask_each(count=2, timeout=6.0)
         # Less than the sink's lock timeout: the first attempt still waits, and will have the lock.
-        await scene.until_told([*hasty, *late], within=20)
+        await scene.until_notified([*hasty, *late], within=20)
         blocked = postgresql.scalar(waiting_for_lock)
         held = time.time() - began
     freed = time.time()
-    await scene.until_told()
+    await scene.until_notified()
 
     async def every_attempt_is_over() -> None:
         busy = postgresql.scalar(f"SELECT count(*) FROM pg_stat_activity WHERE {OURS} AND state <> 'idle'")
@@ -149,7 +149,7 @@ async def test_a_flush_outlasts_its_timeout_behind_a_lock_and_then_goes_on(
     print(
         f"\n{locked} locked for {held:.1f} s, {blocked} attempts waited for it at its end: "
         f"hasty {verdicts(hasty)}, late {verdicts(late)}; the patient told "
-        f"{max(one.told_at for one in patient) - freed:.1f} s after"
+        f"{max(one.notified_at for one in patient) - freed:.1f} s after"
     )
     await scene.audit()
     assert blocked > 0
@@ -165,19 +165,19 @@ async def test_a_database_that_became_read_only_is_waited_for(
 ) -> None:
     scene = await new_scene(client, postgresql)
     await scene.start_batcher()
-    await scene.until_told(scene.ask_each(count=2))
+    await scene.until_notified(scene.ask_each(count=2))
     async with _read_only(postgresql, scope):
         patient = scene.ask_each(count=5)
         hasty = scene.ask_each(count=2, timeout=10.0)
-        await scene.until_told(hasty)
+        await scene.until_notified(hasty)
         (stats,) = await scene.stats()
         assert stats.breaker == "open"
         assert "read-only" in str(stats.sink_error)
     writable = time.time()
-    await scene.until_told(within=30)
+    await scene.until_notified(within=30)
     print(
         f"\nread-only {scope}: hasty {verdicts(hasty)}; the patient were told "
-        f"{max(one.told_at for one in patient) - writable:.1f} s after it could be written again"
+        f"{max(one.notified_at for one in patient) - writable:.1f} s after it could be written again"
     )
     await scene.audit()
     # On a busy machine one or the other is only told when it has given up itself.
@@ -216,15 +216,15 @@ async def test_a_sqlite_file_that_another_process_holds_is_waited_for(
 ) -> None:
     scene = await new_scene(client, sqlite)
     await scene.start_batcher()
-    await scene.until_told(scene.ask_each(count=2))
+    await scene.until_notified(scene.ask_each(count=2))
     with sqlite.engine.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         patient = scene.ask_each(count=5)
         hasty = scene.ask_each(count=2, timeout=6.0)
-        await scene.until_told(hasty, within=20)
+        await scene.until_notified(hasty, within=20)
     freed = time.time()
-    await scene.until_told()
-    print(f"\nSQLite held: {scene.verdicts()}, all told {max(p.told_at for p in patient) - freed:.1f} s after")
+    await scene.until_notified()
+    print(f"\nSQLite held: {scene.verdicts()}, all told {max(p.notified_at for p in patient) - freed:.1f} s after")
     await scene.audit()
     assert {one.verdict for one in hasty} <= {CallResult.EXPIRED, CallResult.NOT_CONFIRMED}
     assert {one.verdict for one in patient} <= {CallResult.WRITTEN, CallResult.DUPLICATE}

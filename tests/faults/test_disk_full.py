@@ -49,7 +49,7 @@ async def test_a_database_that_cannot_store_is_waited_for(
 ) -> None:
     scene = await new_scene(client, database)
     await scene.start_batcher(trouble=trouble)
-    await scene.until_told(scene.ask_each(count=2))
+    await scene.until_notified(scene.ask_each(count=2))
     with _trouble(scene):
         # Larger than what is left of a page of the file.
         patient = scene.ask_each(count=5, padding=5_000)
@@ -63,14 +63,14 @@ async def test_a_database_that_cannot_store_is_waited_for(
             assert stats.flush_failures + stats.retries > 2 * stats.requeued
 
         await assert_eventually(waits)
-        await scene.until_told(hasty, within=20)
+        await scene.until_notified(hasty, within=20)
         (stats,) = await scene.stats()
     usable = time.time()
-    await scene.until_told(within=30)
+    await scene.until_notified(within=30)
     print(
         f"\n{stats.sink_error}: {stats.flush_failures} failures, {stats.retries} retries, "
         f"hasty {verdicts(hasty)}; the patient were told "
-        f"{max(one.told_at for one in patient) - usable:.1f} s after there was room again"
+        f"{max(one.notified_at for one in patient) - usable:.1f} s after there was room again"
     )
     await scene.audit()
     assert (await scene.stats())[0].breaker == "closed"

@@ -21,14 +21,14 @@ async def test_a_worker_killed_between_commit_and_confirmation_costs_seconds(
     killed = time.time()
     scene.ask_each(count=2)
     await scene.start_batcher()
-    await scene.until_told()
+    await scene.until_notified()
     print(f"\nkilled: the last told after: {', '.join(scene.slowest(killed))}; {scene.verdicts()}")
     await scene.audit()
     assert set(scene.verdicts()) == {"written"}
-    assert max(one.told_at for one in scene.asked) - killed < 30
+    assert max(one.notified_at for one in scene.asked) - killed < 30
 
 
-async def test_ids_asked_for_at_every_door_are_written_once(
+async def test_ids_requested_by_every_way_in_are_written_once(
     client: Client, sqlite: TestDatabase, new_scene: NewScene
 ) -> None:
     scene = await new_scene(client, sqlite)
@@ -36,7 +36,7 @@ async def test_ids_asked_for_at_every_door_are_written_once(
     first = scene.ask_each(count=3)
     for one in first:
         scene.ask_each(again=one)
-    await scene.until_told()
+    await scene.until_notified()
     for one in first:
         scene.ask_each(request_id=one.request_id)
     await scene.audit()

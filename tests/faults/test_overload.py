@@ -1,4 +1,4 @@
-"""Ten times as much as may wait, through all doors at once."""
+"""Ten times as much as may wait, by all ways in at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from temporalio.client import Client
 
 from temporal_batching.audit.rules import CallResult
 from tests.faults.auditing import slow_down
-from tests.faults.scene import NewScene, told
+from tests.faults.scene import NewScene, results
 from tests.support.databases import TestDatabase
 from tests.support.waiting import assert_eventually
 
@@ -54,28 +54,28 @@ async def test_overload_is_bounded_and_over_by_itself(
 
         await assert_eventually(is_crowded, within=60)
         await scene.handle.resume()
-    await scene.until_told(within=120)
+    await scene.until_notified(within=120)
     seconds = time.time() - began
     watching.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await watching
     after = scene.ask_each(count=3)
-    await scene.until_told(after, within=20)
+    await scene.until_notified(after, within=20)
     grown, events = _memory(batcher.raw.pid) - memory, (await scene.stats())[0].run_events
-    by_door = Counter(f"{one.door} {one.verdict}" for one in crowd)
+    by_door = Counter(f"{one.way_in} {one.verdict}" for one in crowd)
     print(
-        f"\n{len(crowd)} callers where {MAX_PENDING} may wait: all told in {seconds:.1f} s, at most {most} waited, "
+        f"\n{len(crowd)} callers where {MAX_PENDING} may wait: all notified in {seconds:.1f} s, at most {most} waited, "
         f"{refused} refusals; {events} events, {grown:.0f} MiB more; {dict(by_door)}"
     )
     await scene.audit()
     assert 0 < most <= MAX_PENDING
     assert refused > 0
-    # Being turned back at the activity's door leaves nothing in history.
+    # A write by activity that is rejected as busy leaves nothing in history.
     assert events < 10 * len(crowd)
     assert grown < 100
-    assert {one.code for one in told(crowd) if one.error == "WriteRejected"} == {"overloaded"}
-    # Only the signal door, which cannot turn anyone back, says no; at the others whoever waits is written.
-    assert {one.verdict for one in crowd if one.door != "signal"} <= {CallResult.WRITTEN, CallResult.DUPLICATE}
+    assert {one.code for one in results(crowd) if one.error == "WriteRejected"} == {"overloaded"}
+    # Only a write by signal, which cannot be rejected as busy, is rejected; the others wait and are written.
+    assert {one.verdict for one in crowd if one.way_in != "signal"} <= {CallResult.WRITTEN, CallResult.DUPLICATE}
     assert {one.verdict for one in after} == {CallResult.WRITTEN}
 
 

@@ -10,7 +10,7 @@ from temporalio.client import Client
 
 from temporal_batching.audit.rules import CallResult
 from tests.faults.scene import NewScene
-from tests.support.callers import DOORS
+from tests.support.callers import WAYS_IN
 from tests.support.databases import TestDatabase
 
 pytestmark = pytest.mark.faults
@@ -48,7 +48,7 @@ ONLY_POSTGRESQL: dict[str, Row] = {
 
 
 @pytest.mark.parametrize("with_retries", [False, True], ids=["at once", "in full batches"])
-async def test_each_bad_request_is_told_why_and_every_good_one_is_written(
+async def test_each_invalid_request_is_rejected_with_its_reason_and_every_other_one_is_written(
     with_retries: bool, client: Client, database: TestDatabase, new_scene: NewScene
 ) -> None:
     scene = await new_scene(client, database)
@@ -70,18 +70,18 @@ async def test_each_bad_request_is_told_why_and_every_good_one_is_written(
     await scene.start_batcher(linger=linger, max_batch_bytes="32KiB")
     good, poisoned = [], []
     for kind, row in bad.items():
-        for door in DOORS:
+        for way_in in WAYS_IN:
             # The bad record goes with a good one, which must not be there afterwards.
-            poisoned.append((kind, scene.ask(door, poison=row)))
-            good += [scene.ask(door), scene.ask(door)]
-    await scene.until_told()
-    codes = Counter(f"{one.told.code}" for _, one in poisoned if one.told)
+            poisoned.append((kind, scene.ask(way_in, poison=row)))
+            good += [scene.ask(way_in), scene.ask(way_in)]
+    await scene.until_notified()
+    codes = Counter(f"{one.result.code}" for _, one in poisoned if one.result)
     (stats,) = await scene.stats()
     print(f"\n{database.dialect}: {len(good)} good, {len(poisoned)} bad, {stats.batches} batches; {dict(codes)}")
     await scene.audit()
     assert [one.request_id for one in good if one.verdict is not CallResult.WRITTEN] == []
-    assert [(kind, one.door, one.told) for kind, one in poisoned if one.verdict is not CallResult.REJECTED] == []
-    assert [(kind, one.told) for kind, one in poisoned if one.told and not one.told.reason] == []
+    assert [(kind, one.way_in, one.result) for kind, one in poisoned if one.verdict is not CallResult.REJECTED] == []
+    assert [(kind, one.result) for kind, one in poisoned if one.result and not one.result.reason] == []
     assert database.scalar("SELECT count(*) FROM picky") == 1
 
 
@@ -91,9 +91,9 @@ async def test_one_id_with_different_records_is_written_once(
     scene = await new_scene(client, database)
     await scene.start_batcher()
     for number in range(20):
-        for door in DOORS:
-            scene.ask(door, request_id=f"shared-{number}")
-    await scene.until_told()
+        for way_in in WAYS_IN:
+            scene.ask(way_in, request_id=f"shared-{number}")
+    await scene.until_notified()
     print(f"\n{database.dialect}: {scene.verdicts()}")
     await scene.audit()
     assert scene.verdicts() == {"written": 20, "rejected": 40}

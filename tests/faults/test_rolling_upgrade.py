@@ -40,9 +40,9 @@ async def test_workers_of_two_versions_share_the_shards(
     before, after = (earlier, None) if way == "upgrade" else (None, earlier)
     first = await scene.start_batcher(source=before)
     async with scene.load(rate=10):
-        await scene.until_told_some(10)
+        await scene.until_some_notified(10)
         second = await scene.start_batcher(source=after)
-        await scene.until_told_some(10)
+        await scene.until_some_notified(10)
         # Batches that were tried by one are tried again by the other.
         with full_disk(postgresql):
 
@@ -52,15 +52,15 @@ async def test_workers_of_two_versions_share_the_shards(
             await assert_eventually(tried_again, within=30)
             await first.kill()
             await scene.until_shards_answer()
-        await scene.until_told_some(10)
+        await scene.until_some_notified(10)
         # On second thoughts, back again; and then for good.
         first = await scene.start_batcher(source=before)
         await second.kill()
-        await scene.until_told_some(10)
+        await scene.until_some_notified(10)
         second = await scene.start_batcher(source=after)
         assert await first.terminate() == 0
-        await scene.until_told_some(10)
-    await scene.until_told()
+        await scene.until_some_notified(10)
+    await scene.until_notified()
     stats = await scene.stats()
     print(
         f"\n{way} between now and the latest release: {len(scene.asked)} writes, "

@@ -14,26 +14,26 @@ from temporal_batching.audit.rules import CallResult
 from temporal_batching.policy import CARRY_LIMIT_BYTES
 from tests.faults.auditing import full_disk, histories
 from tests.faults.scene import NewScene
-from tests.support.callers import DOORS
+from tests.support.callers import WAYS_IN
 from tests.support.databases import TestDatabase
 from tests.support.waiting import assert_eventually
 
 pytestmark = pytest.mark.faults
 
 
-async def test_a_shard_told_to_end_every_run_at_once_still_writes(
+async def test_a_shard_whose_runs_must_end_at_once_still_writes(
     tiny_client: Client, database: TestDatabase, new_scene: NewScene
 ) -> None:
     scene = await new_scene(tiny_client, database)
     batcher = await scene.start_batcher(linger="200ms")
     async with scene.load(rate=6):
-        await scene.until_told_some(25)
+        await scene.until_some_notified(25)
         await batcher.kill()
         batcher = await scene.start_batcher(linger="200ms")
-        await scene.until_told_some(25)
-    await scene.until_told()
+        await scene.until_some_notified(25)
+    await scene.until_notified()
     (stats,) = await scene.stats()
-    waits = sorted(one.told_at - one.asked_at for one in scene.asked)
+    waits = sorted(one.notified_at - one.asked_at for one in scene.asked)
     print(
         f"\n{database.dialect}: {len(scene.asked)} writes in {stats.continue_as_new + 1} runs and {stats.batches} "
         f"batches; {waits[len(waits) // 2]:.1f} s (median), {waits[-1]:.1f} s at most"
@@ -67,7 +67,7 @@ async def test_what_is_carried_over_stays_below_its_bound(
             await asyncio.sleep(5)
         (stats,) = await scene.stats()
     await scene.handle.flush()
-    await scene.until_told()
+    await scene.until_notified()
     carried = [
         len(event.workflow_execution_started_event_attributes.input.payloads[0].data)
         for events in await histories(scene.client, scene.name, scene.shards)
@@ -94,7 +94,7 @@ POLICIES = [
 ]
 
 
-async def test_limits_that_change_under_load_cost_nobody_anything(
+async def test_limits_that_change_under_load_fail_no_caller(
     continuing_client: Client, database: TestDatabase, new_scene: NewScene
 ) -> None:
     scene = await new_scene(continuing_client, database)
@@ -106,13 +106,16 @@ async def test_limits_that_change_under_load_cost_nobody_anything(
                 await batcher.kill()
                 # It announces limits of its own, which yield to those of an operator.
                 await scene.start_batcher(max_batch_size="7")
-            await scene.until_told_some(8)
+            await scene.until_some_notified(8)
             assert (await scene.stats())[0].policy == policy.to_wire()
-    await scene.until_told()
+    await scene.until_notified()
     (stats,) = await scene.stats()
     print(f"\n{database.dialect}: {stats.batches} batches in {stats.continue_as_new + 1} runs, {scene.verdicts()}")
     await scene.audit()
     refused = [one for one in scene.asked if one.verdict is CallResult.REJECTED]
     # A signal cannot be turned back: where three may wait, some are told so.
-    assert {(one.door, one.told and one.told.code) for one in refused} <= {("signal", "overloaded")}
-    assert {one.verdict for one in scene.asked if one.door in DOORS[:2]} <= {CallResult.WRITTEN, CallResult.DUPLICATE}
+    assert {(one.way_in, one.result and one.result.code) for one in refused} <= {("signal", "overloaded")}
+    assert {one.verdict for one in scene.asked if one.way_in in WAYS_IN[:2]} <= {
+        CallResult.WRITTEN,
+        CallResult.DUPLICATE,
+    }

@@ -26,17 +26,17 @@ async def test_temporal_is_killed_and_comes_back(tmp_path: Path, database: TestD
         await scene.start_batcher()
         for turn in range(2):
             async with scene.load(rate=8, timeout=90.0):
-                await scene.until_told_some(15)
+                await scene.until_some_notified(15)
                 await server.kill()
                 await asyncio.sleep(DOWN)
                 began = time.time()
                 await server.start()
             ready = time.time() - began
             under_way = scene.unanswered()
-            await scene.until_told()
+            await scene.until_notified()
             print(
                 f"\nTemporal killed, turn {turn + 1}, {database.dialect}: {under_way} under way, answers again after "
-                f"{ready:.1f} s; the last told {max(one.told_at for one in scene.asked) - began:.1f} s after its start"
+                f"{ready:.1f} s; the last notified {max(one.notified_at for one in scene.asked) - began:.1f} s after it"
             )
         await scene.audit()
         assert set(scene.verdicts()) <= {"written", "duplicate"}

@@ -16,9 +16,9 @@ from tests.support.fault_points import FaultPoint
 pytestmark = pytest.mark.faults
 
 WITHIN = 45.0
-"""Seconds until the last caller is told. Mostly it takes less than ten: a flush that stops beating is noticed after
-5 s, a shard's next task waits 3 s for the dead worker, one that it had begun 10 s. The longest is an attempt at an
-activity's door whose gateway died with the request in its hands: 30 s by default, whatever the point."""
+"""Seconds until the last caller is notified. Mostly it takes less than ten: a flush that stops beating is noticed after
+5 s, a shard's next task waits 3 s for the dead worker, one that it had begun 10 s. The longest is an attempt of
+an activity whose gateway died with the request in its hands: 30 s by default, whatever the point."""
 
 CONTINUING = [FaultPoint.BEFORE_CONTINUE_AS_NEW, FaultPoint.AFTER_CONTINUE_AS_NEW]
 POINTS = [point for point in FaultPoint if point not in CONTINUING]
@@ -43,15 +43,15 @@ async def test_a_worker_killed_at_a_fault_point_costs_seconds(
     killed = time.time()
     await scene.start_batcher(linger="1500ms")
     ready = time.time() - killed
-    await scene.until_told()
-    early = sum(one.told_at - killed < 1.5 for one in scene.asked)
+    await scene.until_notified()
+    early = sum(one.notified_at - killed < 1.5 for one in scene.asked)
     print(
-        f"\nkilled {point}, {database.dialect}: {early} told all the same; a new worker after {ready:.1f} s; "
-        f"the last told after: {', '.join(scene.slowest(killed))}; {scene.verdicts()}"
+        f"\nkilled {point}, {database.dialect}: {early} notified all the same; a new worker after {ready:.1f} s; "
+        f"the last notified after: {', '.join(scene.slowest(killed))}; {scene.verdicts()}"
     )
     await scene.audit()
     assert set(scene.verdicts()) <= {"written", "duplicate"}
-    assert max(one.told_at for one in scene.asked) - killed < WITHIN
+    assert max(one.notified_at for one in scene.asked) - killed < WITHIN
     if point is FaultPoint.BEFORE_CONFIRMATION:
         assert 0 < early < len(scene.asked)
 
@@ -66,11 +66,11 @@ async def test_a_gateway_killed_with_every_request_in_its_hands(
     await first.dies()
     killed = time.time()
     await scene.start_batcher()
-    await scene.until_told()
-    print(f"\nkilled with all in the gateway's hands: the last told after: {', '.join(scene.slowest(killed))}")
+    await scene.until_notified()
+    print(f"\nkilled with all in the gateway's hands: the last notified after: {', '.join(scene.slowest(killed))}")
     await scene.audit()
     assert set(scene.verdicts()) == {"written"}
-    assert max(one.told_at for one in scene.asked) - killed < WITHIN
+    assert max(one.notified_at for one in scene.asked) - killed < WITHIN
 
 
 @pytest.mark.parametrize("point", CONTINUING)
@@ -82,11 +82,11 @@ async def test_a_worker_killed_while_its_shard_continues_as_new(
     async with scene.load(rate=30):
         await first.dies()
         killed = time.time()
-        under_way = [one for one in scene.asked if one.told is None]
+        under_way = [one for one in scene.asked if one.result is None]
         await scene.start_batcher(linger="100ms")
-    await scene.until_told(under_way)
-    recovered = max(one.told_at for one in under_way) - killed
-    print(f"\nkilled {point}: {len(under_way)} under way, the last of them told after {recovered:.1f} s")
+    await scene.until_notified(under_way)
+    recovered = max(one.notified_at for one in under_way) - killed
+    print(f"\nkilled {point}: {len(under_way)} under way, the last of them notified after {recovered:.1f} s")
     await scene.audit()
     stats = (await scene.stats())[0]
     assert stats.continue_as_new >= 1
@@ -108,6 +108,6 @@ async def test_a_first_batch_whose_worker_is_killed_after_its_commit_goes_into_n
         await stranger.kill()
         assert other.scalar(f"SELECT count(*) FROM {TABLE}") == 0
     await scene.start_batcher()
-    await scene.until_told()
+    await scene.until_notified()
     await scene.audit()
     assert set(scene.verdicts()) == {"written"}

@@ -20,7 +20,7 @@ from temporalio.client import Client
 from temporal_batching import Record, SqlSink, TableRule, WriteRequest
 from temporal_batching.audit import AuditReport, audit
 from tests.integration.test_codec import encrypting_client
-from tests.support.callers import DOORS, Write
+from tests.support.callers import WAYS_IN, Write
 from tests.support.databases import TestDatabase
 from tests.support.service import Service, running
 from tests.support.waiting import assert_eventually
@@ -117,7 +117,7 @@ def fresh_postgresql(server: sa.URL, name: str, template: str | None = None) -> 
 async def healthy(
     client: Client, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Deployment]:
-    """A deployment in which all went well: requests of three records, a repetition, and a refusal, by every door."""
+    """A deployment in which all went well: requests of three records, a repetition, and a refusal, by every way in."""
     with ExitStack() as stack:
         if request.param == "sqlite":
             url = f"sqlite:///{tmp_path_factory.mktemp('healthy')}/healthy.db"
@@ -128,24 +128,24 @@ async def healthy(
         create(database)
         began = time.time() - 1
         async with running(client, SqlSink(database.url)) as service:
-            for door in DOORS:
-                await use(service, door)
-            await known(service, 2 * len(DOORS))
+            for way_in in WAYS_IN:
+                await use(service, way_in)
+            await known(service, 2 * len(WAYS_IN))
         yield Deployment(service, database, began, time.time())
 
 
-async def use(service: Service, door: str) -> None:
+async def use(service: Service, way_in: str) -> None:
     writes = [
-        Write([payment(f"{door}-{n}"), line(f"{door}-{n}"), line(f"{door}-{n}", 2, "x")], "k", f"{door}-{n}")
+        Write([payment(f"{way_in}-{n}"), line(f"{way_in}-{n}"), line(f"{way_in}-{n}", 2, "x")], "k", f"{way_in}-{n}")
         for n in range(2)
     ]
-    told = await service.call(door, writes)
-    refused = Write([line("no"), payment(f"{door}-0")], request_id=f"{door}-refused")
-    told += await service.call(door, [writes[0], refused])
-    assert [one.outcome for one in told] == ["written", "written", "duplicate", "rejected"]
+    results = await service.call(way_in, writes)
+    refused = Write([line("no"), payment(f"{way_in}-0")], request_id=f"{way_in}-refused")
+    results += await service.call(way_in, [writes[0], refused])
+    assert [one.outcome for one in results] == ["written", "written", "duplicate", "rejected"]
 
 
-async def test_a_healthy_deployment_holds_by_every_door(healthy: Deployment) -> None:
+async def test_a_healthy_deployment_passes_by_every_way_in(healthy: Deployment) -> None:
     report = await audited(healthy.service, healthy.database, complete=True)
     assert broken(report) == set()
     assert report.holds
@@ -234,7 +234,7 @@ async def test_damage_is_found(damage: str, healthy: Deployment) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES_OF_A_COMPLETE_ONE)
-async def test_what_nobody_asked_for_is_found_where_everybody_is_known(damage: str, healthy: Deployment) -> None:
+async def test_an_unexpected_row_is_found_where_every_caller_is_known(damage: str, healthy: Deployment) -> None:
     statement, expected = DAMAGES_OF_A_COMPLETE_ONE[damage]
     with healthy.copied() as database:
         database.execute(statement)
@@ -329,9 +329,9 @@ async def test_callers_with_a_codec_are_audited_with_it_and_not_misjudged_withou
 ) -> None:
     create(sqlite)
     async with running(encrypting_client, SqlSink(sqlite.url)) as service:
-        for door in DOORS:
-            await use(service, door)
-        await known(service, 2 * len(DOORS))
+        for way_in in WAYS_IN:
+            await use(service, way_in)
+        await known(service, 2 * len(WAYS_IN))
         report = await audited(service, sqlite, complete=True)
         assert (broken(report), report.unchecked, report.requests) == (set(), {}, 9)
         report = await audited(service, sqlite, client=client)
@@ -345,8 +345,8 @@ async def test_rules_for_conflicts_are_kept_in_mind(client: Client, database: Te
     rules = {"payments": TableRule(conflict="update", key=["id"]), "lines": TableRule(conflict="ignore")}
     async with running(client, SqlSink(database.url, tables=rules)) as service:
         writes = [Write([payment("one", n), line("one", n)], key="k", request_id=f"r{n}") for n in range(3)]
-        told = [await service.call("activity", [write]) for write in writes]
-        assert [one.outcome for (one,) in told] == ["written"] * 3
+        results = [await service.call("activity", [write]) for write in writes]
+        assert [one.outcome for (one,) in results] == ["written"] * 3
         await known(service, 3)
         report = await audited(service, database, tables=rules, complete=True)
         assert broken(report) == set()

@@ -205,7 +205,7 @@ async def test_what_was_said_not_to_be_written_and_is(
     assert {violation.rule for violation in judge(facts, database).violations} == {"not written but present"}
 
 
-async def test_equal_rows_are_told_apart_by_their_number(database: TestDatabase, facts: FactStore) -> None:
+async def test_equal_rows_are_distinguished_by_their_number(database: TestDatabase, facts: FactStore) -> None:
     """Three requests for the same values, and a fourth that came to nothing."""
     asked = [WriteRequest(f"r{n}", [Record("free0", {"id": 1, "the value%": 7})]) for n in range(4)]
     await write(database, asked[:3])

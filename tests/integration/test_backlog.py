@@ -41,7 +41,7 @@ async def test_a_backlog_of_signals_is_read_in_portions_and_in_order(
     async with running(client, sink, BatchPolicy(linger=QUICK.linger, max_batch_size=1_000)) as service:
         await backlog(service, [request(n, text=text) for n in range(100)])
         await service.start_batcher()
-        (told,) = await service.call("activity", [entry(1_000)])
+        (result,) = await service.call("activity", [entry(1_000)])
 
         async def settled() -> None:
             assert (await service.stats()).outcomes == {"written": 101}
@@ -49,7 +49,7 @@ async def test_a_backlog_of_signals_is_read_in_portions_and_in_order(
         await assert_eventually(settled)
         events = await service.events()
         history = await service.shard().fetch_history()
-    assert told.outcome == "written"
+    assert result.outcome == "written"
     assert [row["n"] for row in sink.rows["entries"] if row["n"] != 1_000] == list(range(100))
     assert count(events, EventType.EVENT_TYPE_TIMER_STARTED) >= 1, "all was read in one task"
     await Replayer(workflows=[BatcherWorkflow], workflow_runner=UnsandboxedWorkflowRunner()).replay_workflow(history)
@@ -83,7 +83,7 @@ async def test_a_slow_activation_is_not_held_for_a_deadlock(client: Client) -> N
 
     slow = {"interceptors": [FaultInterceptor(slowly)]}
     async with running(client, MemorySink(), worker_options=slow) as service:
-        (told,) = await service.call("signal", [entry(1)])
+        (result,) = await service.call("signal", [entry(1)])
         events = await service.events()
-    assert told.outcome == "written"
+    assert result.outcome == "written"
     assert count(events, EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED) == 0

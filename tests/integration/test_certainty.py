@@ -1,4 +1,4 @@
-"""A caller whose write cannot be written hears the most certain error that is true, by every way in."""
+"""A caller whose write cannot be written receives the most certain error that is true, by every way in."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from temporal_batching import (
     WriteError,
     WriteRequest,
 )
-from tests.support.callers import DOORS
+from tests.support.callers import WAYS_IN
 from tests.support.databases import TestDatabase
 from tests.support.service import QUICK, Service, entry, running
 from tests.support.waiting import assert_eventually
 
 TIMEOUT = timedelta(seconds=4)
 
-EXPIRED = dict.fromkeys([*DOORS, "BatchClient.write", "write_many", "parcel"], "WriteExpired")
+EXPIRED = dict.fromkeys([*WAYS_IN, "BatchClient.write", "write_many", "parcel"], "WriteExpired")
 NOT_CONFIRMED = dict.fromkeys(EXPIRED, "WriteNotConfirmed")
 HEARD = {
     "paused": EXPIRED,
@@ -41,11 +41,11 @@ HEARD = {
 
 
 async def write_by(service: Service, way: str, n: int, timeout: timedelta = TIMEOUT) -> set[str]:
-    """What one caller hears: of each of its requests an outcome, or the type of its error."""
-    if way in DOORS:
-        (told,) = await service.call(way, [entry(n)], timeout=timeout.total_seconds())
-        code = f": {told.code}" if told.code else ""
-        return {f"{told.error}{code}" if told.error else told.outcome}
+    """What one caller receives: for each of its requests an outcome, or the type of its error."""
+    if way in WAYS_IN:
+        (result,) = await service.call(way, [entry(n)], timeout=timeout.total_seconds())
+        code = f": {result.code}" if result.code else ""
+        return {f"{result.error}{code}" if result.error else result.outcome}
     if way == "BatchClient.write":
         try:
             return {str((await service.writer.write("entries", {"n": n}, timeout=timeout)).outcome)}
@@ -56,15 +56,15 @@ async def write_by(service: Service, way: str, n: int, timeout: timedelta = TIME
         WriteRequest(f"{service.name}-{n + i}", [Record("entries", {"n": n + i})], key="together") for i in range(count)
     ]
     results = await service.writer.write_many(requests, timeout=timeout)
-    heard = {str(one.outcome) if isinstance(one, Confirmation) else type(one).__name__ for one in results}
+    received = {str(one.outcome) if isinstance(one, Confirmation) else type(one).__name__ for one in results}
     # In a list nothing is raised: an expiry is an outcome there.
-    return {"WriteExpired" if one == "expired" else one for one in heard}
+    return {"WriteExpired" if one == "expired" else one for one in received}
 
 
-async def hear(service: Service, state: str) -> None:
+async def assert_errors(service: Service, state: str) -> None:
     ways = HEARD[state]
-    heard = await asyncio.gather(*(write_by(service, way, 100 + 10 * i) for i, way in enumerate(ways)))
-    assert dict(zip(ways, heard, strict=True)) == {way: {error} for way, error in ways.items()}
+    received = await asyncio.gather(*(write_by(service, way, 100 + 10 * i) for i, way in enumerate(ways)))
+    assert dict(zip(ways, received, strict=True)) == {way: {error} for way, error in ways.items()}
 
 
 async def paused(service: Service) -> None:
@@ -101,12 +101,12 @@ STATES: dict[str, Callable[[Service], Awaitable[None]]] = {
 
 
 @pytest.mark.parametrize("state", STATES)
-async def test_a_caller_hears_what_is_certain(client: Client, state: str) -> None:
+async def test_a_caller_receives_the_error_that_is_certain(client: Client, state: str) -> None:
     sink = MemorySink()
     async with running(client, sink) as service:
         assert (await service.call("activity", [entry(0)]))[0].outcome == "written"
         await STATES[state](service)
-        await hear(service, state)
+        await assert_errors(service, state)
     assert sink.rows["entries"] == [{"n": 0}]
 
 
@@ -120,14 +120,14 @@ class Lost(MemorySink):
         raise SinkUnavailable("down", in_doubt=True)
 
 
-async def test_a_caller_whose_write_is_in_doubt_hears_that_nobody_knows(client: Client) -> None:
+async def test_a_caller_whose_write_stays_in_doubt_receives_write_not_confirmed(client: Client) -> None:
     async def one(way: str) -> set[str]:
         # For each a batcher of its own: what waits behind another one's attempt is in no doubt, and expires.
         async with running(client, Lost()) as service:
             return await write_by(service, way, 1)
 
-    heard = await asyncio.gather(*map(one, NOT_CONFIRMED))
-    assert dict(zip(NOT_CONFIRMED, heard, strict=True)) == {way: {error} for way, error in NOT_CONFIRMED.items()}
+    received = await asyncio.gather(*map(one, NOT_CONFIRMED))
+    assert dict(zip(NOT_CONFIRMED, received, strict=True)) == {way: {error} for way, error in NOT_CONFIRMED.items()}
 
 
 @asynccontextmanager
@@ -147,13 +147,15 @@ async def lock(database: TestDatabase) -> AsyncIterator[None]:
         engine.dispose()
 
 
-async def test_a_caller_into_a_locked_table_hears_what_is_certain(client: Client, database: TestDatabase) -> None:
+async def test_a_caller_into_a_locked_table_receives_the_error_that_is_certain(
+    client: Client, database: TestDatabase
+) -> None:
     database.execute("CREATE TABLE entries (n integer PRIMARY KEY)")
     sink = database.sink(lock_timeout=timedelta(milliseconds=300))
     async with running(client, sink) as service:
         assert (await service.call("activity", [entry(0)]))[0].outcome == "written"
         async with lock(database):
-            await hear(service, "locked")
+            await assert_errors(service, "locked")
     assert database.rows("SELECT n FROM entries") == [(0,)]
 
 

@@ -1,4 +1,4 @@
-"""With an encrypting codec a write goes through both doors, and no history shows its values."""
+"""With an encrypting codec a write goes by every way in, and no history shows its values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from temporalio.client import Client, WorkflowUpdateFailedError
 
 from temporal_batching import MemorySink, Record
-from tests.support.callers import DOORS
+from tests.support.callers import WAYS_IN
 from tests.support.codec import CONVERTER
 from tests.support.service import entry, running
 
@@ -20,16 +20,16 @@ def encrypting_client(client: Client) -> Client:
     return Client(**config)
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_values_are_in_the_sink_and_in_no_history(client: Client, encrypting_client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_values_are_in_the_sink_and_in_no_history(client: Client, encrypting_client: Client, way_in: str) -> None:
     sink = MemorySink(reject=lambda request: f"no: {SECRET}" if request.records[0].values["n"] == 2 else None)
     async with running(encrypting_client, sink) as service:
-        caller = await service.start(door, [entry(1, text=SECRET), entry(2, text=SECRET)])
-        told = await caller.result()
+        caller = await service.start(way_in, [entry(1, text=SECRET), entry(2, text=SECRET)])
+        results = await caller.result()
         assert (await service.stats()).outcomes == {"written": 1, "rejected": 1}
         histories = [await client.get_workflow_handle(i).fetch_history() for i in (caller.id, service.shard().id)]
-    assert [one.error for one in told] == [None, "WriteRejected"]
-    assert SECRET in told[1].reason
+    assert [one.error for one in results] == [None, "WriteRejected"]
+    assert SECRET in results[1].reason
     assert sink.rows["entries"] == [{"n": 1, "text": SECRET}]
     for history in histories:
         for event in history.events:
@@ -46,12 +46,12 @@ async def test_a_program_with_a_codec_writes_and_operates(encrypting_client: Cli
         assert (await service.stats()).draining
 
 
-async def test_a_sender_with_another_codec_disturbs_nobody(client: Client, encrypting_client: Client) -> None:
+async def test_a_sender_with_another_codec_disturbs_no_other(client: Client, encrypting_client: Client) -> None:
     async with running(client, MemorySink()) as service:
         foreign = encrypting_client.get_workflow_handle(service.shard().id)
         await foreign.signal("add_write_request", {"request_id": "masked"})
         with pytest.raises(WorkflowUpdateFailedError):
             await foreign.execute_update("submit", [{"request_id": "masked"}])
-        (told,) = await service.call("activity", [entry(1)])
-        assert told.outcome == "written"
+        (result,) = await service.call("activity", [entry(1)])
+        assert result.outcome == "written"
         assert (await service.stats()).outcomes == {"written": 1}

@@ -18,7 +18,7 @@ from temporal_batching import BatchPolicy, MemorySink
 from temporal_batching.batcher.shards import retry_while_not_ready
 from temporal_batching.errors import SinkUnavailable
 from temporal_batching.routing import batcher_workflow_id
-from tests.support.callers import DOORS, Listener, Write
+from tests.support.callers import WAYS_IN, Listener, Write
 from tests.support.service import QUICK, Service, count, entry, running
 from tests.support.waiting import assert_eventually
 
@@ -51,7 +51,7 @@ async def stream(service: Service, way: str, numbers: range, *, many: int = 1) -
             assert not result["refused"], result
 
 
-async def test_messages_stream_in_at_both_doors_while_it_continues_as_new(continuing_client: Client) -> None:
+async def test_signals_and_updates_stream_in_while_it_continues_as_new(continuing_client: Client) -> None:
     sink = MemorySink()
     policy = BatchPolicy(linger=timedelta(milliseconds=20), max_batch_size=25)
     async with running(continuing_client, sink, policy) as service:
@@ -59,7 +59,7 @@ async def test_messages_stream_in_at_both_doors_while_it_continues_as_new(contin
             *(stream(service, "signal", range(start, start + 75)) for start in range(0, 300, 75)),
             *(stream(service, "update", range(start, start + 45), many=3) for start in range(1_000, 1_180, 45)),
         )
-        callers = await asyncio.gather(*(service.call(door, [entry(2_000)] * 25) for door in DOORS))
+        callers = await asyncio.gather(*(service.call(way_in, [entry(2_000)] * 25) for way_in in WAYS_IN))
 
         async def settled() -> None:
             assert (await service.stats()).dedup_ids == 0
@@ -95,13 +95,15 @@ def task_failures(events: list[HistoryEvent]) -> Counter[Any]:
     )
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_what_is_pending_is_carried_over_and_its_caller_hears(continuing_client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_what_is_pending_is_carried_over_and_its_caller_is_notified(
+    continuing_client: Client, way_in: str
+) -> None:
     sink = MemorySink()
     async with running(continuing_client, sink, LONG) as service:
         await service.handle.configure(BatchPolicy(linger=timedelta(minutes=10), max_batch_size=77))
         await service.handle.pause()
-        caller = await service.start(door, [entry(n) for n in range(5)], timeout=60.0)
+        caller = await service.start(way_in, [entry(n) for n in range(5)], timeout=60.0)
 
         async def pending() -> None:
             assert (await service.stats()).pending == 5
@@ -147,10 +149,10 @@ async def test_a_batch_that_was_set_back_keeps_its_id_and_what_it_knows(continui
         assert stats.pending + stats.in_flight == 1, "waiting, or just now in a probe"
         assert stats.flush_failures >= 2
         sink.stop_failing()
-        (told,) = await caller.result()
-        again = await service.call("activity", [Write([["entries", {"n": 1}]], request_id=told.request_id)])
-    assert told.outcome == "written"
-    assert told.batch_id == sink.batches[0].id
+        (result,) = await caller.result()
+        again = await service.call("activity", [Write([["entries", {"n": 1}]], request_id=result.request_id)])
+    assert result.outcome == "written"
+    assert result.batch_id == sink.batches[0].id
     assert again[0].outcome == "duplicate"
     assert sink.rows["entries"] == [{"n": 1}]
 
@@ -168,10 +170,10 @@ async def test_answers_not_delivered_yet_are_carried_over(continuing_client: Cli
             await service.shard().signal("add_write_request", part)
         while time.time() < deadline + 0.5:
             await service.shard().signal("stir")
-        heard = [answer for listener in listeners for answer in await listener.result()]
+        received = [answer for listener in listeners for answer in await listener.result()]
         stats = await service.stats()
-    assert Counter(answer["outcome"] for answer in heard) == {"expired": 300}
-    assert len({answer["request_id"] for answer in heard}) == 300
+    assert Counter(answer["outcome"] for answer in received) == {"expired": 300}
+    assert len({answer["request_id"] for answer in received}) == 300
     assert stats.outcomes == {"expired": 300}
     assert stats.continue_as_new > 1
 
@@ -208,13 +210,13 @@ async def test_what_waits_does_not_spin(client: Client) -> None:
     assert len(events) < 20 * 4 + 40
 
 
-@pytest.mark.parametrize("door", ["activity", "signal"])
-async def test_runs_that_settle_nothing_end_in_one_that_stays_and_flushes(tiny_client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", ["activity", "signal"])
+async def test_runs_that_settle_nothing_end_in_one_that_stays_and_flushes(tiny_client: Client, way_in: str) -> None:
     """Where every run is told to end before it can do anything, the eleventh writes first."""
     sink = MemorySink()
     async with running(tiny_client, sink, LONG) as service:
-        (told,) = await service.call(door, [entry(1)], timeout=60.0)
-        assert told.outcome == "written"
+        (result,) = await service.call(way_in, [entry(1)], timeout=60.0)
+        assert result.outcome == "written"
 
         async def settled() -> None:
             stats = await service.stats()
@@ -291,7 +293,10 @@ async def test_a_run_that_holds_too_much_to_end_refuses_before_its_history_is_fu
         await assert_eventually(refused, within=30)
         pending = (await service.stats()).pending
         await service.handle.resume()
-        told = [(await caller.result())[0] for caller in callers]
+        results = [(await caller.result())[0] for caller in callers]
     # How many of them are in history before the shard reads the first is the machine's to say.
     assert 1 <= pending < len(writes)
-    assert Counter(one.code or one.outcome for one in told) == {"written": pending, "overloaded": len(writes) - pending}
+    assert Counter(one.code or one.outcome for one in results) == {
+        "written": pending,
+        "overloaded": len(writes) - pending,
+    }

@@ -20,7 +20,7 @@ from temporal_batching.contract import Outcome, Record, RejectCode, WriteRequest
 from temporal_batching.errors import SinkError, SinkUnavailable
 from temporal_batching.settings import BatcherSettings, SettingsError, load
 from temporal_batching.sinks.dead_letters import DEFAULT_DEAD_LETTERS, DeadLetter, read_content
-from tests.support.callers import DOORS
+from tests.support.callers import WAYS_IN
 from tests.support.databases import TestDatabase
 from tests.support.service import QUICK, Service, entry, running
 from tests.support.waiting import assert_eventually
@@ -55,7 +55,7 @@ def settings_for(service: Service, database: TestDatabase) -> BatcherSettings:
     return load({"sink": database.url, "name": service.name, "task_queue": service.queue})
 
 
-async def test_what_nobody_waits_for_is_kept_and_its_neighbours_are_written(
+async def test_a_rejected_request_without_reply_address_is_kept_and_its_neighbours_are_written(
     client: Client, database: TestDatabase
 ) -> None:
     database.execute(ENTRIES)
@@ -67,11 +67,13 @@ async def test_what_nobody_waits_for_is_kept_and_its_neighbours_are_written(
     assert database.rows(LETTERS) == [("r-500", "constraint"), ("r-x", "type")]
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_who_is_told_needs_no_letter(door: str, client: Client, database: TestDatabase) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_a_caller_that_is_notified_needs_no_dead_letter(
+    way_in: str, client: Client, database: TestDatabase
+) -> None:
     database.execute(ENTRIES)
     async with running(client, database.sink()) as service:
-        assert [one.error for one in await service.call(door, [entry(500)])] == ["WriteRejected"]
+        assert [one.error for one in await service.call(way_in, [entry(500)])] == ["WriteRejected"]
     tables = database.sink()
     await tables.open()
     # Nor the table for them: a role that may not create tables never has to.
@@ -125,12 +127,12 @@ async def test_no_request_can_write_letters_itself(client: Client, database: Tes
         for name in (DEFAULT_DEAD_LETTERS, DEFAULT_DEAD_LETTERS.upper()):
             bad = entry(1)
             bad.rows[0][0] = name
-            (told,) = await service.call("activity", [bad])
-            assert (told.error, told.code) == ("WriteRejected", "unknown_table")
+            (result,) = await service.call("activity", [bad])
+            assert (result.error, result.code) == ("WriteRejected", "unknown_table")
 
 
 @pytest.mark.parametrize("trouble", ["no table", "another table", "a stricter table", "turned off"])
-async def test_letters_that_cannot_be_kept_stop_nobody_and_are_in_the_log(
+async def test_dead_letters_that_cannot_be_kept_block_no_batch_and_are_logged(
     trouble: str, client: Client, database: TestDatabase, caplog: pytest.LogCaptureFixture
 ) -> None:
     database.execute(ENTRIES)
@@ -206,7 +208,9 @@ async def test_a_letter_that_breaks_the_sink_does_not_cost_the_others(
     assert "'r-2' (constraint); gone: RecursionError" in caplog.text
 
 
-async def test_what_nobody_is_told_at_the_door_is_in_the_log(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_refused_request_without_reply_address_is_logged(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
     policy = BatchPolicy(linger=timedelta(minutes=5), max_pending=2, confirmation_timeout=timedelta(seconds=1))
     with caplog.at_level(logging.WARNING, "temporalio.workflow"):
         async with running(client, MemorySink(), policy) as service:
@@ -267,9 +271,9 @@ async def test_letters_of_another_batcher_are_left_alone(
     assert await sink.keep_dead_letters([theirs, ours])
     settings, other = load({"sink": sqlite.url, "name": "b"}), load({"sink": sqlite.url, "name": "c"})
     await list_dead_letters(settings, DEFAULT_DEAD_LETTERS, as_json=True)
-    told = capsys.readouterr()
-    assert [json.loads(line)["request_id"] for line in told.out.splitlines()] == ["r-b"]
-    assert "1 dead letter of another batcher: a-b" in told.err
+    result = capsys.readouterr()
+    assert [json.loads(line)["request_id"] for line in result.out.splitlines()] == ["r-b"]
+    assert "1 dead letter of another batcher: a-b" in result.err
     async with asyncio.timeout(20):
         assert await resend_dead_letters(client, other, DEFAULT_DEAD_LETTERS, [], every=True) == 0
         with pytest.raises(CommandError, match=f"{theirs.id} is of batcher 'a-b': --name a-b"):

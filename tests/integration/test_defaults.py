@@ -1,6 +1,6 @@
 """The limits as they are without a setting, on a server that skips time.
 
-It does not skip while an activity is open, so what waits here goes through the signal door.
+It does not skip while an activity is open, so what waits here goes by signal.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from temporalio.client import WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 
 from temporal_batching import BatchPolicy, MemorySink
-from tests.support.callers import DOORS
+from tests.support.callers import WAYS_IN
 from tests.support.service import entry, running
 
 
@@ -27,23 +27,23 @@ async def lifetime(caller: WorkflowHandle[Any, Any]) -> float:
 HOUR = timedelta(hours=1)
 
 
-async def test_a_lonely_request_waits_20_seconds_for_company(skipping: WorkflowEnvironment) -> None:
+async def test_a_single_request_waits_20_seconds_for_more(skipping: WorkflowEnvironment) -> None:
     async with running(skipping.client, MemorySink(), BatchPolicy(), longest_caller=HOUR) as service:
         caller = await service.start("signal", [entry(1), entry(2)], timeout=120.0)
-        told = await caller.result()
+        results = await caller.result()
         assert 19.5 <= await lifetime(caller) <= 25
         stats = await service.stats()
-    assert [one.outcome for one in told] == ["written"] * 2
+    assert [one.outcome for one in results] == ["written"] * 2
     assert stats.batches_by_trigger == {"linger": 1}
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_a_hundred_requests_do_not_wait(skipping: WorkflowEnvironment, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_a_hundred_requests_do_not_wait(skipping: WorkflowEnvironment, way_in: str) -> None:
     sink = MemorySink()
     async with running(skipping.client, sink, BatchPolicy(), longest_caller=HOUR) as service:
-        told = await service.call(door, [entry(n) for n in range(100)], timeout=120.0)
+        results = await service.call(way_in, [entry(n) for n in range(100)], timeout=120.0)
         stats = await service.stats()
-    assert {one.outcome for one in told} == {"written"}
+    assert {one.outcome for one in results} == {"written"}
     assert [len(batch) for batch in sink.batches] == [100]
     assert stats.batches_by_trigger == {"count": 1}
 
@@ -53,9 +53,9 @@ async def test_two_minutes_without_a_batch_end_a_write(skipping: WorkflowEnviron
     async with running(skipping.client, sink, BatchPolicy(), longest_caller=HOUR) as service:
         await service.handle.pause()
         caller = await service.start("signal", [entry(1)], timeout=120.0)
-        (told,) = await caller.result()
+        (result,) = await caller.result()
         assert 110 <= await lifetime(caller) <= 121
-    assert told.error == "WriteExpired", told
+    assert result.error == "WriteExpired", result
     assert not sink.batches
 
 
@@ -64,10 +64,10 @@ async def test_a_batcher_that_never_comes_up_is_signalled_until_the_deadline_is_
 ) -> None:
     async with running(skipping.client, MemorySink(), batcher=False, longest_caller=HOUR) as service:
         caller = await service.start("signal", [entry(1)], timeout=120.0)
-        (told,) = await caller.result()
+        (result,) = await caller.result()
         assert 113 <= await lifetime(caller) <= 116, "the deadline is 5 s before the timeout"
-    assert told.error == "WriteNotSubmitted"
-    assert "15 attempts" in told.reason
+    assert result.error == "WriteNotSubmitted"
+    assert "15 attempts" in result.reason
 
 
 async def test_no_deadline_of_its_own_means_two_minutes(skipping: WorkflowEnvironment) -> None:

@@ -84,8 +84,8 @@ UNREADABLE: list[Sequence[Any]] = [
 
 async def went_on(service: Service) -> None:
     """A good write still commits, and no workflow task has failed."""
-    (told,) = await service.call("signal", [entry(5)])
-    assert told.outcome == "written"
+    (result,) = await service.call("signal", [entry(5)])
+    assert result.outcome == "written"
     assert count(await service.events(), EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED) == 0
 
 
@@ -121,7 +121,7 @@ async def test_unknown_signals_and_withdrawals_of_nothing_are_counted(client: Cl
         assert (await service.stats()).malformed == 9
 
 
-async def test_a_sender_that_names_itself_is_told_what_was_wrong_with_its_signal(client: Client) -> None:
+async def test_a_sender_with_a_reply_address_is_notified_what_is_wrong_with_its_signal(client: Client) -> None:
     async with running(client, MemorySink()) as service:
         listener = await service.run(Listener.run, 3)
         reply_to = {"workflow_id": listener.id}
@@ -131,14 +131,14 @@ async def test_a_sender_that_names_itself_is_told_what_was_wrong_with_its_signal
             request(request_id="good", reply_to=reply_to),
         ]
         await service.shard().signal("add_write_request", bad)
-        heard = {answer["request_id"]: answer for answer in await listener.result()}
-    assert {name: (answer["outcome"], answer.get("code")) for name, answer in heard.items()} == {
+        received = {answer["request_id"]: answer for answer in await listener.result()}
+    assert {name: (answer["outcome"], answer.get("code")) for name, answer in received.items()} == {
         "deep": ("rejected", "invalid"),
         "shape": ("rejected", "invalid"),
         "good": ("written", None),
     }
-    assert "nested" in heard["deep"]["reason"]
-    assert "records is empty" in heard["shape"]["reason"]
+    assert "nested" in received["deep"]["reason"]
+    assert "records is empty" in received["shape"]["reason"]
 
 
 def _lists(levels: int) -> list[Any]:
@@ -157,7 +157,7 @@ ADDRESSES = {
 }
 
 
-async def test_a_reply_address_nobody_can_reach_does_not_hold_up_a_batch(client: Client) -> None:
+async def test_an_unreachable_reply_address_does_not_delay_a_batch(client: Client) -> None:
     sink = MemorySink()
     refused = sum(name.startswith("not text") for name in ADDRESSES)  # by the shard, which can tell nobody
     async with running(client, sink) as service:

@@ -88,7 +88,7 @@ async def failing_with(service: Service, words: str) -> None:
     await assert_eventually(check, within=20)
 
 
-async def test_a_shard_does_not_go_on_in_another_database_until_it_is_told_to(
+async def test_a_shard_does_not_go_on_in_another_database_until_an_operator_says_so(
     continuing_client: Client, database: TestDatabase, sqlite: TestDatabase
 ) -> None:
     database.execute(ENTRIES)
@@ -221,8 +221,8 @@ async def test_the_first_batch_in_a_ledger_goes_alone(client: Client) -> None:
                 return await super().write(batch)
 
         await service.start_batcher(sink=Counts("one"))
-        told = await service.call("activity", [entry(n) for n in range(1, 9)])
-        assert {one.outcome for one in told} == {"written"}
+        results = await service.call("activity", [entry(n) for n in range(1, 9)])
+        assert {one.outcome for one in results} == {"written"}
         assert seen[0] == 1
         assert (await service.stats()).ledger == "one"
 
@@ -242,7 +242,7 @@ async def test_a_run_that_ends_hands_its_ledger_on(tiny_client: Client) -> None:
 # The database's own
 
 
-async def test_whoever_lost_a_ledger_is_not_told_to_create_another(database: TestDatabase) -> None:
+async def test_the_error_of_a_lost_ledger_does_not_advise_to_create_another(database: TestDatabase) -> None:
     database.execute(ENTRIES)
     sink = database.sink()
     await sink.open()

@@ -20,10 +20,10 @@ async def test_the_ledger_says_rejected_of_what_was_rejected(client: Client, dat
     async with running(client, SqlSink(database.url)) as service:
         request_id = f"r-{uuid4().hex}"
         bad, good = Write([["entries", {"n": -1}]], request_id=request_id), entry(1)
-        told = await service.call("activity", [bad, good])
-        assert [one.outcome for one in told] == ["rejected", "written"]
+        results = await service.call("activity", [bad, good])
+        assert [one.outcome for one in results] == ["rejected", "written"]
         assert database.scalar(status, id=request_id) == "rejected"
-        assert database.scalar(status, id=told[1].request_id) == "written"
+        assert database.scalar(status, id=results[1].request_id) == "written"
         # Corrected, it is another batch's to write.
         (again,) = await service.call("activity", [Write([["entries", {"n": 2}]], request_id=request_id)])
         assert again.outcome == "written"

@@ -96,15 +96,19 @@ async def test_by_signal_no_number_is_rounded_and_no_neighbour_harmed(client: Cl
     numbers = [*KEPT, *LOST, *NO_JSON, '{"deep": [12345678901234567.89]}']
     requests = {f"r{n}": number for n, number in enumerate(numbers)}
     async with running(client, database.sink()) as service:
-        told = await by_signal(client, service, *(one_request(key, f"[{number}]") for key, number in requests.items()))
+        results = await by_signal(
+            client, service, *(one_request(key, f"[{number}]") for key, number in requests.items())
+        )
     there = found(database)
     for request_id, number in requests.items():
         if number in KEPT:
-            assert told[request_id]["outcome"] == OutcomeKind.WRITTEN, number
+            assert results[request_id]["outcome"] == OutcomeKind.WRITTEN, number
             assert Decimal(there[request_id]) == Decimal(number)
         else:
-            assert (told[request_id]["outcome"], told[request_id]["code"]) == ("rejected", RejectCode.INVALID), number
-            assert "send it as a string" in told[request_id]["reason"]
+            assert (results[request_id]["outcome"], results[request_id]["code"]) == ("rejected", RejectCode.INVALID), (
+                number
+            )
+            assert "send it as a string" in results[request_id]["reason"]
             assert request_id not in there
 
 
@@ -145,5 +149,5 @@ async def test_a_time_may_have_more_digits_than_a_clock(client: Client, sqlite: 
     create(sqlite, "integer")
     async with running(client, sqlite.sink()) as service:
         request = one_request("r1", "1", expires_at="later").replace('"later"', "4102444800.123456789123")
-        told = await by_signal(client, service, request)
-    assert told["r1"]["outcome"] == "written"
+        results = await by_signal(client, service, request)
+    assert results["r1"]["outcome"] == "written"

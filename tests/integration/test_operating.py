@@ -33,7 +33,7 @@ from temporal_batching import (
     WriteRejected,
     WriteRequest,
 )
-from tests.support.callers import DOORS
+from tests.support.callers import WAYS_IN
 from tests.support.fault_points import with_interceptor
 from tests.support.service import QUICK, entry, running
 from tests.support.waiting import assert_eventually
@@ -63,7 +63,7 @@ async def test_paused_it_accepts_and_resumed_it_writes(client: Client) -> None:
     sink = MemorySink()
     async with running(client, sink, shards=2) as service:
         await service.handle.pause()
-        callers = [await service.start(door, [entry(n)]) for n, door in enumerate(DOORS)]
+        callers = [await service.start(way_in, [entry(n)]) for n, way_in in enumerate(WAYS_IN)]
 
         async def pending() -> None:
             assert sum(stats.pending for stats in await service.handle.stats()) == 3
@@ -146,20 +146,20 @@ async def test_a_gateway_starts_a_shard_that_does_not_run_and_the_worker_says_th
     policy = BatchPolicy(linger=timedelta(milliseconds=100), max_batch_size=17)
     options = {"start_shards": False}
     async with running(client, MemorySink(), policy, plugin_options=options) as service:
-        told = await service.call("local", [entry(n) for n in range(5)])
+        results = await service.call("local", [entry(n) for n in range(5)])
         stats = await service.stats()
-    assert {one.outcome for one in told} == {"written"}
+    assert {one.outcome for one in results} == {"written"}
     assert stats.policy == policy.to_wire()
 
 
 async def test_writers_race_to_start_a_batcher(client: Client) -> None:
     policy = BatchPolicy(linger=timedelta(milliseconds=100))
     async with running(client, MemorySink(), policy, shards=3, plugin_options={"start_shards": False}) as service:
-        told = await asyncio.gather(*(service.call(door, [entry(1)] * 6) for door in ("activity", "local") * 3))
-    assert {one.outcome for part in told for one in part} == {"written"}
+        results = await asyncio.gather(*(service.call(way_in, [entry(1)] * 6) for way_in in ("activity", "local") * 3))
+    assert {one.outcome for part in results for one in part} == {"written"}
 
 
-async def test_a_program_writes_one_row_and_hears_of_it(client: Client) -> None:
+async def test_a_program_writes_one_row_and_receives_its_confirmation(client: Client) -> None:
     sink = MemorySink(reject=lambda request: "no" if request.records[0].table == "bad" else None)
     async with running(client, sink) as service:
         confirmation = await service.writer.write("entries", {"n": 1})
@@ -224,7 +224,7 @@ class _NotRunning(Interceptor):
         return Calls(next)
 
 
-async def test_parcels_cut_for_wider_limits_than_those_in_force_are_cut_again(client: Client) -> None:
+async def test_parcels_cut_for_wider_limits_than_those_in_force_are_divided(client: Client) -> None:
     """As before a shard runs, when its limits are not known yet: the program then takes the defaults."""
     sink = MemorySink()
     async with running(client, sink, BatchPolicy(linger=QUICK.linger, max_batch_size=30)) as service:

@@ -1,4 +1,4 @@
-"""Every caller gets its own outcome, and many callers become few batches, whichever door they take."""
+"""Every caller gets its own outcome, and many callers become few batches, whichever way in they use."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.client import Client
 
 from temporal_batching import BatchClient, MemorySink, WriteRejected
-from tests.support.callers import DOORS, Write
+from tests.support.callers import WAYS_IN, Write
 from tests.support.service import entry, running
 from tests.support.waiting import assert_eventually
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_many_callers_become_few_batches_and_each_hears_of_its_own(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_many_callers_become_few_batches_and_each_receives_its_own_outcome(client: Client, way_in: str) -> None:
     sink = MemorySink(reject=lambda request: "odd" if request.records[0].values["n"] % 2 else None)
     async with running(client, sink) as service:
-        told = await service.call_each(door, [entry(n) for n in range(40)])
-    assert [one.outcome for one in told] == ["written", "rejected"] * 20
-    assert [one.error for one in told] == [None, "WriteRejected"] * 20
+        results = await service.call_each(way_in, [entry(n) for n in range(40)])
+    assert [one.outcome for one in results] == ["written", "rejected"] * 20
+    assert [one.error for one in results] == [None, "WriteRejected"] * 20
     assert sorted(row["n"] for row in sink.rows["entries"]) == list(range(0, 40, 2))
     assert len(sink.batches) <= 12
     sizes = {batch.id: len(batch) for batch in sink.batches}
-    assert all(one.batch_size == sizes[one.batch_id] for one in told)
+    assert all(one.batch_size == sizes[one.batch_id] for one in results)
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_records_of_one_request_are_written_together_or_not_at_all(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_records_of_one_request_are_written_together_or_not_at_all(client: Client, way_in: str) -> None:
     def reject(request: object) -> str | None:
         return "too many" if len(request.records) > 2 else None  # type: ignore[attr-defined]
 
@@ -37,18 +37,18 @@ async def test_records_of_one_request_are_written_together_or_not_at_all(client:
     pair = Write([["entries", {"n": 1}], ["balances", {"n": 1}]])
     triple = Write([["entries", {"n": 2}], ["balances", {"n": 2}], ["entries", {"n": 3}]])
     async with running(client, sink) as service:
-        told = await service.call(door, [pair, triple])
-    assert [one.outcome for one in told] == ["written", "rejected"]
+        results = await service.call(way_in, [pair, triple])
+    assert [one.outcome for one in results] == ["written", "rejected"]
     assert sink.rows == {"entries": [{"n": 1}], "balances": [{"n": 1}]}
 
 
-@pytest.mark.parametrize("door", ["activity", "local"])
-async def test_while_an_id_is_pending_with_other_records_the_ledger_is_waited_for(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", ["activity", "local"])
+async def test_while_an_id_is_pending_with_other_records_the_ledger_is_waited_for(client: Client, way_in: str) -> None:
     """The buffer knows one of two contents; which one the id belongs to only the ledger knows."""
     sink = MemorySink()
     async with running(client, sink) as service:
         mine, other = (Write([["entries", {"n": n}]], request_id="r") for n in (1, 2))
-        assert (await service.call(door, [mine]))[0].outcome == "written"
+        assert (await service.call(way_in, [mine]))[0].outcome == "written"
         await service.handle.pause()
         thief = await service.start("signal", [other])
 
@@ -57,7 +57,7 @@ async def test_while_an_id_is_pending_with_other_records_the_ledger_is_waited_fo
 
         await assert_eventually(pending)
         updates = (await service.stats()).run_updates
-        again = await service.start(door, [mine])
+        again = await service.start(way_in, [mine])
 
         async def rejected_as_busy() -> None:
             assert (await service.stats()).run_updates > updates
@@ -69,12 +69,14 @@ async def test_while_an_id_is_pending_with_other_records_the_ledger_is_waited_fo
     assert sink.rows["entries"] == [{"n": 1}]
 
 
-@pytest.mark.parametrize("door", ["activity", "local"])
-async def test_a_rejection_that_comes_between_two_attempts_of_its_caller_is_not_lost(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", ["activity", "local"])
+async def test_a_rejection_that_comes_between_two_attempts_of_its_caller_is_not_lost(
+    client: Client, way_in: str
+) -> None:
     sink = MemorySink(reject=lambda _: "no")
     async with running(client, sink) as service:
         await service.handle.pause()
-        caller = await service.start(door, [entry(1)], timeout=20.0, attempt_timeout=1.0)
+        caller = await service.start(way_in, [entry(1)], timeout=20.0, attempt_timeout=1.0)
 
         async def is_between_two_attempts() -> None:
             pending = (await caller.describe()).raw_description.pending_activities
@@ -84,8 +86,8 @@ async def test_a_rejection_that_comes_between_two_attempts_of_its_caller_is_not_
 
         await assert_eventually(is_between_two_attempts)
         await service.handle.resume()
-        (told,) = await caller.result()
-    assert (told.error, told.outcome) == ("WriteRejected", "rejected")
+        (result,) = await caller.result()
+    assert (result.error, result.outcome) == ("WriteRejected", "rejected")
 
 
 async def test_nor_is_one_that_comes_between_two_attempts_of_a_program(client: Client) -> None:
@@ -109,12 +111,12 @@ async def test_nor_is_one_that_comes_between_two_attempts_of_a_program(client: C
             await write
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_the_ledgers_status_is_what_the_caller_was_told(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_the_ledgers_status_is_the_outcome_that_the_caller_received(client: Client, way_in: str) -> None:
     sink = MemorySink(reject=lambda request: "odd" if request.records[0].values["n"] % 2 else None)
     async with running(client, sink) as service:
-        told = await service.call_each(door, [entry(n) for n in range(4)])
-    assert sorted(one.outcome for one in told) == ["rejected", "rejected", "written", "written"]
-    assert {one.request_id: one.outcome for one in told} == {
-        one.request_id: sink.ledger[one.request_id].status.value for one in told
+        results = await service.call_each(way_in, [entry(n) for n in range(4)])
+    assert sorted(one.outcome for one in results) == ["rejected", "rejected", "written", "written"]
+    assert {one.request_id: one.outcome for one in results} == {
+        one.request_id: sink.ledger[one.request_id].status.value for one in results
     }

@@ -11,7 +11,7 @@ from temporalio.client import Client, WorkflowFailureError
 
 from temporal_batching import BatchPolicy, Confirmation, MemorySink, Outcome, Record, Sink, WriteRequest
 from temporal_batching.sinks.base import Batch
-from tests.support.callers import DOORS, Write
+from tests.support.callers import WAYS_IN, Write
 from tests.support.service import QUICK, entry, running
 from tests.support.waiting import assert_eventually
 
@@ -53,11 +53,13 @@ class BreaksAfterItsEffect(Sink):
         return [Outcome.written() for _ in batch]
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_a_row_that_is_written_is_never_told_rejected_whatever_the_sink_raises(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_a_row_that_is_written_is_never_confirmed_as_rejected_whatever_the_sink_raises(
+    client: Client, way_in: str
+) -> None:
     sink = BreaksAfterItsEffect()
     async with running(client, sink) as service:
-        told = await service.call(door, [entry(n) for n in range(5)], timeout=4.0)
+        results = await service.call(way_in, [entry(n) for n in range(5)], timeout=4.0)
 
         async def gone() -> None:
             stats = await service.stats()
@@ -66,23 +68,23 @@ async def test_a_row_that_is_written_is_never_told_rejected_whatever_the_sink_ra
             assert stats.outcomes == {"written": 4}
 
         await assert_eventually(gone)
-    assert [one.outcome for one in told] == ["written"] * 3 + [""] + ["written"]
-    assert told[3].error == "WriteNotConfirmed"
+    assert [one.outcome for one in results] == ["written"] * 3 + [""] + ["written"]
+    assert results[3].error == "WriteNotConfirmed"
     assert sorted(sink.rows) == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_a_request_that_has_to_wait_stops_its_key_and_nobody_else(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_a_request_that_has_to_wait_blocks_its_key_and_no_other(client: Client, way_in: str) -> None:
     sink = Locked(1)
     async with running(client, sink) as service:
-        waiting = await service.start(door, [Write([["t", {"n": 1}]], key="k")])
+        waiting = await service.start(way_in, [Write([["t", {"n": 1}]], key="k")])
 
         async def tried() -> None:
             assert (await service.stats()).batches >= 1
 
         await assert_eventually(tried)
-        same_key = await service.start(door, [Write([["t", {"n": 2}]], key="k")])
-        others = await service.call(door, [Write([["t", {"n": n}]], key=f"k{n}") for n in range(3, 9)])
+        same_key = await service.start(way_in, [Write([["t", {"n": 2}]], key="k")])
+        others = await service.call(way_in, [Write([["t", {"n": n}]], key=f"k{n}") for n in range(3, 9)])
         assert [one.outcome for one in others] == ["written"] * 6
 
         async def both_wait() -> None:  # between two attempts; during one the first is in flight
@@ -142,13 +144,13 @@ async def test_a_parcel_with_a_request_that_has_to_wait_goes_back_whole(client: 
     assert sorted(row["n"] for row in sink.rows["t"]) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("way_in", WAYS_IN)
 async def test_a_caller_that_is_cancelled_while_its_write_waits_for_a_retry_has_it_back(
-    client: Client, door: str
+    client: Client, way_in: str
 ) -> None:
     sink = Locked(1)
     async with running(client, sink) as service:
-        caller = await service.start(door, [entry(1)])
+        caller = await service.start(way_in, [entry(1)])
 
         async def waits(number: int) -> None:
             assert (await service.stats()).pending == number
@@ -162,7 +164,7 @@ async def test_a_caller_that_is_cancelled_while_its_write_waits_for_a_retry_has_
             await caller.result()
         await assert_eventually(lambda: waits(0))
         sink.locked.clear()
-        assert [one.outcome for one in await service.call(door, [entry(2)])] == ["written"]
+        assert [one.outcome for one in await service.call(way_in, [entry(2)])] == ["written"]
         assert (await service.stats()).outcomes == {"rejected": 1, "written": 1}
     assert sink.rows["entries"] == [{"n": 2}]
 
@@ -182,15 +184,15 @@ class FirstBatchWaits(MemorySink):
         return await super().write(batch)
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_an_id_that_waits_for_its_retry_is_told_written_once_whoever_writes_it_beside(
-    client: Client, door: str
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_an_id_that_waits_for_its_retry_is_confirmed_as_written_once_even_if_written_concurrently(
+    client: Client, way_in: str
 ) -> None:
     sink = FirstBatchWaits()
     async with running(client, sink) as service:
         request_id = f"{service.name}-1"
         write = Write([["entries", {"n": 1}]], request_id=request_id)
-        first = await service.start(door, [write])
+        first = await service.start(way_in, [write])
 
         async def is_retried() -> None:
             assert (await service.stats()).retries >= 1
@@ -203,6 +205,6 @@ async def test_an_id_that_waits_for_its_retry_is_told_written_once_whoever_write
         assert isinstance(in_parcel, Confirmation)
         assert isinstance(other, Confirmation)
         sink.waits = False
-        told = [str((await caller.result())[0].outcome) for caller in (first, second)]
-    assert sorted([*told, str(in_parcel.outcome)]) == ["duplicate", "duplicate", "written"]
+        results = [str((await caller.result())[0].outcome) for caller in (first, second)]
+    assert sorted([*results, str(in_parcel.outcome)]) == ["duplicate", "duplicate", "written"]
     assert sorted(row["n"] for row in sink.rows["entries"]) == [1, 2]

@@ -17,7 +17,7 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError
 
 from temporal_batching import Batch, BatchPolicy, MemorySink, Outcome, SinkUnavailable
-from tests.support.callers import DOORS, Listener, Write
+from tests.support.callers import WAYS_IN, Listener, Write
 from tests.support.service import QUICK, Service, entry, running
 from tests.support.waiting import assert_eventually
 
@@ -58,9 +58,9 @@ async def test_a_shard_that_starts_again_never_repeats_a_batch_id(client: Client
         assert (refused.outcome, refused.code) == ("rejected", "constraint")
         await service.shard().terminate()
         corrected = Write([["entries", {"n": 2}]], request_id=write.request_id)
-        (told,) = await service.call("activity", [corrected])
-    assert (told.outcome, told.reason) == ("written", "")
-    assert told.batch_id != refused.batch_id
+        (result,) = await service.call("activity", [corrected])
+    assert (result.outcome, result.reason) == ("written", "")
+    assert result.batch_id != refused.batch_id
 
 
 async def test_two_shards_of_one_name_over_one_ledger_answer_duplicate(client: Client) -> None:
@@ -73,11 +73,11 @@ async def test_two_shards_of_one_name_over_one_ledger_answer_duplicate(client: C
         assert (await service.call("activity", [write]))[0].outcome == "duplicate"
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_a_cancelled_shard_writes_what_it_holds_and_then_ends_as_cancelled(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_a_cancelled_shard_writes_what_it_holds_and_then_ends_as_cancelled(client: Client, way_in: str) -> None:
     sink = MemorySink()
     async with running(client, sink, LONG) as service:
-        callers = [await service.start(door, [entry(n)]) for n in range(5)]
+        callers = [await service.start(way_in, [entry(n)]) for n in range(5)]
         await pending(service, 5)
         run_id = (await service.stats()).run_id
         await service.shard().cancel()
@@ -148,8 +148,8 @@ async def test_a_signal_cannot_complete_somebodys_activity(client: Client) -> No
             ("own-1", "rejected", "invalid"),
         ]
         await service.handle.flush()
-        (told,) = await victim.result()
-    assert (told.outcome, sink.rows["entries"]) == ("written", [{"n": 1}])
+        (result,) = await victim.result()
+    assert (result.outcome, sink.rows["entries"]) == ("written", [{"n": 1}])
 
 
 ATTACKS: dict[str, list[list[str]]] = {
@@ -186,7 +186,7 @@ class Doubtful(MemorySink):
 
 async def test_a_cancelled_shard_ends_though_its_sink_stays_down(client: Client) -> None:
     async with running(client, Doubtful(), LONG) as service:
-        callers = [await service.start(door, [entry(1)], timeout=6.0) for door in DOORS]
+        callers = [await service.start(way_in, [entry(1)], timeout=6.0) for way_in in WAYS_IN]
         await pending(service, 3)
         run_id = (await service.stats()).run_id
         await service.shard().cancel()
@@ -227,10 +227,10 @@ async def test_a_shard_that_was_reset_never_repeats_a_batch_id(client: Client) -
         assert refused.outcome == "rejected"
         await reset_to_the_beginning(service)
         corrected = Write([["entries", {"n": 2}]], request_id=write.request_id)
-        (told,) = await service.call("activity", [corrected])
+        (result,) = await service.call("activity", [corrected])
         (after,) = await service.call("activity", [entry(4)])
-    assert (told.outcome, told.reason) == ("written", "")
-    assert len({refused.batch_id, told.batch_id, after.batch_id}) == 3
+    assert (result.outcome, result.reason) == ("written", "")
+    assert len({refused.batch_id, result.batch_id, after.batch_id}) == 3
 
 
 async def reset_to_the_beginning(service: Service) -> None:

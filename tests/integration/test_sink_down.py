@@ -14,21 +14,21 @@ from temporalio.client import Client
 from temporal_batching import BatchPolicy, MemorySink, Outcome, Sink
 from temporal_batching.errors import SinkUnavailable
 from temporal_batching.sinks.base import Batch
-from tests.support.callers import DOORS, Write
+from tests.support.callers import WAYS_IN, Write
 from tests.support.service import QUICK, Service, entry, running
 from tests.support.waiting import assert_eventually
 
 DOWN = 1_000_000
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_a_batch_set_back_is_tried_again_until_the_sink_is_there(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_a_failed_batch_is_retried_until_the_sink_is_available(client: Client, way_in: str) -> None:
     sink = MemorySink()
     sink.fail_next(3)
     async with running(client, sink) as service:
-        told = await service.call(door, [entry(n) for n in range(5)])
+        results = await service.call(way_in, [entry(n) for n in range(5)])
         stats = await service.stats()
-    assert [one.outcome for one in told] == ["written"] * 5
+    assert [one.outcome for one in results] == ["written"] * 5
     assert (stats.breaker, stats.sink_error, stats.pending) == ("closed", None, 0)
     assert stats.flush_failures >= 3
     assert sorted(row["n"] for row in sink.rows["entries"]) == [0, 1, 2, 3, 4]
@@ -56,13 +56,13 @@ async def test_the_breaker_opens_and_requests_keep_coming_in(client: Client) -> 
     assert [row["n"] for row in sink.rows["entries"]] == [1, 2]
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_a_commit_whose_answer_was_lost_is_not_repeated(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_a_commit_whose_answer_was_lost_is_not_repeated(client: Client, way_in: str) -> None:
     sink = MemorySink()
     sink.fail_next(2, committed=True)
     async with running(client, sink) as service:
-        (told,) = await service.call(door, [entry(1)])
-    assert told.outcome == "written"
+        (result,) = await service.call(way_in, [entry(1)])
+    assert result.outcome == "written"
     assert sink.rows["entries"] == [{"n": 1}]
 
 
@@ -70,12 +70,12 @@ async def test_past_its_deadline_while_paused_a_request_expires_and_is_never_wri
     sink = MemorySink()
     async with running(client, sink) as service:
         await service.handle.pause()
-        callers = await asyncio.gather(*(service.start(door, [entry(1)], timeout=4.0) for door in DOORS))
+        callers = await asyncio.gather(*(service.start(way_in, [entry(1)], timeout=4.0) for way_in in WAYS_IN))
         late = [(await caller.result())[0] for caller in callers]
         await service.handle.resume()
         (later,) = await service.call("activity", [entry(2)])
         stats = await service.stats()
-    assert [(told.error, told.outcome) for told in late] == [("WriteExpired", "expired")] * 3
+    assert [(result.error, result.outcome) for result in late] == [("WriteExpired", "expired")] * 3
     assert later.outcome == "written"
     assert sink.rows["entries"] == [{"n": 2}]
     assert stats.outcomes == {"expired": 3, "written": 1}
@@ -85,15 +85,15 @@ async def test_past_its_deadline_while_the_sink_is_down_a_request_expires(client
     sink = MemorySink()
     sink.fail_next(DOWN, error=SinkUnavailable("down", in_doubt=False))
     async with running(client, sink) as service:
-        callers = await asyncio.gather(*(service.start(door, [entry(1)], timeout=4.0) for door in DOORS))
+        callers = await asyncio.gather(*(service.start(way_in, [entry(1)], timeout=4.0) for way_in in WAYS_IN))
         late = [(await caller.result())[0] for caller in callers]
         sink.stop_failing()
-    assert [told.error for told in late] == ["WriteExpired"] * 3
+    assert [result.error for result in late] == ["WriteExpired"] * 3
     assert not sink.rows
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_an_attempt_that_committed_has_the_last_word_over_the_deadline(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_an_attempt_that_committed_has_the_last_word_over_the_deadline(client: Client, way_in: str) -> None:
     """Nobody is told `expired` of a request that is in the database."""
 
     class LosesAnswers(MemorySink):
@@ -113,9 +113,9 @@ async def test_an_attempt_that_committed_has_the_last_word_over_the_deadline(cli
     sink = LosesAnswers()
     policy = BatchPolicy(linger=QUICK.linger, retry_initial=QUICK.retry_initial, retry_max=QUICK.retry_initial)
     async with running(client, sink, policy) as service:
-        caller = await service.start(door, [entry(1)], timeout=2.0)
-        (told,) = await caller.result()
-        assert told.error == "WriteNotConfirmed", told
+        caller = await service.start(way_in, [entry(1)], timeout=2.0)
+        (result,) = await caller.result()
+        assert result.error == "WriteNotConfirmed", result
         sink.up = True
 
         async def settled() -> None:
@@ -136,9 +136,9 @@ async def test_a_sink_that_breaks_on_one_request_keeps_that_one_waiting_and_fenc
 
     sink = Fragile()
     async with running(client, sink) as service:
-        told = await service.call("activity", [entry(n) for n in range(6)], timeout=4.0)
+        results = await service.call("activity", [entry(n) for n in range(6)], timeout=4.0)
         stats = await service.stats()
-    assert [one.outcome for one in told] == ["written"] * 3 + ["expired"] + ["written"] * 2
+    assert [one.outcome for one in results] == ["written"] * 3 + ["expired"] + ["written"] * 2
     assert stats.sink_errors >= 1
     assert sorted(row["n"] for row in sink.rows["entries"]) == [0, 1, 2, 4, 5]
 
@@ -152,13 +152,13 @@ async def test_a_sink_that_miscounts_is_not_believed(client: Client) -> None:
             return [Outcome.written()] * (len(batch) + (self.calls == 1))
 
     async with running(client, Miscounts()) as service:
-        (told,) = await service.call("activity", [entry(1)])
+        (result,) = await service.call("activity", [entry(1)])
         stats = await service.stats()
-    assert told.outcome == "written"
+    assert result.outcome == "written"
     assert (stats.sink_errors, stats.retries, stats.flush_failures) == (1, 1, 0)
 
 
-async def test_a_flush_that_hangs_is_given_up_and_tried_again(client: Client) -> None:
+async def test_a_flush_that_hangs_is_given_up_and_retried(client: Client) -> None:
     class Hangs(MemorySink):
         calls = 0
 
@@ -172,8 +172,8 @@ async def test_a_flush_that_hangs_is_given_up_and_tried_again(client: Client) ->
     sink = Hangs()
     options: dict[str, Any] = {"graceful_shutdown_timeout": timedelta(seconds=0)}
     async with running(client, sink, policy, worker_options=options) as service:
-        (told,) = await service.call("activity", [entry(1)])
-    assert told.outcome == "written"
+        (result,) = await service.call("activity", [entry(1)])
+    assert result.outcome == "written"
     assert sink.rows["entries"] == [{"n": 1}]
 
 
@@ -199,9 +199,9 @@ async def test_however_often_a_batch_is_tried_it_enters_history_once(client: Cli
         await assert_eventually(lambda: tries(30))
         grown = await _history_bytes(service) - before
         sink.stop_failing()
-        told = [(await caller.result())[0].outcome for caller in callers]
+        result = [(await caller.result())[0].outcome for caller in callers]
     assert grown < 200_000, "less than one request for thirty tries of a batch of five"
-    assert told == ["written"] * len(writes)
+    assert result == ["written"] * len(writes)
     assert sorted(row["n"] for row in sink.rows["entries"]) == list(range(len(writes)))
 
 

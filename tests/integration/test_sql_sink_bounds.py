@@ -128,7 +128,7 @@ async def test_an_id_with_a_character_that_the_encoding_lacks_is_rejected_alone(
         maintenance.dispose()
 
 
-async def test_what_the_ledger_is_refused_as_well_rejects_nobody(postgresql: TestDatabase) -> None:
+async def test_an_error_that_the_ledger_meets_as_well_rejects_no_request(postgresql: TestDatabase) -> None:
     """As before a wraparound of transaction ids: with 54000 the server refuses every write, whatever it writes."""
     postgresql.execute(ENTRIES)
     sink = postgresql.sink()

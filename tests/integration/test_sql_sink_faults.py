@@ -57,7 +57,7 @@ def gate(statements: Statements) -> Iterator[Gate]:
     gate.released.set()
 
 
-async def test_settle_waits_for_an_attempt_that_is_about_to_commit(database: TestDatabase, gate: Gate) -> None:
+async def test_a_fence_waits_for_an_attempt_that_is_about_to_commit(database: TestDatabase, gate: Gate) -> None:
     database.execute(ENTRIES)
     zombie, sink = database.sink(), database.sink()
     await sink.open()
@@ -79,7 +79,7 @@ async def test_settle_waits_for_an_attempt_that_is_about_to_commit(database: Tes
     assert [o.kind.value for o in await writing] == ["written", "written"]
 
 
-async def test_after_settle_an_attempt_that_comes_late_writes_nothing(
+async def test_after_a_fence_an_attempt_that_comes_late_writes_nothing(
     database: TestDatabase, statements: Statements
 ) -> None:
     database.execute(ENTRIES)
@@ -113,7 +113,7 @@ async def _write(sink: Any, batch: Batch = BATCH) -> Any:
     return await sink.write(batch)
 
 
-async def test_a_cancelled_caller_leaves_an_attempt_that_settle_accounts_for(
+async def test_a_cancelled_caller_leaves_an_attempt_that_a_fence_accounts_for(
     database: TestDatabase, gate: Gate
 ) -> None:
     database.execute(ENTRIES)
@@ -225,7 +225,7 @@ async def test_a_transaction_that_lost_against_another_is_started_over(postgresq
 
 
 @pytest.mark.parametrize("code", ["40001", "53100", "53300", "55P03", "57014", "57P03", "25006", "58030", "XX000"])
-async def test_what_is_not_a_requests_fault_rejects_nobody(postgresql: TestDatabase, code: str) -> None:
+async def test_an_error_that_is_not_a_requests_fault_rejects_no_request(postgresql: TestDatabase, code: str) -> None:
     postgresql.execute(f"{ENTRIES};;{FLAKY.format(times=30, code=code)}")
     sink = postgresql.sink()
     outcomes = await sink.write(BATCH)

@@ -175,7 +175,7 @@ async def test_slow_requests_are_isolated_in_a_few_attempts(postgresql: TestData
     assert postgresql.scalar("SELECT count(*) FROM entries") == 47
 
 
-async def test_settle_answers_for_those_whose_row_in_the_ledger_nobody_has_locked(postgresql: TestDatabase) -> None:
+async def test_fence_answers_for_requests_whose_row_in_the_ledger_is_not_locked(postgresql: TestDatabase) -> None:
     postgresql.execute(ENTRIES)
     sink = postgresql.sink(lock_timeout=timedelta(milliseconds=200))
     await sink.open()

@@ -418,7 +418,7 @@ WORDS: list[tuple[str, Any, str]] = [
 ]
 
 
-async def test_a_value_that_does_not_fit_is_told_from_what_was_expected(database: TestDatabase) -> None:
+async def test_a_value_that_does_not_fit_is_distinguished_from_what_was_expected(database: TestDatabase) -> None:
     kinds = list(dict.fromkeys(declared for declared, _, _ in WORDS))
     database.execute(";;".join(f"CREATE TABLE {declared}_t (v {declared})" for declared in kinds))
     sink, tried = database.sink(), itertools.count()

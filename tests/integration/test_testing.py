@@ -21,7 +21,7 @@ from temporal_batching.contract import WORKFLOW_BATCHER, BatcherStart
 from temporal_batching.routing import batcher_workflow_id
 from temporal_batching.testing import running_batcher
 from temporal_batching.testing.batcher import MARK
-from tests.support.callers import CALLERS, DOORS, Caller, Job, Told, Write
+from tests.support.callers import CALLERS, WAYS_IN, Caller, CallerResult, Job, Write
 from tests.support.waiting import assert_eventually
 
 
@@ -39,41 +39,43 @@ class Shop:
         async with Worker(self.client, task_queue=self.name, workflows=CALLERS, plugins=[plugin]):
             yield self
 
-    async def start(self, door: str, *writes: Write, timeout: float = 120.0) -> WorkflowHandle[Any, list[Told]]:
-        job = Job(self.name, f"{self.name}-batcher", door, list(writes), shards=2, timeout=timeout)
-        handle: WorkflowHandle[Any, list[Told]] = await self.client.start_workflow(
+    async def start(
+        self, way_in: str, *writes: Write, timeout: float = 120.0
+    ) -> WorkflowHandle[Any, list[CallerResult]]:
+        job = Job(self.name, f"{self.name}-batcher", way_in, list(writes), shards=2, timeout=timeout)
+        handle: WorkflowHandle[Any, list[CallerResult]] = await self.client.start_workflow(
             Caller.run, job, id=f"{self.name}-{uuid4().hex[:8]}", task_queue=self.name
         )
         return handle
 
-    async def buy(self, door: str, *writes: Write) -> list[Told]:
-        return await (await self.start(door, *writes)).result()
+    async def buy(self, way_in: str, *writes: Write) -> list[CallerResult]:
+        return await (await self.start(way_in, *writes)).result()
 
 
 def order(number: int, *, request_id: str = "") -> Write:
     return Write([["orders", {"number": number}]], request_id=request_id or f"order-{number}", key="one")
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_what_a_workflow_writes_is_there_to_see_at_every_door(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_what_a_workflow_writes_is_visible_by_every_way_in(client: Client, way_in: str) -> None:
     async with Shop(client).open() as shop, running_batcher(client, **shop.options) as batcher:
-        told = await shop.buy(door, order(1), order(2))
-        assert [one.outcome for one in told] == ["written", "written"]
+        results = await shop.buy(way_in, order(1), order(2))
+        assert [one.outcome for one in results] == ["written", "written"]
         # Asked for side by side, they come in any order.
         assert sorted(row["number"] for row in batcher.rows["orders"]) == [1, 2]
         assert [batcher.wrote(f"order-{n}") for n in (1, 2, 3)] == [True, True, False]
         assert sum(shard.batches for shard in await batcher.handle.stats()) == len(batcher.sink.batches)
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_a_rejection_reaches_the_caller_with_the_tests_reason(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_a_rejection_reaches_the_caller_with_the_tests_reason(client: Client, way_in: str) -> None:
     async with (
         Shop(client).open() as shop,
         running_batcher(
             client, **shop.options, reject=lambda r: "sold out" if r.request_id == "order-1" else None
         ) as batcher,
     ):
-        bad, good = await shop.buy(door, order(1), order(2))
+        bad, good = await shop.buy(way_in, order(1), order(2))
         assert bad.error == "WriteRejected"
         assert bad.reason.endswith(": sold out")
         assert good.outcome == "written"
@@ -89,7 +91,7 @@ async def test_an_outage_is_one_line_and_passes(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("moment", "door", "error"),
+    ("moment", "way_in", "error"),
     [
         ("pause", "activity", "WriteExpired"),
         ("pause", "signal", "WriteExpired"),
@@ -98,12 +100,12 @@ async def test_an_outage_is_one_line_and_passes(client: Client) -> None:
     ],
 )
 async def test_a_batcher_that_does_not_go_on_ends_a_write_as_it_says(
-    moment: str, door: str, error: str, client: Client
+    moment: str, way_in: str, error: str, client: Client
 ) -> None:
     async with Shop(client).open() as shop, running_batcher(client, **shop.options) as batcher:
         await (batcher.handle.pause() if moment == "pause" else batcher.handle.drain())
-        (told,) = await (await shop.start(door, order(1), timeout=3.0)).result()
-        assert told.error == error, told
+        (result,) = await (await shop.start(way_in, order(1), timeout=3.0)).result()
+        assert result.error == error, result
         assert batcher.rows == {}
 
 
@@ -139,8 +141,8 @@ async def test_the_two_minutes_of_a_missing_confirmation_are_skipped(skipping: W
     async with Shop(skipping.client).open() as shop, running_batcher(skipping.client, **shop.options) as batcher:
         await batcher.handle.pause()
         before = await skipping.get_current_time()
-        (told,) = await shop.buy("signal", order(1))
-        assert told.error == "WriteExpired"
+        (result,) = await shop.buy("signal", order(1))
+        assert result.error == "WriteExpired"
         assert await skipping.get_current_time() - before >= timedelta(minutes=1)
         assert batcher.rows == {}
 

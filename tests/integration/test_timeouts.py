@@ -22,7 +22,7 @@ from temporalio.worker import (
 )
 
 from temporal_batching import GatewayPlugin, MemorySink
-from tests.support.callers import CALLERS, DOORS, Caller
+from tests.support.callers import CALLERS, WAYS_IN, Caller
 from tests.support.service import QUICK, entry, running
 
 TIMEOUT = 1.0
@@ -68,9 +68,9 @@ async def test_a_signal_that_temporal_delivers_late_does_not_hold_its_caller_up(
                 task_queue=queue,
                 execution_timeout=timedelta(seconds=30),
             )
-            (told,) = await handle.result()
+            (result,) = await handle.result()
             took = await _seconds(handle)
-    assert told.error == "WriteNotConfirmed"
+    assert result.error == "WriteNotConfirmed"
     assert took < UNRESOLVED - 1
 
 
@@ -97,8 +97,8 @@ class SlowWorker(Interceptor):
         return _SlowStart
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_a_timeout_counts_from_the_write_however_long_its_caller_took_to_ask(door: str, client: Client) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_a_timeout_counts_from_the_write_however_long_its_caller_took_to_ask(way_in: str, client: Client) -> None:
     async with running(client, MemorySink(), QUICK) as service:
         await service.handle.pause()
         queue = f"{service.name}-slow"
@@ -113,7 +113,7 @@ async def test_a_timeout_counts_from_the_write_however_long_its_caller_took_to_a
         ):
             handle = await client.start_workflow(
                 Caller.run,
-                service.job(door, [entry(1)], timeout=2 * SLOW_TASK),
+                service.job(way_in, [entry(1)], timeout=2 * SLOW_TASK),
                 id=f"{service.name}-slow",
                 task_queue=queue,
                 execution_timeout=timedelta(seconds=30),

@@ -11,44 +11,46 @@ from temporalio.client import Client
 from temporal_batching import BatchPolicy, MemorySink
 from temporal_batching.policy import MAX_REQUEST_BYTES
 from temporal_batching.routing import shard_of
-from tests.support.callers import DOORS, Write
+from tests.support.callers import WAYS_IN, Write
 from tests.support.service import entry, running
 from tests.support.waiting import assert_eventually
 
 LONG = timedelta(minutes=10)
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_a_full_batch_starts_at_once(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_a_full_batch_starts_at_once(client: Client, way_in: str) -> None:
     sink = MemorySink()
     async with running(client, sink, BatchPolicy(linger=LONG, max_batch_size=10)) as service:
-        told = await service.call(door, [entry(n) for n in range(30)])
+        results = await service.call(way_in, [entry(n) for n in range(30)])
         stats = await service.stats()
-    assert {one.outcome for one in told} == {"written"}
+    assert {one.outcome for one in results} == {"written"}
     assert [len(batch) for batch in sink.batches] == [10, 10, 10]
     assert stats.batches_by_trigger == {"count": 3}
     assert stats.largest_batch == 10
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_a_batch_counts_requests_and_has_a_cap_on_their_records(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_a_batch_counts_requests_and_has_a_cap_on_their_records(client: Client, way_in: str) -> None:
     sink = MemorySink()
     policy = BatchPolicy(linger=LONG, max_batch_size=5, max_batch_records=20)
     async with running(client, sink, policy) as service:
-        await service.call(door, [Write([["entries", {"n": n}]] * 3) for n in range(5)])
-        await service.call(door, [Write([["entries", {"n": n}]] * 10) for n in range(2)])
+        await service.call(way_in, [Write([["entries", {"n": n}]] * 3) for n in range(5)])
+        await service.call(way_in, [Write([["entries", {"n": n}]] * 10) for n in range(2)])
     assert [len(batch) for batch in sink.batches] == [5, 2]
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_batches_split_by_bytes_and_none_is_above_the_cap(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_batches_split_by_bytes_and_none_is_above_the_cap(client: Client, way_in: str) -> None:
     sink = MemorySink()
     policy = BatchPolicy(linger=timedelta(milliseconds=300), max_batch_size=1_000, max_batch_bytes=500_000)
     async with running(client, sink, policy) as service:
         writes = [entry(n, text="x" * 30_000) for n in range(20)]
-        told = [one for part in await asyncio.gather(*(service.call(door, writes) for _ in range(5))) for one in part]
+        results = [
+            one for part in await asyncio.gather(*(service.call(way_in, writes) for _ in range(5))) for one in part
+        ]
         stats = await service.stats()
-    assert {(one.outcome, one.error, one.reason) for one in told} == {("written", None, "")}
+    assert {(one.outcome, one.error, one.reason) for one in results} == {("written", None, "")}
     assert "bytes" in stats.batches_by_trigger
     assert all(len(batch) * 30_000 <= 500_000 for batch in sink.batches)
     assert 7 <= len(sink.batches) <= 14
@@ -86,20 +88,20 @@ async def test_no_linger_is_group_commit(client: Client) -> None:
     assert [len(batch) for batch in sink.batches] == [1, 8]
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_a_deadline_that_comes_near_starts_a_batch_that_is_not_full(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_a_deadline_that_comes_near_starts_a_batch_that_is_not_full(client: Client, way_in: str) -> None:
     policy = BatchPolicy(linger=LONG, deadline_margin=timedelta(seconds=3))
     async with running(client, MemorySink(), policy) as service:
-        (told,) = await service.call(door, [entry()], timeout=5.0)
+        (result,) = await service.call(way_in, [entry()], timeout=5.0)
         stats = await service.stats()
-    assert told.outcome == "written"
+    assert result.outcome == "written"
     assert stats.batches_by_trigger == {"deadline": 1}
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_an_explicit_flush_settles_what_is_pending(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_an_explicit_flush_settles_what_is_pending(client: Client, way_in: str) -> None:
     async with running(client, MemorySink(), BatchPolicy(linger=LONG)) as service:
-        caller = await service.start(door, [entry(n) for n in range(7)])
+        caller = await service.start(way_in, [entry(n) for n in range(7)])
 
         async def pending() -> None:
             assert (await service.stats()).pending == 7
@@ -112,14 +114,14 @@ async def test_an_explicit_flush_settles_what_is_pending(client: Client, door: s
         assert stats.batches_by_trigger == {"manual": 1}
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_a_request_too_large_is_told_its_size_and_the_limit(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_a_request_too_large_is_rejected_with_its_size_and_the_limit(client: Client, way_in: str) -> None:
     sink = MemorySink()
     policy = BatchPolicy(linger=timedelta(milliseconds=100), max_batch_records=3, max_batch_bytes=20_000)
     rows = Write([["entries", {"n": n}] for n in range(4)])
     async with running(client, sink, policy) as service:
         wide, heavy, huge, good = await service.call(
-            door, [rows, entry(1, text="x" * 30_000), entry(2, text="x" * MAX_REQUEST_BYTES), entry(3)]
+            way_in, [rows, entry(1, text="x" * 30_000), entry(2, text="x" * MAX_REQUEST_BYTES), entry(3)]
         )
     assert [one.code for one in (wide, heavy, huge)] == ["too_large"] * 3
     assert "4 records" in wide.reason
@@ -151,16 +153,18 @@ async def test_requests_of_one_key_are_applied_in_the_order_they_arrived(client:
     assert [row["n"] for row in sink.rows["entries"]] == list(range(60))
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_each_key_has_its_shard(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_each_key_has_its_shard(client: Client, way_in: str) -> None:
     sink = MemorySink()
     keys = [f"key-{n}" for n in range(12)]
     async with running(client, sink, shards=3) as service:
         writes = [Write([["entries", {"n": n}]], key=key) for n, key in enumerate(keys)]
         unkeyed = [Write([["entries", {"n": -1}]], request_id=f"unkeyed-{n}") for n in range(6)]
-        told = await service.call(door, [*writes, *unkeyed])
+        results = await service.call(way_in, [*writes, *unkeyed])
         stats = await service.handle.stats()
-    assert [one.shard for one in told[:12]] == [shard_of(key, 3) for key in keys]
-    assert [one.shard for one in told[12:]] == [shard_of(one.request_id, 3) for one in told[12:]]
-    assert {one.shard for one in told} == {0, 1, 2}
-    assert [one.outcomes["written"] for one in stats] == [sum(t.shard == number for t in told) for number in range(3)]
+    assert [one.shard for one in results[:12]] == [shard_of(key, 3) for key in keys]
+    assert [one.shard for one in results[12:]] == [shard_of(one.request_id, 3) for one in results[12:]]
+    assert {one.shard for one in results} == {0, 1, 2}
+    assert [one.outcomes["written"] for one in stats] == [
+        sum(t.shard == number for t in results) for number in range(3)
+    ]

@@ -10,46 +10,46 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client
 
 from temporal_batching import BatchPolicy, MemorySink
-from tests.support.callers import DOORS, Listener
+from tests.support.callers import WAYS_IN, Listener
 from tests.support.service import QUICK, count, entry, running
 from tests.support.waiting import assert_eventually
 
 UNCACHED = {"max_cached_workflows": 0}
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_writes_that_fail_and_succeed(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_writes_that_fail_and_succeed(client: Client, way_in: str) -> None:
     sink = MemorySink(reject=lambda request: "odd" if request.records[0].values["n"] % 2 else None)
     sink.fail_next(2)
     policy = BatchPolicy(linger=QUICK.linger, retry_initial=QUICK.retry_initial, max_batch_size=4)
     async with running(client, sink, policy, worker_options=UNCACHED) as service:
-        told = await service.call(door, [entry(n) for n in range(10)])
+        results = await service.call(way_in, [entry(n) for n in range(10)])
         events = await service.events()
-    assert [one.outcome for one in told] == ["written", "rejected"] * 5
+    assert [one.outcome for one in results] == ["written", "rejected"] * 5
     assert count(events, EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED) == 0
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_operating_withdrawing_and_expiring(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_operating_withdrawing_and_expiring(client: Client, way_in: str) -> None:
     sink = MemorySink()
     async with running(client, sink, worker_options=UNCACHED) as service:
         await service.handle.pause()
-        leaves = await service.start(door, [entry(1)])
+        leaves = await service.start(way_in, [entry(1)])
 
         async def pending() -> None:
             assert (await service.stats()).pending == 1
 
         await assert_eventually(pending)
         await leaves.cancel()
-        late = await service.call(door, [entry(2)], timeout=4.0)
+        late = await service.call(way_in, [entry(2)], timeout=4.0)
         await service.handle.configure(BatchPolicy(linger=timedelta(milliseconds=50), max_batch_size=3))
         await service.handle.resume()
-        told = await service.call(door, [entry(n) for n in range(3, 9)])
+        results = await service.call(way_in, [entry(n) for n in range(3, 9)])
         await service.handle.drain()
         stats = await service.stats()
         events = await service.events()
     assert late[0].error == "WriteExpired"
-    assert {one.outcome for one in told} == {"written"}
+    assert {one.outcome for one in results} == {"written"}
     assert stats.outcomes == {"rejected": 1, "expired": 1, "written": 6}
     assert count(events, EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED) == 0
 
@@ -59,15 +59,15 @@ async def test_continuing_as_new_with_much_to_carry(continuing_client: Client) -
     sink.fail_next(3)
     async with running(continuing_client, sink, worker_options=UNCACHED) as service:
         listener = await service.run(Listener.run, 1)
-        jobs = [service.call(door, [entry(n) for n in range(20)]) for door in DOORS * 2]
+        jobs = [service.call(way_in, [entry(n) for n in range(20)]) for way_in in WAYS_IN * 2]
         bad = {"request_id": "bad", "records": [], "reply_to": {"workflow_id": listener.id}}
         for _ in range(30):
             await service.shard().signal("stir")
         await service.shard().signal("add_write_request", bad)
-        told = [one for part in await asyncio.gather(*jobs) for one in part]
-        heard = await listener.result()
+        results = [one for part in await asyncio.gather(*jobs) for one in part]
+        received = await listener.result()
         stats = await service.stats()
-    assert {one.outcome for one in told} == {"written"}
-    assert [answer["code"] for answer in heard] == ["invalid"]
+    assert {one.outcome for one in results} == {"written"}
+    assert [answer["code"] for answer in received] == ["invalid"]
     assert stats.continue_as_new >= 1
     assert stats.outcomes == {"written": 120, "rejected": 1}

@@ -21,16 +21,16 @@ async def test_without_a_worker_on_the_batchers_queue_nothing_is_submitted(clien
         caller = await service.start("activity", [entry()], timeout=2.0)
         with pytest.raises(WriteNotSubmitted):
             await service.writer.write("entries", {"n": 1}, timeout=timedelta(seconds=2))
-        (told,) = await caller.result()
-    assert told.error == "WriteNotSubmitted", told
+        (result,) = await caller.result()
+    assert result.error == "WriteNotSubmitted", result
 
 
 async def test_without_a_batcher_worker_a_local_gateway_leaves_it_open_whether_it_arrived(client: Client) -> None:
     """The gateway's submission waits on the server for a worker; it may yet arrive."""
     sink = MemorySink()
     async with running(client, sink, batcher=False) as service:
-        (told,) = await service.call("local", [entry()], timeout=2.0)
-    assert told.error == "WriteNotConfirmed", told
+        (result,) = await service.call("local", [entry()], timeout=2.0)
+    assert result.error == "WriteNotConfirmed", result
     assert not sink.rows
 
 
@@ -45,22 +45,22 @@ async def test_once_handed_over_it_is_not_called_unsubmitted(client: Client) -> 
 
         await assert_eventually(handed_over)
         await service.stop_batcher()
-        (told,) = await caller.result()
-    assert told.error == "WriteNotConfirmed", told
+        (result,) = await caller.result()
+    assert result.error == "WriteNotConfirmed", result
 
 
 async def test_signals_to_a_batcher_that_does_not_run_fail_after_retries(client: Client) -> None:
     async with running(client, MemorySink(), batcher=False) as service:
-        (told,) = await service.call("signal", [entry()], timeout=2.5)
-    assert told.error == "WriteNotSubmitted", told
-    assert "2 attempts" in told.reason
+        (result,) = await service.call("signal", [entry()], timeout=2.5)
+    assert result.error == "WriteNotSubmitted", result
+    assert "2 attempts" in result.reason
 
 
 async def test_a_batcher_that_comes_up_in_time_takes_the_signal(client: Client) -> None:
     async with running(client, MemorySink(), batcher=False) as service:
         caller = await service.start("signal", [entry()])
         await service.start_batcher()
-        assert [told.outcome for told in await caller.result()] == ["written"]
+        assert [result.outcome for result in await caller.result()] == ["written"]
 
 
 async def test_a_batcher_that_comes_up_late_takes_the_signal_of_a_caller_that_still_waits(
@@ -76,21 +76,21 @@ async def test_a_batcher_that_comes_up_late_takes_the_signal_of_a_caller_that_st
 
         await assert_eventually(tried_often)
         await service.start_batcher()
-        assert [told.outcome for told in await caller.result()] == ["written"]
+        assert [result.outcome for result in await caller.result()] == ["written"]
 
 
 async def test_a_worker_that_comes_up_in_time_takes_the_write(client: Client) -> None:
     async with running(client, MemorySink(), batcher=False) as service:
-        callers = [await service.start(door, [entry()]) for door in ("activity", "local")]
+        callers = [await service.start(way_in, [entry()]) for way_in in ("activity", "local")]
         await service.start_batcher()
         for caller in callers:
-            assert [told.outcome for told in await caller.result()] == ["written"]
+            assert [result.outcome for result in await caller.result()] == ["written"]
 
 
-@pytest.mark.parametrize("door", ["activity", "signal"])
-async def test_an_error_nobody_catches_fails_the_workflow_by_its_type(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", ["activity", "signal"])
+async def test_an_error_that_is_not_caught_fails_the_workflow_with_its_type(client: Client, way_in: str) -> None:
     async with running(client, MemorySink(reject=lambda _: "no")) as service:
-        caller = await service.run(FailingCaller.run, service.job(door, [entry()]))
+        caller = await service.run(FailingCaller.run, service.job(way_in, [entry()]))
         with pytest.raises(WorkflowFailureError) as failure:
             await caller.result()
     cause = failure.value.cause
@@ -102,12 +102,12 @@ async def test_an_error_nobody_catches_fails_the_workflow_by_its_type(client: Cl
 FULL = BatchPolicy(linger=QUICK.linger, max_pending=5, confirmation_timeout=timedelta(seconds=30))
 
 
-@pytest.mark.parametrize("door", ["activity", "local"])
-async def test_the_activity_door_waits_while_the_buffer_is_full(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", ["activity", "local"])
+async def test_a_write_by_activity_waits_while_the_buffer_is_full(client: Client, way_in: str) -> None:
     sink = MemorySink()
     async with running(client, sink, FULL) as service:
         await service.handle.pause()
-        callers = [await service.start(door, [entry(n)]) for n in range(8)]
+        callers = [await service.start(way_in, [entry(n)]) for n in range(8)]
 
         async def turned_back() -> None:
             stats = await service.stats()
@@ -115,8 +115,8 @@ async def test_the_activity_door_waits_while_the_buffer_is_full(client: Client, 
 
         await assert_eventually(turned_back)
         await service.handle.resume()
-        told = [one for caller in callers for one in await caller.result()]
-    assert [one.outcome for one in told] == ["written"] * 8
+        results = [one for caller in callers for one in await caller.result()]
+    assert [one.outcome for one in results] == ["written"] * 8
     assert len(sink.rows["entries"]) == 8
 
 
@@ -130,16 +130,16 @@ async def test_not_accepted_until_the_end_means_not_submitted(client: Client) ->
             assert (await service.stats()).pending == 5
 
         await assert_eventually(full)
-        (told,) = await service.call("activity", [entry(9)], timeout=4.0)
-        assert told.error == "WriteNotSubmitted", told
-        assert "full" in told.reason
+        (result,) = await service.call("activity", [entry(9)], timeout=4.0)
+        assert result.error == "WriteNotSubmitted", result
+        assert "full" in result.reason
         await service.handle.resume()
         for caller in waiting:
             assert (await caller.result())[0].outcome == "written"
     assert {"n": 9} not in sink.rows["entries"]
 
 
-async def test_the_signal_door_is_told_that_the_buffer_is_full(client: Client) -> None:
+async def test_a_write_by_signal_is_rejected_while_the_buffer_is_full(client: Client) -> None:
     async with running(client, MemorySink(), FULL) as service:
         await service.handle.pause()
         callers = [await service.start("signal", [entry(n)]) for n in range(8)]
@@ -149,6 +149,6 @@ async def test_the_signal_door_is_told_that_the_buffer_is_full(client: Client) -
 
         await assert_eventually(refused)
         await service.handle.resume()
-        told = [one for caller in callers for one in await caller.result()]
-    assert sorted(one.outcome for one in told) == ["rejected"] * 3 + ["written"] * 5
-    assert {(one.error, one.code) for one in told if one.error} == {("WriteRejected", "overloaded")}
+        results = [one for caller in callers for one in await caller.result()]
+    assert sorted(one.outcome for one in results) == ["rejected"] * 3 + ["written"] * 5
+    assert {(one.error, one.code) for one in results if one.error} == {("WriteRejected", "overloaded")}

@@ -13,7 +13,7 @@ from temporalio.exceptions import CancelledError
 
 from temporal_batching import BatchPolicy, MemorySink, Outcome
 from temporal_batching.sinks.base import Batch
-from tests.support.callers import DOORS, Caller, Carry, Continuer, Listener, Write
+from tests.support.callers import WAYS_IN, Caller, Carry, Continuer, Listener, Write
 from tests.support.service import QUICK, Service, entry, running
 from tests.support.waiting import assert_eventually
 
@@ -27,13 +27,13 @@ async def pending(service: Service, number: int) -> None:
     await assert_eventually(check)
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_cancelled_while_pending_is_never_written(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_cancelled_while_pending_is_never_written(client: Client, way_in: str) -> None:
     sink = MemorySink()
     async with running(client, sink, LONG) as service:
-        caller = await service.start(door, [entry(1)])
+        caller = await service.start(way_in, [entry(1)])
         await pending(service, 1)
-        neighbour = await service.start(door, [entry(2)])
+        neighbour = await service.start(way_in, [entry(2)])
         await pending(service, 2)
         await caller.cancel()
         with pytest.raises(WorkflowFailureError) as failure:
@@ -46,8 +46,8 @@ async def test_cancelled_while_pending_is_never_written(client: Client, door: st
     assert sink.rows["entries"] == [{"n": 2}]
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_cancelled_in_flight_the_outcome_stands(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_cancelled_in_flight_the_outcome_stands(client: Client, way_in: str) -> None:
     started, gate = asyncio.Event(), asyncio.Event()
 
     class Gated(MemorySink):
@@ -58,7 +58,7 @@ async def test_cancelled_in_flight_the_outcome_stands(client: Client, door: str)
 
     sink = Gated()
     async with running(client, sink) as service:
-        caller = await service.start(door, [entry(1)])
+        caller = await service.start(way_in, [entry(1)])
         await started.wait()
         await caller.cancel()
         with pytest.raises(WorkflowFailureError):
@@ -72,27 +72,29 @@ async def test_cancelled_in_flight_the_outcome_stands(client: Client, door: str)
     assert sink.rows["entries"] == [{"n": 1}]
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_an_id_that_was_withdrawn_too_late_is_a_duplicate_for_the_next_caller(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_an_id_that_was_withdrawn_too_late_is_a_duplicate_for_the_next_caller(
+    client: Client, way_in: str
+) -> None:
     """A cancellation that comes after the commit must not make a written id look withdrawn."""
     sink = MemorySink()
     async with running(client, sink) as service:
         write = Write([["entries", {"n": 1}]], request_id=f"{service.name}-1")
-        assert (await service.call(door, [write]))[0].outcome == "written"
+        assert (await service.call(way_in, [write]))[0].outcome == "written"
         await service.shard().signal("withdraw_write_request", args=[write.request_id, "somebody-else"])
-        (again,) = await service.call(door, [write])
+        (again,) = await service.call(way_in, [write])
         assert (again.outcome, again.error) == ("duplicate", None)
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_one_of_two_callers_with_the_same_id_may_leave(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_one_of_two_callers_with_the_same_id_may_leave(client: Client, way_in: str) -> None:
     sink = MemorySink()
     async with running(client, sink, LONG) as service:
         write = Write([["entries", {"n": 1}]], request_id=f"{service.name}-1")
-        leaves = await service.start(door, [write])
+        leaves = await service.start(way_in, [write])
         await pending(service, 1)
-        stays = await service.start(door, [write])
-        other = await service.start(door, [entry(2)])
+        stays = await service.start(way_in, [write])
+        other = await service.start(way_in, [entry(2)])
         await pending(service, 2)
 
         async def attached() -> None:  # two addresses for one request
@@ -108,11 +110,11 @@ async def test_one_of_two_callers_with_the_same_id_may_leave(client: Client, doo
     assert sorted(row["n"] for row in sink.rows["entries"]) == [1, 2]
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_terminated_callers_do_not_disturb(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_terminated_callers_do_not_disturb(client: Client, way_in: str) -> None:
     sink = MemorySink()
     async with running(client, sink, LONG) as service:
-        callers = [await service.start(door, [entry(n)]) for n in range(6)]
+        callers = [await service.start(way_in, [entry(n)]) for n in range(6)]
         await pending(service, 6)
         for caller in callers[:3]:
             await caller.terminate()
@@ -124,12 +126,14 @@ async def test_terminated_callers_do_not_disturb(client: Client, door: str) -> N
     assert (stats.undelivered, stats.flush_failures) == (0, 0)
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_a_caller_that_continues_as_new_before_its_confirmation_still_hears(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_a_caller_that_continues_as_new_before_its_confirmation_is_still_notified(
+    client: Client, way_in: str
+) -> None:
     sink = MemorySink()
     async with running(client, sink, LONG) as service:
         write = Write([["entries", {"n": 1}]], request_id=f"{service.name}-1")
-        caller = await service.run(Continuer.run, Carry(service.job(door, [write])))
+        caller = await service.run(Continuer.run, Carry(service.job(way_in, [write])))
         await pending(service, 1)
         await caller.signal(Continuer.go_on)
 
@@ -144,8 +148,8 @@ async def test_a_caller_that_continues_as_new_before_its_confirmation_still_hear
             assert (await client.get_workflow_handle(caller.id).describe()).status != 1
 
         await assert_eventually(flushed)
-        (told,) = await caller.result()
-    assert told.outcome in ("written", "duplicate")
+        (result,) = await caller.result()
+    assert result.outcome in ("written", "duplicate")
     assert sink.rows["entries"] == [{"n": 1}]
 
 
@@ -167,16 +171,16 @@ async def test_a_withdrawal_that_overtakes_its_request_is_remembered(client: Cli
     assert not sink.rows
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("way_in", WAYS_IN)
 async def test_a_withdrawal_after_the_write_does_not_meet_the_next_run_of_the_same_workflow(
-    client: Client, door: str
+    client: Client, way_in: str
 ) -> None:
     """Cancelled while its worker was down and its write was done; then started again under the same ids."""
     sink = MemorySink()
     async with running(client, sink) as service:
         write = Write([["entries", {"n": 1}]], request_id=f"{service.name}-1")
         await service.handle.pause()
-        job = service.job(door, [write])
+        job = service.job(way_in, [write])
         first = await service.run(Caller.run, job, workflow_id=f"{service.name}-caller")
         await pending(service, 1)
         await service.stop_callers()
@@ -194,12 +198,12 @@ async def test_a_withdrawal_after_the_write_does_not_meet_the_next_run_of_the_sa
             "withdraw_write_request", args=[write.request_id, first.id, first.first_execution_run_id]
         )
         second = await service.run(Caller.run, job, workflow_id=first.id)
-        (told,) = await second.result()
-    assert (told.outcome, told.error) == ("duplicate", None)
+        (result,) = await second.result()
+    assert (result.outcome, result.error) == ("duplicate", None)
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_a_withdrawal_before_its_request_does_not_meet_later_runs(client: Client, door: str) -> None:
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_a_withdrawal_before_its_request_does_not_meet_later_runs(client: Client, way_in: str) -> None:
     sink = MemorySink()
     async with running(client, sink) as service:
         write = Write([["entries", {"n": 1}]], request_id=f"{service.name}-1")
@@ -207,9 +211,9 @@ async def test_a_withdrawal_before_its_request_does_not_meet_later_runs(client: 
         await service.shard().signal("withdraw_write_request", args=[write.request_id, workflow_id, "an-earlier-run"])
         await service.shard().signal("withdraw_write_request", args=[write.request_id, workflow_id])
         await service.shard().signal("withdraw_write_request", args=[write.request_id])
-        caller = await service.run(Caller.run, service.job(door, [write]), workflow_id=workflow_id)
-        (told,) = await caller.result()
-    assert (told.outcome, told.error) == ("written", None)
+        caller = await service.run(Caller.run, service.job(way_in, [write]), workflow_id=workflow_id)
+        (result,) = await caller.result()
+    assert (result.outcome, result.error) == ("written", None)
 
 
 async def test_a_request_that_was_withdrawn_before_it_came_gets_the_ledgers_word(client: Client) -> None:

@@ -15,7 +15,7 @@ from temporalio.client import Client, WorkflowFailureError
 
 from temporal_batching import BatchPolicy, MemorySink, Record
 from tests.conftest import CONTINUE_SOON, server
-from tests.support.callers import DOORS, Listener
+from tests.support.callers import WAYS_IN, Listener
 from tests.support.service import QUICK, Service, entry, running
 from tests.support.waiting import assert_eventually
 
@@ -61,15 +61,15 @@ async def pending(service: Service, number: int) -> None:
     await assert_eventually(check)
 
 
-async def doors(client: Client, recorder: Recorder) -> None:
-    """For each door a caller that is told `written` and `rejected`, and its batcher."""
-    for door in DOORS:
+async def ways_in(client: Client, recorder: Recorder) -> None:
+    """For each way in a caller that receives `written` and `rejected`, and its batcher."""
+    for way_in in WAYS_IN:
         sink = MemorySink(reject=lambda request: "odd" if request.records[0].values["n"] % 2 else None)
         async with running(client, sink) as service:
-            caller = await service.start(door, [entry(n) for n in range(4)])
+            caller = await service.start(way_in, [entry(n) for n in range(4)])
             await caller.result()
-            await recorder.save(client, f"{door}-caller", caller.id)
-            await recorder.save_shard(service, door)
+            await recorder.save(client, f"{way_in}-caller", caller.id)
+            await recorder.save_shard(service, way_in)
 
 
 async def sink_down(client: Client, recorder: Recorder) -> None:
@@ -86,14 +86,14 @@ async def answers(client: Client, recorder: Recorder) -> None:
     """Withdrawn, expired, malformed and overloaded requests, and callers that are cancelled or too late."""
     async with running(client, MemorySink(), BatchPolicy(linger=QUICK.linger, max_pending=2)) as service:
         await service.handle.pause()
-        for door in DOORS:
-            leaves = await service.start(door, [entry(1)])
+        for way_in in WAYS_IN:
+            leaves = await service.start(way_in, [entry(1)])
             await pending(service, 1)
             await leaves.cancel()
             with contextlib.suppress(WorkflowFailureError):
                 await leaves.result()
-            await recorder.save(client, f"withdrawn-{door}-caller", leaves.id)
-        waiting = [await service.start(door, [entry(2)], timeout=6.0) for door in ("activity", "signal")]
+            await recorder.save(client, f"withdrawn-{way_in}-caller", leaves.id)
+        waiting = [await service.start(way_in, [entry(2)], timeout=6.0) for way_in in ("activity", "signal")]
         await pending(service, 2)
         await service.call("signal", [entry(3)])
         listener = await service.run(Listener.run, 1)
@@ -159,7 +159,7 @@ async def main() -> None:
     recorder = Recorder(folder)
     with tempfile.TemporaryDirectory() as directory:
         async with server(Path(directory)) as client:
-            for scene in (doors, sink_down, answers, operating, late_policy, parcels):
+            for scene in (ways_in, sink_down, answers, operating, late_policy, parcels):
                 await scene(client, recorder)
         async with server(Path(directory), *CONTINUE_SOON) as client:
             await continuing(client, recorder)

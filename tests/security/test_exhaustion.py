@@ -49,7 +49,7 @@ REQUESTS = {
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_a_request_too_large_in_any_way_is_refused_at_the_door(name: str) -> None:
+def test_a_request_too_large_in_any_way_is_refused_before_it_is_accepted(name: str) -> None:
     began = time.monotonic()
     with pytest.raises(InvalidRequest) as refused:
         read_submission(REQUESTS[name])
@@ -106,10 +106,10 @@ async def test_values_made_to_be_slow_are_answered_soon_and_their_neighbours_wri
     await sink.open()
     async with asyncio.timeout(len(requests) * MOMENT):
         outcomes = await sink.write(Batch([*requests, *good], id="main-0/1"))
-    told = {request.request_id: outcome for request, outcome in zip([*requests, *good], outcomes, strict=True)}
-    assert [told[request.request_id].kind.value for request in good] == ["written"] * 3
+    results = {request.request_id: outcome for request, outcome in zip([*requests, *good], outcomes, strict=True)}
+    assert [results[request.request_id].kind.value for request in good] == ["written"] * 3
     assert all(len(outcome.reason or "") <= 500 for outcome in outcomes)
-    stored = {name for name, outcome in told.items() if outcome.kind.value == "written"}
+    stored = {name for name, outcome in results.items() if outcome.kind.value == "written"}
     # Digits past microseconds are cut off, SQLite enforces no lengths, and a document may be deep.
     assert stored - {request.request_id for request in good} <= {"long-at", "long-v", "deep-j"}
 

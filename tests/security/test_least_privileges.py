@@ -14,7 +14,7 @@ from temporal_batching import SqlSink, TableRule
 from temporal_batching.contract import Record, WriteRequest
 from temporal_batching.sinks.base import Batch
 from temporal_batching.sinks.dead_letters import DeadLetter
-from tests.support.callers import DOORS, Write
+from tests.support.callers import WAYS_IN, Write
 from tests.support.databases import TestDatabase
 from tests.support.service import running
 
@@ -45,18 +45,18 @@ def batcher_url(postgresql: TestDatabase) -> Iterator[sa.URL]:
         postgresql.execute(f"DROP OWNED BY {role};;DROP ROLE {role}")
 
 
-async def test_the_batchers_role_writes_by_every_door(
+async def test_the_batchers_role_writes_by_every_way_in(
     client: Client, postgresql: TestDatabase, batcher_url: sa.URL
 ) -> None:
     rules = {"entries": TableRule(), "balances": TableRule(conflict="update", key=["account"])}
     sink = SqlSink(batcher_url, tables=rules, create_ledger=False)
     async with running(client, sink) as service:
-        for number, door in enumerate(DOORS):
+        for number, way_in in enumerate(WAYS_IN):
             rows = [["entries", {"n": number}], ["balances", {"account": "a", "n": number}]]
             bad = Write([["entries", {"n": "x"}]])
-            told = await service.call(door, [Write(rows, request_id=door), bad])
-            again = await service.call(door, [Write(rows, request_id=door)])
-            assert [one.outcome for one in (*told, *again)] == ["written", "rejected", "duplicate"]
+            results = await service.call(way_in, [Write(rows, request_id=way_in), bad])
+            again = await service.call(way_in, [Write(rows, request_id=way_in)])
+            assert [one.outcome for one in (*results, *again)] == ["written", "rejected", "duplicate"]
     assert postgresql.rows("SELECT n FROM entries ORDER BY n") == [(0,), (1,), (2,)]
     assert postgresql.rows("SELECT n FROM balances") == [(2,)]
 

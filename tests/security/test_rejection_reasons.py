@@ -66,7 +66,7 @@ async def test_nor_does_what_a_trigger_did_elsewhere(postgresql: TestDatabase) -
     assert SECRET not in reason
 
 
-async def test_a_conflict_is_told_with_the_senders_own_key(postgresql: TestDatabase) -> None:
+async def test_a_conflict_is_reported_with_the_senders_own_key(postgresql: TestDatabase) -> None:
     postgresql.execute(f"{SCHEMA};;INSERT INTO orders (id, email, amount) VALUES (1, 'a@b.c', 1)")
     _, unique = await reason_of(postgresql, "orders", {"id": 2, "email": "a@b.c", "amount": 1})
     _, foreign = await reason_of(postgresql, "orders", {"id": 2, "parent": 99, "amount": 1})

@@ -105,7 +105,7 @@ def test_settings_say_the_sink_without_its_secrets(url: str) -> None:
 
 @pytest.mark.parametrize("setting", ["name", "shards", "linger", "max_batch_bytes", "max_pending"])
 @pytest.mark.parametrize("url", URLS[:7])
-def test_a_url_in_the_place_of_another_setting_is_told_without_its_secrets(
+def test_a_url_in_the_place_of_another_setting_is_reported_without_its_secrets(
     setting: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "batching.toml"
@@ -133,7 +133,7 @@ def test_a_url_in_the_place_of_another_setting_is_told_without_its_secrets(
         "sink = 's3cr3t'",
     ],
 )
-def test_a_file_that_is_wrong_is_told_without_its_secrets(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_wrong_is_reported_without_its_secrets(text: str, tmp_path: Path) -> None:
     file = tmp_path / "batching.toml"
     file.write_text(text.format(url=URLS[0]), encoding="utf-8")
     with pytest.raises(SettingsError) as caught:

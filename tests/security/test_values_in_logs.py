@@ -11,7 +11,7 @@ from temporalio.client import Client
 from temporal_batching import MemorySink, SqlSink
 from temporal_batching.contract import WriteRequest
 from temporal_batching.sinks.base import Batch
-from tests.support.callers import DOORS, FailingCaller, Write
+from tests.support.callers import WAYS_IN, FailingCaller, Write
 from tests.support.databases import TestDatabase
 from tests.support.service import running
 from tests.support.waiting import assert_eventually
@@ -41,20 +41,20 @@ def said(caplog: pytest.LogCaptureFixture) -> str:
     return "\n".join([*(formatter.format(r) for r in caplog.records if r.levelno > logging.DEBUG), *extras])
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("way_in", WAYS_IN)
 async def test_a_refused_requests_values_are_not_logged(
-    door: str, client: Client, database: TestDatabase, caplog: pytest.LogCaptureFixture
+    way_in: str, client: Client, database: TestDatabase, caplog: pytest.LogCaptureFixture
 ) -> None:
     database.execute(SCHEMA)
     async with running(client, SqlSink(database.url)) as service:
-        first = await service.call(door, [Write([["entries", {"id": f"seen-{SECRET}", "n": 1}]])])
+        first = await service.call(way_in, [Write([["entries", {"id": f"seen-{SECRET}", "n": 1}]])])
         assert first[0].outcome == "written"
         caplog.set_level(logging.DEBUG)
         bad = [Write([["entries", values]]) for values in REFUSED.values()]
         good = [Write([["entries", {"id": f"good-{n}-{SECRET}", "n": n}]]) for n in range(3)]
-        told = await service.call(door, [*bad, *good])
-        assert [one.outcome for one in told] == ["rejected"] * len(bad) + ["written"] * 3
-        failing = await service.run(FailingCaller.run, service.job(door, bad[1:2]))
+        results = await service.call(way_in, [*bad, *good])
+        assert [one.outcome for one in results] == ["rejected"] * len(bad) + ["written"] * 3
+        failing = await service.run(FailingCaller.run, service.job(way_in, bad[1:2]))
         with pytest.raises(Exception, match="Workflow execution failed"):
             await failing.result()
     assert SECRET not in said(caplog)
@@ -85,9 +85,9 @@ async def test_a_sink_that_quotes_a_record_when_it_breaks_is_not_quoted_in_the_l
     caplog.set_level(logging.DEBUG)
     async with running(client, _Angry()) as service:
         write = Write([["entries", {"id": SECRET}]], request_id="bad")
-        (told,) = await service.call("activity", [write], timeout=4.0)
-    assert told.error == "WriteExpired"
-    assert SECRET not in told.reason
+        (result,) = await service.call("activity", [write], timeout=4.0)
+    assert result.error == "WriteExpired"
+    assert SECRET not in result.reason
     assert "_Angry.write raised ValueError at" in said(caplog)
     assert SECRET not in said(caplog)
 

@@ -45,11 +45,11 @@ async def main(seed: int, extent: Extent) -> int:
     except Exception:
         traceback.print_exc()
         status = 1
-    told = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(total(reports).items()))
+    result = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(total(reports).items()))
     kills = sum(len(report.round.kills) for report in reports)
     print(
         f"soak: {len(reports)} rounds in {time.monotonic() - began:.0f} s, {kills} kills, "
-        f"{total(reports).total():,} callers: {told or 'none'}"
+        f"{total(reports).total():,} callers: {result or 'none'}"
     )
     if status:
         print(f"soak: FAILED in round {len(reports) + 1}; again: make soak SEED={seed} ROUNDS={len(reports) + 1}")

@@ -35,15 +35,15 @@ class RoundReport:
 
     round: Round
     dialect: str
-    told: dict[str, int]
+    verdicts: dict[str, int]
     seconds: float
 
     def __str__(self) -> str:
         kills = ", ".join(map(str, self.round.kills))
-        told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(self.told.items()))
+        result = ", ".join(f"{count} {verdict}" for verdict, count in sorted(self.verdicts.items()))
         return (
             f"round {self.round.number} (seed {self.round.seed}, {self.dialect}): killed {kills}; "
-            f"{sum(self.told.values())} callers: {told}; audit holds; {self.seconds:.1f} s"
+            f"{sum(self.verdicts.values())} callers: {result}; audit holds; {self.seconds:.1f} s"
         )
 
 
@@ -77,8 +77,8 @@ class Act:
         async with asyncio.timeout(WITHIN):
             await self._load.until_over()
         await self.scene.audit(within=WITHIN)
-        told = verdicts(self.scene.asked[before:])
-        return RoundReport(planned, self.scene.database.dialect, told, time.monotonic() - began)
+        result = verdicts(self.scene.asked[before:])
+        return RoundReport(planned, self.scene.database.dialect, result, time.monotonic() - began)
 
     async def audit_as_operators_do(self) -> None:
         """Has the command itself audit the deployment.
@@ -150,7 +150,7 @@ async def act(directory: Path, postgres: Postgres | None) -> AsyncIterator[Act]:
 
 def total(reports: list[RoundReport]) -> Counter[str]:
     """What all callers were told, counted."""
-    told: Counter[str] = Counter()
+    result: Counter[str] = Counter()
     for report in reports:
-        told.update(report.told)
-    return told
+        result.update(report.verdicts)
+    return result

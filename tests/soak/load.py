@@ -16,7 +16,7 @@ from temporalio.service import RPCError
 from temporal_batching import BatchClient, Confirmation, OutcomeKind, Record, WriteRequest
 from tests.faults.auditing import TABLE, Asked
 from tests.faults.scene import Scene
-from tests.support.callers import DOORS, Caller, Told
+from tests.support.callers import WAYS_IN, Caller, CallerResult
 from tests.support.databases import TestDatabase
 
 RATE = 25.0
@@ -94,32 +94,32 @@ class Load:
             await asyncio.sleep(dice.uniform(0, 2 / RATE))
 
     def _plain(self, dice: random.Random) -> None:
-        self._scene.ask(dice.choice(DOORS), timeout=PATIENT, attempt_timeout=ATTEMPT)
+        self._scene.ask(dice.choice(WAYS_IN), timeout=PATIENT, attempt_timeout=ATTEMPT)
 
     def _repeated(self, dice: random.Random) -> None:
         if not self._scene.asked:
             return
         # Not one of those that may end without being written: another caller could be told otherwise.
         first = dice.choice(self._scene.asked[-50:])
-        if first.door in DOORS and first.request_id not in self._alone:
-            self._scene.ask(first.door, again=first, timeout=PATIENT, attempt_timeout=ATTEMPT)
+        if first.way_in in WAYS_IN and first.request_id not in self._alone:
+            self._scene.ask(first.way_in, again=first, timeout=PATIENT, attempt_timeout=ATTEMPT)
 
     def _hasty(self, dice: random.Random) -> None:
-        asked = self._scene.ask(dice.choice(DOORS), timeout=HASTY, attempt_timeout=ATTEMPT)
+        asked = self._scene.ask(dice.choice(WAYS_IN), timeout=HASTY, attempt_timeout=ATTEMPT)
         self._alone.add(asked.request_id)
 
     def _poisoned(self, dice: random.Random) -> None:
         nothing = {"request_id": None, "position": 0, "content": ""}
         poison = dice.choice(([TABLE, nothing], ["no_such_table", {"n": 1}]))
-        asked = self._scene.ask(dice.choice(DOORS), poison=list(poison), timeout=PATIENT, attempt_timeout=ATTEMPT)
+        asked = self._scene.ask(dice.choice(WAYS_IN), poison=list(poison), timeout=PATIENT, attempt_timeout=ATTEMPT)
         self._alone.add(asked.request_id)
 
     def _locked(self, dice: random.Random) -> None:
-        self._scene.ask(dice.choice(DOORS), padding=LOCKED, timeout=PATIENT, attempt_timeout=ATTEMPT)
+        self._scene.ask(dice.choice(WAYS_IN), padding=LOCKED, timeout=PATIENT, attempt_timeout=ATTEMPT)
 
     def _cancelled(self, dice: random.Random) -> None:
-        asked, write = self._scene.new_write(dice.choice(DOORS))
-        job = self._scene.job(asked.door, write, timeout=PATIENT, attempt_timeout=ATTEMPT)
+        asked, write = self._scene.new_write(dice.choice(WAYS_IN))
+        job = self._scene.job(asked.way_in, write, timeout=PATIENT, attempt_timeout=ATTEMPT)
         self._alone.add(asked.request_id)
 
         async def start_and_cancel() -> None:
@@ -162,9 +162,9 @@ class Load:
                 return
             for (asked, _), result in zip(written, results, strict=True):
                 if isinstance(result, Confirmation):
-                    asked.was_told(Told(result.outcome, asked.request_id, error=_error(result)))
+                    asked.was_notified(CallerResult(result.outcome, asked.request_id, error=_error(result)))
                 else:
-                    asked.was_told(Told("", asked.request_id, error=type(result).__name__))
+                    asked.was_notified(CallerResult("", asked.request_id, error=type(result).__name__))
 
         self._spawn(write_many())
 

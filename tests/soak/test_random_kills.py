@@ -29,10 +29,10 @@ async def test_rounds_of_random_kills_break_no_promise(tmp_path: Path, postgres:
     print(*reports, sep="\n")
     assert [report.round.number for report in reports] == [1, 2, 3]
     assert {report.dialect for report in reports} == {"postgresql", "sqlite"}
-    assert all(report.told["written"] for report in reports)
+    assert all(report.verdicts["written"] for report in reports)
 
 
-def test_a_seed_gives_the_same_kills_again_and_another_one_gives_others() -> None:
+def test_a_seed_repeats_its_kills_and_another_seed_gives_others() -> None:
     assert plan(7, 3, server=True) == plan(7, 3, server=True)
     assert len({plan(seed, 3, server=True).kills for seed in range(20)}) == 20
 

@@ -27,7 +27,7 @@ TABLE = "CREATE TABLE entries (number integer NOT NULL, pad text)"
 
 
 async def test_a_stream_of_single_signals_settles_exactly_once(client: Client, database: TestDatabase) -> None:
-    """As fast as the signal door takes them, one request each, with nobody waiting for an answer."""
+    """As fast as the server takes signals, one request each, without reply addresses."""
     database.execute(TABLE)
     policy = BatchPolicy(linger=timedelta(seconds=1), max_pending=100_000, max_pending_bytes=64 * 2**20)
     async with running(client, sink=database.sink(), policy=policy) as service:

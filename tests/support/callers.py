@@ -1,4 +1,4 @@
-"""Workflows that write: what a user of the library has. They report what they were told instead of failing."""
+"""Workflows that write: what a user of the library has. They return the result of each write instead of failing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from temporal_batching import BatchWriter, Confirmation, Record, WriteError
 
-DOORS = ("activity", "local", "signal")
+WAYS_IN = ("activity", "local", "signal")
 """The activity with the gateway on the batcher, the activity with a gateway beside the caller, the signal."""
 
 
@@ -27,11 +27,11 @@ class Write:
 
 @dataclass
 class Job:
-    """What a caller is to write, side by side, and through which door."""
+    """What a caller is to write, concurrently, and by which way in."""
 
     batcher: str
     queue: str
-    door: str
+    way_in: str
     writes: list[Write]
     shards: int = 1
     timeout: float = 30.0
@@ -39,8 +39,8 @@ class Job:
 
 
 @dataclass
-class Told:
-    """What a caller was told about one write: an outcome, or the type of its error."""
+class CallerResult:
+    """What a caller received for one write: an outcome, or the type of its error."""
 
     outcome: str
     request_id: str = ""
@@ -58,14 +58,14 @@ class Carry:
 
     job: Job
     run: int = 0
-    told: list[Told] = field(default_factory=list)
+    results: list[CallerResult] = field(default_factory=list)
 
 
 def writer_for(job: Job) -> BatchWriter:
     return BatchWriter(
         job.batcher,
-        via="signal" if job.door == "signal" else "activity",
-        gateway="local" if job.door == "local" else "batcher",
+        via="signal" if job.way_in == "signal" else "activity",
+        gateway="local" if job.way_in == "local" else "batcher",
         shards=job.shards,
         task_queue=job.queue,
         timeout=timedelta(seconds=job.timeout),
@@ -73,19 +73,19 @@ def writer_for(job: Job) -> BatchWriter:
     )
 
 
-async def write_one(writer: BatchWriter, write: Write) -> Told:
+async def write_one(writer: BatchWriter, write: Write) -> CallerResult:
     records = [Record(table, values) for table, values in write.rows]
     try:
         confirmation = await writer.write_all(records, key=write.key, request_id=write.request_id)
     except WriteError as err:
-        told = _told(err.confirmation) if err.confirmation else Told(outcome="")
-        told.error, told.reason, told.request_id = type(err).__name__, err.message, err.request_id
-        return told
-    return _told(confirmation)
+        result = _result(err.confirmation) if err.confirmation else CallerResult(outcome="")
+        result.error, result.reason, result.request_id = type(err).__name__, err.message, err.request_id
+        return result
+    return _result(confirmation)
 
 
-def _told(confirmation: Confirmation) -> Told:
-    return Told(
+def _result(confirmation: Confirmation) -> CallerResult:
+    return CallerResult(
         outcome=confirmation.outcome,
         request_id=confirmation.request_id,
         batch_id=confirmation.batch_id,
@@ -98,10 +98,10 @@ def _told(confirmation: Confirmation) -> Told:
 
 @workflow.defn
 class Caller:
-    """Makes its writes side by side."""
+    """Makes its writes concurrently."""
 
     @workflow.run
-    async def run(self, job: Job) -> list[Told]:
+    async def run(self, job: Job) -> list[CallerResult]:
         writer = writer_for(job)
         return list(await asyncio.gather(*(write_one(writer, write) for write in job.writes)))
 
@@ -119,27 +119,27 @@ class FailingCaller:
 
 @workflow.defn
 class Resettable:
-    """Writes with its default request id, then waits to be told to end: something to reset back to the start."""
+    """Writes with its default request id, then waits for the signal to end: something to reset back to the start."""
 
     def __init__(self) -> None:
-        self._told: list[Told] = []
+        self._results: list[CallerResult] = []
         self._over = False
 
     @workflow.run
-    async def run(self, job: Job) -> list[Told]:
+    async def run(self, job: Job) -> list[CallerResult]:
         writer = writer_for(job)
         for write in job.writes:
-            self._told.append(await write_one(writer, write))
+            self._results.append(await write_one(writer, write))
         await workflow.wait_condition(lambda: self._over)
-        return self._told
+        return self._results
 
     @workflow.signal
     def finish(self) -> None:
         self._over = True
 
     @workflow.query
-    def told(self) -> list[Told]:
-        return self._told
+    def results(self) -> list[CallerResult]:
+        return self._results
 
 
 @workflow.defn
@@ -150,13 +150,13 @@ class Continuer:
         self._go_on = False
 
     @workflow.run
-    async def run(self, carry: Carry) -> list[Told]:
+    async def run(self, carry: Carry) -> list[CallerResult]:
         writer = writer_for(carry.job)
         if carry.run == 0:
             task = asyncio.create_task(write_one(writer, carry.job.writes[0]))
             await workflow.wait_condition(lambda: self._go_on or task.done())
             workflow.continue_as_new(Carry(carry.job, 1, [task.result()] if task.done() else []))
-        return [*carry.told, await write_one(writer, carry.job.writes[0])]
+        return [*carry.results, await write_one(writer, carry.job.writes[0])]
 
     @workflow.signal
     def go_on(self) -> None:
@@ -165,19 +165,19 @@ class Continuer:
 
 @workflow.defn
 class Listener:
-    """Keeps what the signal door answers, as it travels, and ends when it has heard enough."""
+    """Keeps the confirmations that come by signal, as they travel, and ends when it has enough."""
 
     def __init__(self) -> None:
-        self._heard: list[dict[str, Any]] = []
+        self._received: list[dict[str, Any]] = []
 
     @workflow.run
     async def run(self, answers: int) -> list[dict[str, Any]]:
-        await workflow.wait_condition(lambda: len(self._heard) >= answers)
-        return self._heard
+        await workflow.wait_condition(lambda: len(self._received) >= answers)
+        return self._received
 
     @workflow.signal(name="write_confirmation")
-    def hear(self, confirmations: list[dict[str, Any]]) -> None:
-        self._heard.extend(confirmations)
+    def receive(self, confirmations: list[dict[str, Any]]) -> None:
+        self._received.extend(confirmations)
 
 
 CALLERS: list[type] = [Caller, FailingCaller, Resettable, Continuer, Listener]

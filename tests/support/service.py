@@ -19,7 +19,7 @@ from temporalio.worker import Worker
 
 from temporal_batching import BatchClient, BatcherHandle, BatcherPlugin, BatcherStats, BatchPolicy, GatewayPlugin, Sink
 from temporal_batching.routing import batcher_workflow_id
-from tests.support.callers import CALLERS, Caller, Job, Told, Write
+from tests.support.callers import CALLERS, Caller, CallerResult, Job, Write
 
 LONGEST_CALLER = timedelta(seconds=90)
 """A caller that hangs fails its test instead of holding up all others."""
@@ -118,11 +118,13 @@ class Service:
 
     # Callers
 
-    def job(self, door: str, writes: Sequence[Write], **options: Any) -> Job:
-        return Job(self.name, self.queue, door, list(writes), shards=self.shards, **options)
+    def job(self, way_in: str, writes: Sequence[Write], **options: Any) -> Job:
+        return Job(self.name, self.queue, way_in, list(writes), shards=self.shards, **options)
 
-    async def start(self, door: str, writes: Sequence[Write], **options: Any) -> WorkflowHandle[Any, list[Told]]:
-        return await self.run(Caller.run, self.job(door, writes, **options))
+    async def start(
+        self, way_in: str, writes: Sequence[Write], **options: Any
+    ) -> WorkflowHandle[Any, list[CallerResult]]:
+        return await self.run(Caller.run, self.job(way_in, writes, **options))
 
     async def run(self, run: Any, arg: Any, *, workflow_id: str | None = None) -> WorkflowHandle[Any, Any]:
         """Starts a caller."""
@@ -135,14 +137,14 @@ class Service:
         )
         return handle
 
-    async def call(self, door: str, writes: Sequence[Write], **options: Any) -> list[Told]:
+    async def call(self, way_in: str, writes: Sequence[Write], **options: Any) -> list[CallerResult]:
         """Has one caller make the writes, and returns what it was told."""
-        return await (await self.start(door, writes, **options)).result()
+        return await (await self.start(way_in, writes, **options)).result()
 
-    async def call_each(self, door: str, writes: Sequence[Write], **options: Any) -> list[Told]:
+    async def call_each(self, way_in: str, writes: Sequence[Write], **options: Any) -> list[CallerResult]:
         """Has a caller of its own make each write."""
-        told = await asyncio.gather(*(self.call(door, [write], **options) for write in writes))
-        return [one for (one,) in told]
+        results = await asyncio.gather(*(self.call(way_in, [write], **options) for write in writes))
+        return [one for (one,) in results]
 
     async def close(self) -> None:
         await self.stop_callers()
