@@ -168,6 +168,12 @@ async def test_a_database_that_became_read_only_is_waited_for(
     await scene.until_notified(scene.ask_each(count=2))
     async with _read_only(postgresql, scope):
         patient = scene.ask_each(count=5)
+
+        async def is_noticed() -> None:
+            assert (await scene.stats())[0].breaker == "open"
+
+        # A connection that is terminated may leave the batch that meets it in doubt: not that of the hasty.
+        await assert_eventually(is_noticed)
         hasty = scene.ask_each(count=2, timeout=10.0)
         await scene.until_notified(hasty)
         (stats,) = await scene.stats()
