@@ -180,7 +180,8 @@ def _error(confirmation: Confirmation) -> str | None:
 
 async def _hold_a_lock(database: TestDatabase, dice: random.Random) -> None:
     """Locks the row that some facts need, over and over, for a moment each."""
-    while True:
+    task = asyncio.current_task()
+    while task is not None and not task.cancelling():  # closing a dead connection hides a cancellation
         await asyncio.sleep(dice.uniform(0.1, 0.6))
         # While the database is down there is nothing to lock.
         with contextlib.suppress(sa.exc.DBAPIError), database.engine.connect() as connection:

@@ -18,6 +18,9 @@ T = TypeVar("T")
 
 _NOT_READY_PAUSES = (0.02, 0.1, 0.5)
 
+_HANDLE_TIMEOUT = 0.5
+"""Seconds. The SDK sets the operation's error before it raises it."""
+
 
 async def retry_while_not_ready(update: Callable[[], Awaitable[T]]) -> T:
     """Retries an update that met a failing workflow task, as when a shard ends its run under load.
@@ -64,9 +67,11 @@ async def update_with_start(
             update, arg, result_type=result_type, start_workflow_operation=operation
         )
     except BaseException:
-        # The operation keeps the same error in a future of its own, which would be reported as never retrieved.
+        # The operation keeps the same error in a future, which would be reported as never retrieved. An error
+        # that a client's interceptor raises is not in it: then there is nothing to wait for.
         with contextlib.suppress(Exception, asyncio.CancelledError):
-            await operation.workflow_handle()
+            async with asyncio.timeout(_HANDLE_TIMEOUT):
+                await operation.workflow_handle()
         raise
     return result
 
