@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from temporalio.client import Client
 
+from temporal_batching import BatcherHandle
 from temporal_batching.cli.console import CommandError
 from temporal_batching.cli.ledger_box import look_up, prune_old_ids
 from temporal_batching.contract import Record, WriteRequest
@@ -19,7 +22,7 @@ from temporal_batching.settings import BatcherSettings, SettingsError, load
 from temporal_batching.sinks.base import Batch
 from temporal_batching.sinks.ledger import DEFAULT_LEDGER
 from temporal_batching.sinks.sql.ledger import ledger_table
-from temporal_batching.sinks.sql.pruning import Pruned, prune_ledger
+from temporal_batching.sinks.sql.pruning import PAGE, Pruned, prune_ledger
 from tests.support.databases import TestDatabase
 from tests.support.service import entry, running
 
@@ -110,6 +113,82 @@ async def test_an_age_within_which_a_request_may_still_wait_is_refused(client: C
         assert entries.rows(IDS) == [("old",)]
         assert await prune_old_ids(client, settings, DEFAULT_LEDGER, timedelta(hours=3)) == 0
     assert entries.rows(IDS) == []
+
+
+@pytest.mark.xfail(strict=True, reason="one shard that does not run hides the limits of the others")
+async def test_a_shard_that_does_not_run_hides_no_limit_of_the_others(client: Client, entries: TestDatabase) -> None:
+    await write(entries, "old", age=31 * DAY)
+    async with running(client, entries.sink(), shards=2) as service:
+        await service.handle.configure(load({"confirmation_timeout": "2h", "flush_timeout": "1m"}).policy())
+        await service.shard(0).terminate()
+        settings = settings_for(entries, name=service.name, task_queue=service.queue, shards=3)
+        with pytest.raises(SettingsError, match="--older-than 60m: more than 121m"):
+            await prune_old_ids(client, settings, DEFAULT_LEDGER, timedelta(hours=1))
+    assert entries.rows(IDS) == [("old",)]
+
+
+@pytest.mark.xfail(strict=True, reason="only as many shards are asked as the settings name")
+async def test_shards_beyond_those_of_the_settings_are_asked_too(client: Client, entries: TestDatabase) -> None:
+    await write(entries, "old", age=31 * DAY)
+    async with running(client, entries.sink(), shards=2) as service:
+        await service.handle.configure(load({"confirmation_timeout": "2h", "flush_timeout": "1m"}).policy())
+        await BatcherHandle(client, service.name).configure(load({}).policy())
+        settings = settings_for(entries, name=service.name, task_queue=service.queue)
+        with pytest.raises(SettingsError, match="--older-than 60m: more than 121m"):
+            await prune_old_ids(client, settings, DEFAULT_LEDGER, timedelta(hours=1))
+    assert entries.rows(IDS) == [("old",)]
+
+
+@pytest.mark.xfail(strict=True, reason="a shard whose worker is away ends the command with a traceback")
+async def test_nothing_is_deleted_while_a_shard_cannot_be_asked(client: Client, entries: TestDatabase) -> None:
+    """It may have requests that wait for its worker since before that age."""
+    await write(entries, "old", age=31 * DAY)
+    async with running(client, entries.sink(), batcher=False) as service:
+        await service.handle.start(load({}).policy())
+        settings = settings_for(entries, name=service.name, task_queue=service.queue)
+        with pytest.raises(CommandError, match=f"batcher-{service.name}-0 runs, but no worker answers for it"):
+            await prune_old_ids(client, settings, DEFAULT_LEDGER, timedelta(days=30))
+    assert entries.rows(IDS) == [("old",)]
+
+
+@pytest.mark.xfail(strict=True, reason="an age from before the calendar began is an OverflowError")
+async def test_an_age_that_no_date_has_is_refused(client: Client, entries: TestDatabase) -> None:
+    with pytest.raises(SettingsError, match="before the year 1"):
+        await prune_old_ids(client, settings_for(entries), DEFAULT_LEDGER, timedelta(days=999_999))
+
+
+@pytest.mark.xfail(strict=True, reason="the thread goes on to the end of the ledger")
+async def test_an_interrupted_command_deletes_nothing_after_its_transaction(
+    client: Client, entries: TestDatabase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C cancels the command: who has mistyped an age keeps what is not deleted yet."""
+    pages = 4
+    await write(entries, *(f"old-{n:05}" for n in range(pages * PAGE)), age=31 * DAY)
+    loop, reached, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def hold(connection: sa.Connection) -> None:
+        if not go_on.is_set():
+            loop.call_soon_threadsafe(reached.set)
+            assert go_on.wait(30)
+
+    threads = ThreadPoolExecutor()
+    loop.set_default_executor(threads)
+    sa.event.listen(sa.Engine, "commit", hold)
+    try:
+        command = asyncio.create_task(prune_old_ids(client, settings_for(entries), DEFAULT_LEDGER, timedelta(days=30)))
+        await asyncio.wait_for(reached.wait(), 30)
+        command.cancel()
+        await asyncio.wait([command], timeout=0.2)  # it has taken notice, and may wait for its thread
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await command
+    finally:
+        go_on.set()
+        threads.shutdown()  # whatever a thread still does is done
+        sa.event.remove(sa.Engine, "commit", hold)
+        loop.set_default_executor(ThreadPoolExecutor())
+    assert len(entries.rows(IDS)) == (pages - 1) * PAGE
+    assert capsys.readouterr().out.startswith("interrupted: 5,000 ids of 5,000 deleted from")
 
 
 async def test_a_ledger_is_pruned_in_small_transactions_beside_its_batcher(
