@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from temporal_batching.cli.connect import Target
+from temporal_batching.cli.connect import Target, connect_to_batcher
 from temporal_batching.cli.console import EXIT_TROUBLE, complain, run, sql_is_installed
 from temporal_batching.cli.options import BATCHER, read_duration, switch, with_settings
 from temporal_batching.errors import BatchingError
@@ -60,4 +60,4 @@ async def _prune(settings: BatcherSettings, target: Target, older_than: str, led
     age = read_duration("--older-than", older_than)
     with sql_is_installed("pruning needs"):
         from temporal_batching.cli.ledger_box import prune_old_ids
-    return await prune_old_ids(await target.connect(), settings, ledger, age, dry_run=dry_run)
+    return await prune_old_ids(await connect_to_batcher(target, settings), settings, ledger, age, dry_run=dry_run)

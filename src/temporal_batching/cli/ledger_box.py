@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, WorkflowQueryFailedError
+from temporalio.service import RPCError, RPCStatusCode
 
-from temporal_batching import BatcherHandle
 from temporal_batching.audit.facts import LedgerFact
 from temporal_batching.audit.ledger import LedgerReader
 from temporal_batching.cli.console import EXIT_FAILED, CommandError, err, out, plural
 from temporal_batching.cli.database import sync_engine
-from temporal_batching.errors import BatcherNotRunning
+from temporal_batching.contract import QUERY_STATS, BatcherStats
+from temporal_batching.monitoring.reading import ANSWER_SECONDS
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.redaction import driver_message, redact_url, without_secrets
+from temporal_batching.routing import batcher_workflow_id
 from temporal_batching.settings import CONSOLE, BatcherSettings, SettingsError, format_duration
 from temporal_batching.sinks.sql.ledger import ledger_table
 from temporal_batching.sinks.sql.pruning import Pruned, count_ids, prune_ledger
 
 T = TypeVar("T")
+
+ANSWER = timedelta(seconds=ANSWER_SECONDS)
+"""How long a shard may take to answer."""
 
 
 async def look_up(settings: BatcherSettings, table: str, request_ids: Sequence[str], *, as_json: bool) -> int:
@@ -74,11 +82,11 @@ def _facts(request_id: str, fact: LedgerFact | None) -> dict[str, object]:
 async def prune_old_ids(
     client: Client, settings: BatcherSettings, table: str, age: timedelta, *, dry_run: bool = False
 ) -> int:
-    """Deletes ids that are older than an age, and shows how far it is.
+    """Deletes ids that are older than an age, and shows how far it is. Cancelled, it ends after its transaction.
 
     Raises:
-        SettingsError: A request with such an id may still be waiting, or be submitted again.
-        CommandError: The ledger cannot be read, or its ids cannot be deleted.
+        SettingsError: A request with such an id may still be waiting, or be submitted again; or no date is that old.
+        CommandError: A shard cannot be asked, the ledger cannot be read, or its ids cannot be deleted.
     """
     least = await _least_age(client, settings)
     if age <= least:
@@ -86,32 +94,89 @@ async def prune_old_ids(
             f"--older-than {format_duration(age)}: more than {format_duration(least)}, the longest time in force for "
             "which a request of this batcher may wait for its outcome"
         )
-    before = datetime.now(UTC) - age
+    try:
+        before = datetime.now(UTC) - age
+    except OverflowError:
+        raise SettingsError(f"--older-than {format_duration(age)}: that is before the year 1") from None
+    what = "would be deleted" if dry_run else "deleted"
+    moment = before.isoformat(sep=" ", timespec="seconds")
+
+    def report(done: Pruned, *, prefix: str = "") -> None:
+        counts = f"{plural(done.old, 'id')} of {done.seen:,}"
+        out.print(f"{prefix}{counts} {what} from {table}: entered before {moment}.", markup=False)
+
+    stop = threading.Event()
     with _ledger(settings, table) as do, _progress() as bar:
         task = bar.add_task("", total=await do(count_ids))
 
         def show(pruned: Pruned) -> None:
             bar.update(task, completed=pruned.seen)
 
-        done = await do(lambda engine, ledger: prune_ledger(engine, ledger, before, dry_run=dry_run, progress=show))
-    what = "would be deleted" if dry_run else "deleted"
-    moment = before.isoformat(sep=" ", timespec="seconds")
-    out.print(f"{plural(done.old, 'id')} of {done.seen:,} {what} from {table}: entered before {moment}.", markup=False)
+        def prune(engine: sa.Engine, ledger: sa.Table) -> Pruned:
+            return prune_ledger(engine, ledger, before, dry_run=dry_run, progress=show, should_stop=stop.is_set)
+
+        pruning = asyncio.ensure_future(do(prune))
+        try:
+            done = await asyncio.shield(pruning)
+        except asyncio.CancelledError:
+            # A thread cannot be cancelled: unless it is asked to stop, it deletes all that is old.
+            stop.set()
+            report(await pruning, prefix="interrupted: ")
+            raise
+    report(done)
     return 0
 
 
 async def _least_age(client: Client, settings: BatcherSettings) -> timedelta:
-    """The longest time for which a request of the batcher may wait for its outcome, as far as it is known here."""
+    """The longest time for which a request of the batcher may wait for its outcome, as far as it is known here.
+
+    Raises:
+        CommandError: A shard runs, but does not answer. Requests may have been waiting in it for any time.
+    """
     limits, waiting = [settings.confirmation_timeout + settings.flush_timeout], 0.0
-    try:
-        shards = await BatcherHandle(client, settings.name, shards=settings.shards).stats()
-    except BatcherNotRunning:
-        shards = []  # nothing waits; the settings' own limit counts
-    for shard in shards:
+    for shard in await _shards(client, settings):
         policy = BatchPolicy.from_wire(shard.policy)
         limits.append(policy.confirmation_timeout + policy.flush_timeout)
         waiting = max(waiting, shard.oldest_pending_seconds)
-    return max(*limits, timedelta(seconds=round(waiting)))
+    return max(*limits, timedelta(seconds=math.ceil(waiting)))
+
+
+async def _shards(client: Client, settings: BatcherSettings) -> list[BatcherStats]:
+    """The figures of each shard; of those beyond the settings' number too, up to the first that never was."""
+    found: list[BatcherStats] = []
+    for number in itertools.count():
+        shard = client.get_workflow_handle(batcher_workflow_id(settings.name, number))
+        status = await _status(shard)
+        if status is WorkflowExecutionStatus.RUNNING:
+            found.append(await _ask(shard))
+        elif status is not None:
+            # Nothing waits in it, but its callers may resubmit within its limits. Whether it still answers depends on
+            # its worker, which may be gone for good.
+            with suppress(CommandError):
+                found.append(await _ask(shard))
+        elif number >= settings.shards:
+            break
+    return found
+
+
+async def _status(shard: WorkflowHandle[Any, Any]) -> WorkflowExecutionStatus | None:
+    try:
+        return (await shard.describe(rpc_timeout=ANSWER)).status
+    except RPCError as problem:
+        if problem.status is RPCStatusCode.NOT_FOUND:
+            return None
+        raise CommandError(f"{shard.id} cannot be looked up: {problem.message}") from None
+
+
+async def _ask(shard: WorkflowHandle[Any, Any]) -> BatcherStats:
+    try:
+        stats: BatcherStats = await shard.query(QUERY_STATS, result_type=BatcherStats, rpc_timeout=ANSWER)
+    except (RPCError, WorkflowQueryFailedError) as problem:
+        raise CommandError(
+            f"{shard.id} runs, but no worker answers for it: {problem.message}. Nothing is deleted, because requests "
+            "may be waiting there. Start its worker first"
+        ) from None
+    return stats
 
 
 class _LedgerWork:

@@ -45,6 +45,7 @@ def prune_ledger(
     dry_run: bool = False,
     page: int = PAGE,
     progress: Callable[[Pruned], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Pruned:
     """Deletes the ids that were entered before a moment. The row with the ledger's identity stays.
 
@@ -58,6 +59,7 @@ def prune_ledger(
         dry_run: Counts, and deletes nothing.
         page: Ids in one transaction.
         progress: Called after each transaction.
+        should_stop: Asked before each transaction; True ends the run. The next run deletes what is left.
 
     Returns:
         What was done.
@@ -67,7 +69,7 @@ def prune_ledger(
     """
     done, last = Pruned(), IDENTITY_ID
     old = sa.and_(ledger.c.committed_at < before.astimezone(UTC), ledger.c.status != LedgerStatus.IDENTITY)
-    while True:
+    while not should_stop():
         with engine.begin() as connection:
             ids = sa.select(ledger.c.request_id).where(ledger.c.request_id > last).order_by(ledger.c.request_id)
             bounds = ids.limit(page).subquery()
@@ -84,6 +86,7 @@ def prune_ledger(
                 found = connection.execute(sa.delete(ledger).where(within)).rowcount
         done, last = Pruned(done.seen + seen, done.old + found), end
         progress(done)
+    return done
 
 
 def _is_request(ledger: sa.Table) -> sa.ColumnElement[bool]:
