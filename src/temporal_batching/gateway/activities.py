@@ -39,6 +39,7 @@ from temporal_batching.wire.addressee import check_batcher
 from temporal_batching.wire.addresses import read_withdrawal
 from temporal_batching.wire.deadlines import deadline_after
 from temporal_batching.wire.decoding import decode_payload
+from temporal_batching.wire.deliveries import confirmation_to_wire
 from temporal_batching.wire.submission import Submission, read_submission
 
 _BUSY_DELAY = timedelta(milliseconds=500)
@@ -179,7 +180,8 @@ def _run_id(info: activity.Info) -> str | None:
 
 def _rejected(request_id: Any, code: RejectCode, reason: str) -> ApplicationError:
     confirmation = Confirmation(str(request_id or ""), OutcomeKind.REJECTED, code=code, reason=reason)
-    return ApplicationError(reason, confirmation, type=ErrorType.REJECTED, non_retryable=True)
+    detail = confirmation_to_wire(confirmation)  # as a flush sends it
+    return ApplicationError(reason, detail, type=ErrorType.REJECTED, non_retryable=True)
 
 
 def _was_always_refused(info: activity.Info) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from temporalio.exceptions import ApplicationError, TimeoutError, TimeoutType
 
-from temporal_batching.contract import Confirmation, OutcomeKind, RejectCode
+from temporal_batching.contract import Confirmation, OutcomeKind
 from temporal_batching.errors import (
     ErrorType,
     InvalidRequest,
@@ -17,6 +17,7 @@ from temporal_batching.errors import (
     WriteNotSubmitted,
     WriteRejected,
 )
+from temporal_batching.wire.deliveries import load_confirmation
 
 EXPIRED = "write {}: its deadline passed before it could be written; it is not and will not be written"
 
@@ -64,16 +65,7 @@ def write_error(request_id: str, cause: BaseException | None, timeout: timedelta
 
 def _confirmation(request_id: str, outcome: OutcomeKind, cause: ApplicationError) -> Confirmation:
     """The confirmation that came as the failure's detail; details arrive as plain JSON."""
-    wire: Any = cause.details[0] if cause.details else None
-    if not isinstance(wire, dict):
-        return Confirmation(request_id, outcome, reason=cause.message)
-    code = wire.get("code")
-    return Confirmation(
-        request_id=request_id,
-        outcome=outcome,
-        batch_id=wire.get("batch_id", ""),
-        batch_size=wire.get("batch_size", 0),
-        shard=wire.get("shard", 0),
-        code=RejectCode(code) if code else None,
-        reason=wire.get("reason") or cause.message,
-    )
+    detail: Any = cause.details[0] if cause.details else None
+    wire = detail if isinstance(detail, dict) else {}
+    reason = wire.get("reason") or cause.message
+    return load_confirmation({**wire, "request_id": request_id, "outcome": outcome, "reason": reason})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -91,8 +91,9 @@ def test_the_confirmation_is_read_from_the_failures_detail() -> None:
         "settled_at": "2026-01-01T00:00:00+00:00",
     }
     error = write_error("r", failure(ErrorType.REJECTED, wire), TIMEOUT)
+    settled_at = datetime(2026, 1, 1, tzinfo=UTC)
     assert error.confirmation == Confirmation(
-        "r", OutcomeKind.REJECTED, "main-0/7", 3, 2, code=RejectCode.CONSTRAINT, reason="unique"
+        "r", OutcomeKind.REJECTED, "main-0/7", 3, 2, settled_at, RejectCode.CONSTRAINT, "unique"
     )
 
 
