@@ -34,7 +34,7 @@ class Pruned:
 def count_ids(engine: sa.Engine, ledger: sa.Table) -> int:
     """The number of ids in a ledger, to show how far a run is."""
     with engine.connect() as connection:
-        return connection.scalar(sa.select(sa.func.count()).where(_is_request(ledger))) or 0
+        return connection.scalar(sa.select(sa.func.count()).where(ledger.c.request_id != IDENTITY_ID)) or 0
 
 
 def prune_ledger(
@@ -87,7 +87,3 @@ def prune_ledger(
         done, last = Pruned(done.seen + seen, done.old + found), end
         progress(done)
     return done
-
-
-def _is_request(ledger: sa.Table) -> sa.ColumnElement[bool]:
-    return ledger.c.request_id != IDENTITY_ID
