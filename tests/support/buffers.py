@@ -82,13 +82,13 @@ def ids(batch: PendingBatch) -> list[str]:
     return [e.id for e in batch.submissions]
 
 
-def told(buf: Buffer) -> list[tuple[str, str, str | None, list[str | None]]]:
+def confirmations(buf: Buffer) -> list[tuple[str, str, str | None, list[str | None]]]:
     """The confirmations in the outbox: request, outcome, code, and the workflows that receive them."""
     deliveries = buf.next_deliveries()
     buf.delivered([])
-    confirmations = [
+    queued = [
         ((one.confirmation.request_id, str(one.confirmation.outcome), one.confirmation.code), one.reply_to.workflow_id)
         for one in deliveries
         if one.confirmation is not None
     ]
-    return [(*what, [who for _, who in them]) for what, them in groupby(confirmations, key=lambda one: one[0])]
+    return [(*what, [who for _, who in them]) for what, them in groupby(queued, key=lambda one: one[0])]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from temporal_batching.batcher.batches import PendingBatch
-from temporal_batching.contract import ReplyTo
+from temporal_batching.contract import Delivery, ReplyTo
 from temporal_batching.wire.submission import Submission, read_submission
 
 PARCEL_KEYS = ["shared", "a", "", "b"]
@@ -18,6 +18,12 @@ CALLERS = [*(f"v{n}" for n in range(6)), "s1", "s2"]
 def address(caller: str, name: str) -> ReplyTo:
     """Callers named `s…` wait for a signal, all others in an activity, one for each request."""
     return ReplyTo(caller) if caller.startswith("s") else ReplyTo(caller, activity_id=name)
+
+
+def addressee(delivery: Delivery) -> tuple[str, str]:
+    """The request that a delivery is about, and the workflow that receives it."""
+    assert delivery.confirmation is not None
+    return delivery.confirmation.request_id, str(delivery.reply_to.workflow_id)
 
 
 def make_entry(
@@ -59,6 +65,14 @@ class Ticket:
     told: list[str] = field(default_factory=list)
     taken_back: bool = False
     """Withdrawn by all its callers while it was in flight."""
+
+    def loses(self, caller: str | None) -> bool:
+        """Has a caller stop waiting, or all of them. Returns whether none is left."""
+        others = [c for c in self.callers if c != caller]
+        if caller is None or not others:
+            return True
+        self.callers = others
+        return False
 
 
 @dataclass(eq=False)

@@ -11,7 +11,19 @@ from temporal_batching.contract import Confirmation, Delivery, FlushResult, Outc
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.wire.addresses import MAX_REPLIES
 from temporal_batching.wire.submission import read_submission
-from tests.support.buffers import NOW, buffer, caller, carried, ids, parcel, policy, restored, submission, take, told
+from tests.support.buffers import (
+    NOW,
+    buffer,
+    caller,
+    carried,
+    confirmations,
+    ids,
+    parcel,
+    policy,
+    restored,
+    submission,
+    take,
+)
 
 # What starts a batch
 
@@ -140,7 +152,7 @@ def test_a_paused_shard_flushes_nothing_but_still_keeps_deadlines() -> None:
     assert buf.next_batch(NOW, force=True) is None
     assert buf.wake_at() == NOW + 5
     buf.expire(NOW + 5)
-    assert told(buf) == [("a", "expired", None, ["w-a"])]
+    assert confirmations(buf) == [("a", "expired", None, ["w-a"])]
     assert buf.wake_at() is None
 
 
@@ -205,7 +217,7 @@ def test_a_refusal_is_an_answer_for_a_door_that_cannot_turn_its_caller_back() ->
     buf.refuse(submission("a"), RejectCode.OVERLOADED, "full")
     buf.refuse(parcel("p", "b", "c"), RejectCode.OVERLOADED, "full")
     assert buf.counts.refused == 3
-    assert told(buf) == [("a", "rejected", "overloaded", ["w-a"]), ("p", "rejected", "overloaded", ["p"])]
+    assert confirmations(buf) == [("a", "rejected", "overloaded", ["w-a"]), ("p", "rejected", "overloaded", ["p"])]
 
 
 # Deadlines
@@ -223,7 +235,7 @@ def test_a_request_without_a_deadline_gets_the_policys() -> None:
 def test_a_request_that_comes_after_its_deadline_is_told_so() -> None:
     buf = buffer()
     assert buf.accept(submission("a", expires_at=NOW), NOW) is Accepted.ANSWERED
-    assert told(buf) == [("a", "expired", None, ["w-a"])]
+    assert confirmations(buf) == [("a", "expired", None, ["w-a"])]
 
 
 def test_a_caller_that_joins_is_not_told_that_it_expired_before_its_own_deadline() -> None:
@@ -234,7 +246,7 @@ def test_a_caller_that_joins_is_not_told_that_it_expired_before_its_own_deadline
     buf.expire(NOW + 49)
     assert (buf.outbox, buf.wake_at()) == (0, NOW + 50)
     buf.expire(NOW + 50)
-    assert told(buf) == [("a", "expired", None, ["v", "w", "x"])]
+    assert confirmations(buf) == [("a", "expired", None, ["v", "w", "x"])]
 
 
 def test_deadlines_that_callers_who_join_push_back_do_not_pile_up() -> None:
@@ -267,7 +279,7 @@ def test_in_a_batch_that_certainly_was_not_written_deadlines_are_kept() -> None:
     buf.fail(batch.id, NOW + 1, "down", in_doubt=False)
     assert buf.wake_at() == NOW + 5
     buf.expire(NOW + 5)
-    assert told(buf) == [("a", "expired", None, ["w-a"])]
+    assert confirmations(buf) == [("a", "expired", None, ["w-a"])]
     again = take(buf, NOW + 61)
     assert (ids(again), again.records, again.size) == (["b"], 1, again.submissions[0].size)
 

@@ -15,7 +15,7 @@ from temporal_batching.batcher.withdrawals import MAX_AGE, MAX_REMEMBERED, MAX_R
 from temporal_batching.contract import Confirmation, Delivery, FlushResult, OutcomeKind, RejectCode, Trigger, Withdrawal
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.wire.addresses import MAX_REPLIES
-from tests.support.buffers import NOW, buffer, caller, carried, ids, policy, restored, submission, take, told
+from tests.support.buffers import NOW, buffer, caller, carried, confirmations, ids, policy, restored, submission, take
 
 # One id, many submissions
 
@@ -71,7 +71,7 @@ def test_a_repetition_does_not_join_a_later_request_while_its_own_is_in_flight()
     buf.accept(submission("a", "w", expires_at=NOW + 1), NOW)
     buf.accept(submission("a", "v"), NOW)
     buf.expire(NOW + 1)
-    assert told(buf) == [("a", "expired", None, ["w"])]
+    assert confirmations(buf) == [("a", "expired", None, ["w"])]
 
 
 def test_a_repetition_is_not_refused_for_a_limit_that_was_lowered_since() -> None:
@@ -224,7 +224,7 @@ def test_what_is_pending_can_be_withdrawn() -> None:
     buf.accept(submission("a"), NOW)
     assert buf.withdraw(Withdrawal("a", "w-a", "run"), NOW) is True
     assert (buf.pending, buf.pending_bytes, buf.wake_at()) == (0, 0, None)
-    assert told(buf) == [("a", "rejected", "withdrawn", ["w-a"])]
+    assert confirmations(buf) == [("a", "rejected", "withdrawn", ["w-a"])]
 
 
 def test_what_is_in_flight_stays_and_so_does_its_outcome() -> None:
@@ -233,7 +233,7 @@ def test_what_is_in_flight_stays_and_so_does_its_outcome() -> None:
     batch = take(buf, NOW, force=True)
     assert buf.withdraw(Withdrawal("a", "w-a", "run"), NOW) is False
     buf.complete(batch.id, FlushResult({"written": 1}), NOW)
-    assert told(buf) == []
+    assert confirmations(buf) == []
     assert buf.accept(submission("a", "v"), NOW) is Accepted.NEW, "it is not the one that was withdrawn"
     assert take(buf, NOW, force=True).submissions[0].withdrawn is False
 

@@ -1,7 +1,7 @@
 """The buffer keeps its promises under any order of events: a state machine against a model that is plain to read.
 
 The model holds tickets, one for every submission the buffer took in, and moves them between the same places. What may
-happen to a ticket, and what its callers are told, is checked at every step; at the end everything is settled and told.
+happen to a ticket, and what its callers receive, is checked at every step; at the end everything is settled.
 """
 
 from __future__ import annotations
@@ -37,17 +37,26 @@ from temporal_batching.errors import InvalidRequest
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.wire.addresses import MAX_REPLIES
 from temporal_batching.wire.submission import Submission
-from tests.support.buffers import carried, restored
-from tests.unit.batcher.model import CALLERS, FATES, PARCEL_KEYS, Flight, Ticket, address, make_entry, make_parcel
+from tests.support.buffers import NOW, carried, restored
+from tests.unit.batcher.model import (
+    CALLERS,
+    FATES,
+    PARCEL_KEYS,
+    Flight,
+    Ticket,
+    address,
+    addressee,
+    make_entry,
+    make_parcel,
+)
 
-START = 1_000_000.0
 NAMES = ["a", "b", "c", "d", "e", "f"]
 
 
 class BufferMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.now = START
+        self.now = NOW
         self.policy = BatchPolicy()
         self.buffer = Buffer("main-0", self.policy)
         self.tickets: list[Ticket] = []
@@ -198,7 +207,7 @@ class BufferMachine(RuleBasedStateMachine):
         if ticket is None and flying is None and waiting is None and caller is not None:
             self.withdrawn[name, caller] = self.now
         if ticket is not None:
-            expected = self.leaves(ticket, caller)
+            expected = ticket.loses(caller)
             if expected:
                 gone.append(ticket)
                 del self.pending[name]
@@ -206,20 +215,11 @@ class BufferMachine(RuleBasedStateMachine):
             expected = False
             flying.taken_back |= caller is None or flying.callers == [caller]
         elif waiting is not None:
-            expected &= self.leaves(waiting, caller) and not (waiting.resubmitted or waiting.in_doubt)
+            expected &= waiting.loses(caller) and not (waiting.resubmitted or waiting.in_doubt)
             if caller is None or waiting.callers == [caller]:
                 gone += self.taken_back(waiting)
         assert certain is expected
         self.expect_withdrawn(gone)
-
-    @staticmethod
-    def leaves(ticket: Ticket, caller: str | None) -> bool:
-        """Has a caller stop waiting. Returns whether nobody is left."""
-        others = [c for c in ticket.callers if c != caller]
-        if caller is None or not others:
-            return True
-        ticket.callers = others
-        return False
 
     def taken_back(self, ticket: Ticket) -> list[Ticket]:
         """Of what waits for a retry: it is gone, or only the sink can say so."""
@@ -457,7 +457,7 @@ class BufferMachine(RuleBasedStateMachine):
             assert answers == []
         elif self.outbox:
             assert answers
-            told = [self.addressee(answer) for answer in answers]
+            told = [addressee(answer) for answer in answers]
             assert told == self.outbox[: len(told)]
             self.in_delivery = True
 
@@ -470,7 +470,7 @@ class BufferMachine(RuleBasedStateMachine):
     def end_delivery(self, failed: list[int]) -> None:
         queued = self.buffer.queued_deliveries[: self.buffer.deliveries_in_flight]
         attempts = [queued[i].attempts + 1 for i in failed]
-        part = [self.addressee(one.delivery) for one in queued]
+        part = [addressee(one.delivery) for one in queued]
         self.buffer.delivered(failed)
         self.in_delivery = False
         self.given_up += sum(n >= MAX_DELIVERIES for n in attempts)
@@ -501,11 +501,7 @@ class BufferMachine(RuleBasedStateMachine):
         return [*self.flights.values(), *self.back]
 
     def outbox_of_buffer(self) -> list[tuple[str, str]]:
-        return [self.addressee(queued.delivery) for queued in self.buffer.queued_deliveries]
-
-    def addressee(self, delivery: Delivery) -> tuple[str, str]:
-        assert delivery.confirmation is not None
-        return delivery.confirmation.request_id, str(delivery.reply_to.workflow_id)
+        return [addressee(queued.delivery) for queued in self.buffer.queued_deliveries]
 
     def requeued(self) -> list[PendingBatch]:
         return [batch for batch in self.buffer.batches if batch.id not in self.flights]

@@ -7,7 +7,7 @@ import pytest
 from temporal_batching.batcher.batches import PendingBatch
 from temporal_batching.batcher.buffer import PROBES_EACH, Buffer
 from temporal_batching.contract import FlushResult, Requeued, Withdrawal
-from tests.support.buffers import NOW, buffer, caller, carried, ids, parcel, restored, submission, take, told
+from tests.support.buffers import NOW, buffer, caller, carried, confirmations, ids, parcel, restored, submission, take
 
 
 def requeue(buf: Buffer, batch: PendingBatch, *positions: int, now: float = NOW, in_doubt: bool = False) -> None:
@@ -237,7 +237,7 @@ def test_a_retry_that_was_certainly_not_written_expires_at_its_deadline() -> Non
     requeue(buf, take(buf, NOW), 0)
     assert buf.wake_at() == NOW + 5
     buf.expire(NOW + 5)
-    assert told(buf) == [("a", "expired", None, ["w-a"])]
+    assert confirmations(buf) == [("a", "expired", None, ["w-a"])]
     assert buf.idle
 
 
@@ -246,7 +246,7 @@ def test_in_doubt_the_sink_is_asked_at_the_deadline_and_nobody_is_told_before() 
     fill(buf, "a", "b", expires_at=NOW + 5)
     requeue(buf, take(buf, NOW), 0, in_doubt=True)
     buf.expire(NOW + 5)
-    assert told(buf) == []
+    assert confirmations(buf) == []
     assert buf.wake_at() == NOW + 5
     batch = take(buf, NOW + 5)
     assert (ids(batch), batch.in_doubt, batch.submissions[0].to_wire()["in_doubt"]) == (["a"], True, True)
@@ -321,7 +321,7 @@ def test_what_waits_for_its_retry_can_be_withdrawn_if_no_attempt_can_have_writte
     fill(buf, "c", key="k")
     assert buf.next_batch(NOW) is None
     assert buf.withdraw(Withdrawal("a", "w-a", "run"), NOW) is True
-    assert told(buf) == [("a", "rejected", "withdrawn", ["w-a"])]
+    assert confirmations(buf) == [("a", "rejected", "withdrawn", ["w-a"])]
     assert (buf.requeued, buf.pending, buf.counts.outcomes["rejected"]) == (0, 1, 1)
     assert ids(take(buf, NOW)) == ["c"], "its key is free again"
 
@@ -333,7 +333,7 @@ def test_what_waits_in_doubt_and_is_withdrawn_is_asked_about_and_not_written() -
     deadline = first.submissions[0].expires_at  # an attempt under way may commit it until then
     requeue(buf, first, 0, in_doubt=True)
     assert buf.withdraw(Withdrawal("a", "w-a", "run"), NOW) is False, "it may be written"
-    assert told(buf) == []
+    assert confirmations(buf) == []
     batch = take(buf, NOW + 10_000)
     (only,) = batch.submissions
     assert (batch.in_doubt, only.withdrawn, only.expires_at) == (True, True, deadline)
@@ -349,7 +349,7 @@ def test_a_withdrawal_during_an_attempt_counts_when_it_has_to_be_retried(way: st
         requeue(buf, batch, 0)
     else:
         buf.fail(batch.id, NOW, "down", in_doubt=False)
-    assert told(buf) == [("a", "rejected", "withdrawn", ["w-a"])]
+    assert confirmations(buf) == [("a", "rejected", "withdrawn", ["w-a"])]
     assert (buf.pending, buf.requeued) == (0, 0)
 
 
@@ -362,6 +362,6 @@ def test_only_who_waits_for_the_retry_can_withdraw_it() -> None:
     assert buf.withdraw(Withdrawal("a", "v", "run"), NOW) is False
     assert buf.pending == 2
     assert buf.withdraw(Withdrawal("a", "w", "run"), NOW) is False, "another one waits for the same id"
-    assert told(buf) == [("a", "rejected", "withdrawn", ["w"])]
+    assert confirmations(buf) == [("a", "rejected", "withdrawn", ["w"])]
     (other,) = take(buf, NOW).submissions
     assert other.replies == [caller("x")]
