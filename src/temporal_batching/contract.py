@@ -10,9 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 JsonObject: TypeAlias = dict[str, Any]
+ReturnedRow: TypeAlias = dict[str, Any]
+"""Columns of a row that a request asked for, as JSON, the way values travel in."""
+
+Operation: TypeAlias = Literal["insert", "update", "delete"]
+"""What a record does to its table."""
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+INSERT: Operation = "insert"
+"""The operation of a record that names none."""
 
 DEFAULT_BATCHER = "main"
 NO_LEDGER = ""
@@ -24,10 +32,12 @@ WORKFLOW_BATCHER = "BatcherWorkflow"
 ACTIVITY_WRITE = "batch_write"
 ACTIVITY_WRITE_MANY = "batch_write_many"
 ACTIVITY_WITHDRAW = "batch_withdraw"
+ACTIVITY_RETURNED = "batch_returned"
 ACTIVITY_FLUSH = "flush_batch"
 ACTIVITY_CONFIRM = "deliver_confirmations"
 ACTIVITY_POLICY = "batcher_policy"
 ACTIVITY_CANCEL = "cancel_shard"
+ACTIVITY_REPORT = "batcher_report"
 SIGNAL_ADD = "add_write_request"
 SIGNAL_WITHDRAW = "withdraw_write_request"
 SIGNAL_CONFIRMATION = "write_confirmation"
@@ -35,6 +45,8 @@ UPDATE_SUBMIT = "submit"
 UPDATE_CONTROL = "control"
 QUERY_STATS = "stats"
 QUERY_BATCH = "batch"
+NEXUS_SERVICE = "temporal-batching"
+"""Its operations have the names of the activities behind them."""
 
 
 class OutcomeKind(StrEnum):
@@ -53,7 +65,8 @@ class RejectCode(StrEnum):
     """Why a request was rejected, for programs; ``Confirmation.reason`` says it for people."""
 
     INVALID = "invalid"
-    """The request does not fit the contract: shape, empty names, values outside JSON."""
+    """The request does not fit the contract: shape, empty names, values outside JSON, an operation that its table does
+    not allow, an update or a delete that does not name its row."""
     TOO_LARGE = "too_large"
     """More records or bytes than one batch may hold."""
     OVERLOADED = "overloaded"
@@ -62,12 +75,16 @@ class RejectCode(StrEnum):
     """The request id belongs to a request with other records."""
     WITHDRAWN = "withdrawn"
     """The caller took it back before it was written."""
+    CONTENT_GONE = "content_gone"
+    """Of a parcel by reference: its activity was deleted before its content was read."""
     UNKNOWN_TABLE = "unknown_table"
     UNKNOWN_COLUMN = "unknown_column"
     TYPE = "type"
     """A value that the column's type cannot hold."""
     CONSTRAINT = "constraint"
     """The database's own constraint: unique, foreign key, check, not null."""
+    MISSING_ROW = "missing_row"
+    """The row that the request updates is not there."""
     DATABASE = "database"
     """Any other refusal of this request by the database."""
 
@@ -85,17 +102,58 @@ class Trigger(StrEnum):
 
 
 @dataclass(frozen=True)
+class Returned:
+    """In place of a value: the value of a column of an earlier record of the same request, as the database has it.
+
+    Parent and children with generated keys so commit together. If the database has no such row, because a conflict rule
+    kept it away, the value is null.
+
+    Example:
+        ```python
+        from temporal_batching import Record, Returned
+
+        records = [
+            Record("orders", {"customer": "c-1"}, returning=["id"]),
+            Record("lines", {"order_id": Returned(0, "id"), "article": "a-7"}),
+        ]
+        ```
+
+    Attributes:
+        record: The position of the earlier record in its request; 0 is the first.
+        column: Its column. It need not be among those that the record returns to the caller.
+    """
+
+    record: int
+    column: str
+
+
+@dataclass(frozen=True)
 class Record:
     """One row to write.
 
+    Example:
+        ```python
+        from temporal_batching import Record
+
+        paid = Record("orders", {"id": 7, "state": "paid"}, operation="update", returning=["paid_at"])
+        gone = Record("reservations", {"order_id": 7}, operation="delete")
+        ```
+
     Attributes:
         table: The destination, by the name the sink knows.
-        values: Column name to JSON value. Decimals, timestamps, dates and UUIDs travel as strings, bytes as base64;
-            the sink binds them by the column's type.
+        values: Column name to JSON value, or `Returned`. Decimals, timestamps, dates and UUIDs travel as strings, bytes
+            as base64; the sink binds them by the column's type. An update has the columns of its table's key, which
+            name the row, and those that it sets. A delete has the columns of the key alone.
+        returning: Columns whose values the caller receives as the database has them after the write, in
+            `Confirmation.returned`: generated keys, defaults, what a trigger has set. Of a delete: as the row was.
+        operation: ``insert``, ``update`` or ``delete``. The table's rule says which it allows (`TableRule`), by default
+            only ``insert``.
     """
 
     table: str
     values: Mapping[str, Any]
+    returning: Sequence[str] = ()
+    operation: Operation = INSERT
 
 
 @dataclass(frozen=True)
@@ -124,20 +182,33 @@ class Outcome:
         code: Why it was rejected, for programs.
         reason: Why it was rejected or has to be retried, for people.
         in_doubt: Only with `OutcomeKind.RETRY`: the request may be committed nevertheless.
+        returned: For each record of a request that asked for any: the columns it asked for, none if it asked for none;
+            None for a record without a row to show. None for a request that asked for nothing.
     """
 
     kind: OutcomeKind
     code: RejectCode | None = None
     reason: str | None = None
     in_doubt: bool = False
+    returned: Sequence[ReturnedRow | None] | None = None
 
     @classmethod
-    def written(cls) -> "Outcome":
-        return _WRITTEN
+    def written(cls, returned: Sequence[ReturnedRow | None] | None = None) -> "Outcome":
+        """The request is written.
+
+        Args:
+            returned: What the caller asked for; see `Record.returning`.
+        """
+        return _WRITTEN if returned is None else cls(OutcomeKind.WRITTEN, returned=returned)
 
     @classmethod
-    def duplicate(cls) -> "Outcome":
-        return _DUPLICATE
+    def duplicate(cls, returned: Sequence[ReturnedRow | None] | None = None) -> "Outcome":
+        """The request was written before.
+
+        Args:
+            returned: What the first caller received.
+        """
+        return _DUPLICATE if returned is None else cls(OutcomeKind.DUPLICATE, returned=returned)
 
     @classmethod
     def expired(cls) -> "Outcome":
@@ -182,6 +253,10 @@ class Confirmation:
         settled_at: When: for a written request, right after the commit.
         code: Why it was rejected, one of `RejectCode`.
         reason: The same for people, with the database's own words.
+        returned: If the request asked for columns (`Record.returning`): for each record, in order, those columns with
+            their values as JSON; an empty object for a record that asked for none, and None where there is no row to
+            show. A duplicate receives what the first one received. None if nothing was asked for.
+        traceparent: The span of the batch's flush, if the request and the flush were traced.
     """
 
     request_id: str
@@ -192,6 +267,8 @@ class Confirmation:
     settled_at: datetime | None = None
     code: RejectCode | None = None
     reason: str | None = None
+    returned: list[ReturnedRow | None] | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -208,10 +285,12 @@ class ReplyTo:
     activity_id: str | None = None
     from_run_id: str | None = None
     """Of a signal: the run that asked. Its withdrawal takes nothing back that another run asked for."""
+    safe_integers: bool = False
+    """Its numbers are doubles: see `wire.safe_integers`."""
 
-    def to_wire(self) -> dict[str, str]:
+    def to_wire(self) -> JsonObject:
         """The address as it travels: without what it does not name."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        return {name: value for name, value in vars(self).items() if value}
 
     @property
     def by_activity(self) -> bool:
@@ -232,8 +311,8 @@ class Withdrawal:
 
     Attributes:
         request_id: The request's, or the parcel's.
-        workflow_id: The caller's. Without it, all callers of the request.
-        run_id: The caller's run; None for any run of it.
+        workflow_id: The caller's; None for a standalone activity.
+        run_id: The caller's run, or the standalone activity's; None for any run. Without both, all callers.
     """
 
     request_id: str
@@ -242,7 +321,7 @@ class Withdrawal:
 
     def covers(self, reply: ReplyTo) -> bool:
         """Whether a reply address is this caller's."""
-        if self.workflow_id is None:
+        if self.workflow_id is None and self.run_id is None:
             return True
         another_run = self.run_id is not None and reply.caller_run_id not in (self.run_id, None)
         return reply.workflow_id == self.workflow_id and not another_run
@@ -252,7 +331,15 @@ class Withdrawal:
 class ParcelReceipt:
     """Result of ``batch_write_many``: one reply for many requests that went through one batch.
 
-    ``others`` holds the outcomes that differ from ``written``, by the request's position in the parcel.
+    Attributes:
+        batch_id: The batch they were settled in.
+        batch_size: Requests in that batch.
+        shard: The shard that settled it.
+        settled_at: When.
+        others: The outcomes that differ from ``written``, by the request's position in the parcel.
+        returned: What requests that asked for columns received, by position, as in `Confirmation.returned`.
+        unread: Whether more was returned than it holds: read by ``batch_returned`` on the task queue ``read_from``.
+        traceparent: As in `Confirmation`.
     """
 
     batch_id: str
@@ -260,6 +347,10 @@ class ParcelReceipt:
     shard: int
     settled_at: datetime | None = None
     others: dict[str, Outcome] = field(default_factory=dict)
+    returned: dict[str, list[ReturnedRow | None]] = field(default_factory=dict)
+    unread: bool = False
+    traceparent: str | None = None
+    read_from: str = ""  # empty: the batcher's own
 
 
 @dataclass(frozen=True)
@@ -270,11 +361,13 @@ class Delivery:
         reply_to: The caller's address.
         confirmation: Of a request, or of a whole parcel that has no outcome for each of its requests.
         receipt: Of a parcel.
+        unread: What was returned is not in it, and is to be read from the ledger before it is delivered.
     """
 
     reply_to: ReplyTo
     confirmation: Confirmation | None = None
     receipt: ParcelReceipt | None = None
+    unread: bool = False
 
 
 @dataclass(frozen=True)
@@ -296,10 +389,10 @@ class BatcherStats:
         largest_batch: Most requests any batch had.
         outcomes: Requests settled, by outcome.
         requeued: Requests that the sink could not write now: each waits with its key for a retry of its own.
+        waiting_confirmations: Confirmations that could not be sent yet, and those that no flush sends.
         retries: How often a request was requeued.
         unknown: Requests past their deadline whose outcome cannot be known. Their callers receive no confirmation.
-        sink_errors: How often the sink failed on a request without declaring it: an exception of its own, or an answer
-            that is no outcome.
+        sink_errors: How often the sink failed on a request without declaring it: an exception, or no outcome.
         flush_failures: Flushes the sink could not take; each was retried.
         refused: Requests rejected as busy because there was no room, those of a parcel each; every attempt counts.
         malformed: Signals that no request could be read from.
@@ -314,8 +407,8 @@ class BatcherStats:
         draining: No request is accepted while true.
         breaker: ``closed``, or ``open`` while the sink is unavailable.
         sink_error: The sink's last complaint while the breaker is open.
-        ledger: The identity of the ledger that it may have been written to; None before the first flush, or without
-            one; empty after an operator adopted a sink without one.
+        ledger: The ledger that it may have been written to; None if to none; empty for a sink without, as adopted.
+        flush_task_queue: Where its flushes go; empty for the batcher's own task queue.
         policy: The limits in force, as in `BatchPolicy.to_wire`.
     """
 
@@ -333,6 +426,7 @@ class BatcherStats:
     largest_batch: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
     requeued: int = 0
+    waiting_confirmations: int = 0
     retries: int = 0
     unknown: int = 0
     sink_errors: int = 0
@@ -351,6 +445,7 @@ class BatcherStats:
     breaker: str = "closed"
     sink_error: str | None = None
     ledger: str | None = None
+    flush_task_queue: str = ""
     policy: dict[str, Any] = field(default_factory=dict)
 
 
@@ -362,12 +457,14 @@ class BatcherStart:
         batcher: The service's name.
         shard: This shard's number.
         policy: Limits as in `BatchPolicy.to_wire`; None asks the batcher's own worker for them.
+        flush_task_queue: Where its flushes go, empty for the batcher's own queue; None asks that worker.
         state: What the previous run carried over; None in a first run. Only this library reads it.
     """
 
     batcher: str
     shard: int
     policy: dict[str, Any] | None = None
+    flush_task_queue: str | None = None
     state: dict[str, Any] | None = None
 
 
@@ -381,8 +478,11 @@ class Control:
     flush: bool | None = None
     pause: bool | None = None
     drain: bool | None = None
+    flush_task_queue: str | None = None  # as in `BatcherStart`, where a worker announces it
     adopt_ledger: str | None = None
     """The identity of the ledger in which the shard goes on, and no other one; `NO_LEDGER` for a sink without."""
+    routed_at: float | None = None
+    """When the task queue got its current version: a shard of another one continues as new there, once each time."""
 
 
 @dataclass(frozen=True)
@@ -394,20 +494,20 @@ class FlushInput:
     batch_id: str
     trigger: str
     submissions: list[Any] | None
-    """None for a batch that is retried: the flush asks the shard for it, by the query ``batch``. However long the
-    sink is down, what is in the batch enters the shard's history once."""
+    """None for a batch that is retried: its flush asks the shard, by the query ``batch``. So history has it once."""
     in_doubt: bool = False
-    """An earlier attempt at this batch may have committed. For readers of the history: the flush asks the sink in any
-    case before a caller receives `expired`."""
+    """An earlier attempt may have committed. For readers of the history: the flush asks the sink in any case."""
     attempt: int = 0
     """Earlier attempts at this batch."""
     halved: bool = False
-    """These are not all requests that had this batch id: the batch failed alone, and is retried in parts."""
+    """Not all that had this batch id: it failed alone, or some was written while a parcel's content was missing."""
     ledger: str | None = None
     """The ledger that this shard may have been written to: no other one takes the batch. `NO_LEDGER` if an operator
     said that it goes on in a sink without one; None if it has been written to none."""
     may_choose_ledger: bool = False
     """With no ledger yet: it goes alone, and its sink's ledger becomes the shard's."""
+    waited: float = 0.0
+    """Seconds from the arrival of its oldest request, at the gateway if it came through one, to this attempt."""
 
 
 @dataclass(frozen=True)
@@ -451,11 +551,13 @@ class Requeued:
         position: Of the submission in the batch.
         reason: Why, for people.
         in_doubt: It may be committed nevertheless.
+        unread: The flush did not have its content: so it does not know which request ids are in it.
     """
 
     position: int
     reason: str = ""
     in_doubt: bool = False
+    unread: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@
     +-- BatchingError                      something is wrong with how the library is used or set up
         +-- InvalidRequest                 a write request that does not fit the contract
         +-- InvalidPolicy                  a limit out of its range
+        +-- InvalidLoad                    a load that cannot be sized
         +-- BatcherNotRunning              a shard that is asked for something does not run
+        +-- AddressUnusable                nothing can listen on an address
         +-- AuditError                     an audit could not be made: Temporal or the database cannot be read
         |   +-- InvalidAudit               an argument of the audit is invalid
         +-- SinkError
@@ -109,8 +111,25 @@ class InvalidPolicy(BatchingError, ValueError):
     """A limit out of its range. The message names the setting, the value, and what is allowed."""
 
 
+class InvalidLoad(BatchingError, ValueError):
+    """A load that `temporal_batching.sizing` cannot size. The message has the value, and what is allowed.
+
+    Attributes:
+        argument: The field's name, such as ``rate``.
+    """
+
+    def __init__(self, argument: str, message: str) -> None:
+        super().__init__(f"{argument} {message}")
+        self.argument = argument
+        self.reason = message
+
+
 class BatcherNotRunning(BatchingError):
     """A shard does not run, or no worker serves it. The message names its workflow."""
+
+
+class AddressUnusable(BatchingError):
+    """Nothing can listen on an address: it is none, or it is in use. The message says what is allowed."""
 
 
 class AuditError(BatchingError):

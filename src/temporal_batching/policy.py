@@ -15,6 +15,9 @@ MAX_REQUEST_BYTES = 1_500_000
 CARRY_LIMIT_BYTES = 1_048_576
 """What a batcher may carry over continue-as-new: the new run's input is one payload, and its history starts with it."""
 
+MAX_MESSAGE_RETURNED = 1_048_576
+"""Bytes of returned values in one message: half of what Temporal lets a payload have."""
+
 CONFIRMATION_TIMEOUT = timedelta(minutes=2)
 """The default of a caller's wait for its confirmation, and of the deadline of a request that brings none."""
 
@@ -44,7 +47,8 @@ class BatchPolicy:
         max_pending: Requests that may wait in the buffer. 1 to 100,000.
         max_pending_bytes: Bytes that may wait in the buffer. Not less than ``max_batch_bytes``, at most 64 MiB.
         max_in_flight: Batches of one shard that may be flushed at the same time. Requests of one key
-            keep their order: the next batch leaves out what shares a key with a batch that is not settled. 1 to 16.
+            keep their order: the next batch leaves out what shares a key with a batch that is not settled. A batch that
+            is not full waits for those in flight, for up to a second. 1 to 16.
         confirmation_timeout: The deadline of a request that brings none of its own. 1 second to 1 day.
         flush_timeout: The longest one flush may take before its fate counts as unknown. 1 second to 10 minutes.
         retry_initial: The breaker's first pause after a sink was unavailable, and that of a request which the sink
@@ -60,7 +64,7 @@ class BatchPolicy:
     max_batch_bytes: int = 1_048_576
     max_pending: int = 10_000
     max_pending_bytes: int = 8 * 1_048_576
-    max_in_flight: int = 1
+    max_in_flight: int = 4
     confirmation_timeout: timedelta = CONFIRMATION_TIMEOUT
     flush_timeout: timedelta = timedelta(seconds=30)
     retry_initial: timedelta = timedelta(seconds=1)

@@ -19,7 +19,10 @@ def redact_url(url: str) -> str:
 def driver_message(error: Exception) -> str:
     """The first line of what a driver says: the others are for its own developers."""
     cause = getattr(error, "orig", None) or error
-    return next(iter(str(cause).strip().splitlines()), type(cause).__name__).rstrip(".")
+    text = str(cause)
+    if len(cause.args) > 1 and isinstance(cause.args[0], int) and not isinstance(cause, OSError):
+        text = str(cause.args[1])  # PyMySQL's number comes first
+    return next(iter(text.strip().splitlines()), type(cause).__name__).rstrip(".")
 
 
 def without_secrets(text: str, url: str) -> str:

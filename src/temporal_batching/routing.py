@@ -17,11 +17,17 @@ from temporal_batching.errors import InvalidPolicy
 MAX_SHARDS = 1024
 """Upper bound for ``shards``: one workflow each, and a monitor asks them all."""
 
+MAX_ENDPOINT = 200
+"""Characters of the name of a Nexus endpoint: Temporal's default limit."""
+
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?")
+_ENDPOINT = re.compile(r"[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]")
 
 
 def shard_of(key: str, shards: int) -> int:
     """The shard that serves ``key``, between 0 and ``shards - 1``."""
+    if shards == 1:
+        return 0
     # "surrogatepass": a lone surrogate is legal in JSON and must not break routing; the sink judges the value.
     digest = sha256(key.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") % shards
@@ -53,6 +59,16 @@ def check_name(name: str) -> str:
             "letter or a digit"
         )
     return name
+
+
+def check_endpoint(endpoint: str) -> str:
+    """Returns ``endpoint`` if a Nexus endpoint may be called so, else raises `InvalidPolicy`."""
+    if not isinstance(endpoint, str) or len(endpoint) > MAX_ENDPOINT or not _ENDPOINT.fullmatch(endpoint):
+        raise InvalidPolicy(
+            f"Nexus endpoint {endpoint!r}: 2 to {MAX_ENDPOINT} letters, digits and '-', beginning with a letter and "
+            "ending with a letter or a digit"
+        )
+    return endpoint
 
 
 def check_shards(shards: int) -> int:

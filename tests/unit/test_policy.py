@@ -39,7 +39,7 @@ def test_every_limit_is_tested_here() -> None:
 def test_the_defaults_are_those_of_the_design() -> None:
     policy = BatchPolicy()
     assert (policy.max_batch_size, policy.max_batch_records) == (100, 1_000)
-    assert (policy.max_pending, policy.max_in_flight) == (10_000, 1)
+    assert (policy.max_pending, policy.max_in_flight) == (10_000, 4)
     assert policy.max_batch_bytes == 1_048_576
     assert (policy.linger, policy.confirmation_timeout) == (timedelta(seconds=20), timedelta(minutes=2))
 

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from temporal_batching.errors import InvalidPolicy
-from temporal_batching.routing import MAX_SHARDS, batcher_workflow_id, check_name, check_shards, shard_of
+from temporal_batching.routing import (
+    MAX_ENDPOINT,
+    MAX_SHARDS,
+    batcher_workflow_id,
+    check_endpoint,
+    check_name,
+    check_shards,
+    shard_of,
+)
 
 VECTORS: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[2] / "docs" / "reference" / "routing-vectors.json").read_text(encoding="utf-8")
@@ -72,3 +80,14 @@ def test_a_good_number_of_shards_passes(shards: int) -> None:
 def test_a_bad_number_of_shards_is_refused_with_what_is_allowed(shards: Any) -> None:
     with pytest.raises(InvalidPolicy, match="a whole number from 1 to 1024"):
         check_shards(shards)
+
+
+@pytest.mark.parametrize("name", ["ab", "Batcher-main-2", "x" * MAX_ENDPOINT])
+def test_a_good_endpoint_passes(name: str) -> None:
+    assert check_endpoint(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "a", "2b", "-ab", "ab-", "a b", "a_b", "a/b", "é-b", "ab\n", "x" * 201, None, 7])
+def test_a_bad_endpoint_is_refused_with_what_is_allowed(name: Any) -> None:
+    with pytest.raises(InvalidPolicy, match="2 to 200 letters, digits and '-'"):
+        check_endpoint(name)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from temporal_batching.contract import ReplyTo, Withdrawal
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.wire.checks import check_text, json_type
+from temporal_batching.wire.safe_integers import SAFE_INTEGERS, read_safe_integers
 
 MAX_REPLIES = 32
 """Callers that may wait for one request id at the same time."""
@@ -16,6 +17,7 @@ MAX_WORKFLOW_ID = 1_000
 """Characters of a workflow id, a run id or an activity id: Temporal's own limit."""
 
 _FIELDS = ("workflow_id", "run_id", "activity_id", "from_run_id")
+"""What names a caller."""
 
 
 def read_replies(wire: Any) -> list[ReplyTo]:
@@ -40,15 +42,19 @@ def _read_reply(wire: Any) -> ReplyTo:
         for name in _FIELDS
         if wire.get(name) is not None
     }
-    reply = ReplyTo(**known)
+    reply = ReplyTo(**known, safe_integers=read_safe_integers(wire))
     if reply.workflow_id is None and reply.activity_id is None:
         raise InvalidRequest("reply_to needs workflow_id (for a signal) or activity_id (to complete an activity)")
     return reply
 
 
-def load_replies(wire: Sequence[Mapping[str, str]]) -> list[ReplyTo]:
+def load_replies(wire: Sequence[Mapping[str, Any]]) -> list[ReplyTo]:
     """The addresses that a `ReplyTo.to_wire` of ours described; not checked again."""
-    return [ReplyTo(*map(one.get, _FIELDS)) for one in wire]
+    return [_load_reply(one.get) for one in wire]
+
+
+def _load_reply(get: Callable[..., Any]) -> ReplyTo:
+    return ReplyTo(get("workflow_id"), get("run_id"), get("activity_id"), get("from_run_id"), get(SAFE_INTEGERS, False))
 
 
 def read_withdrawal(args: Sequence[Any]) -> Withdrawal:

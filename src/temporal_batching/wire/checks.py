@@ -11,6 +11,7 @@ from typing import Any
 
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.wire.decoding import InexactNumber
+from temporal_batching.wire.json_text import text_writer
 
 MAX_NAME = 255
 """Characters of a request id, a key, a table or a column: what a database index and a search box can hold."""
@@ -26,6 +27,8 @@ def check_text(value: Any, what: str, *, empty: bool = False, most: int = MAX_NA
     Raises:
         InvalidRequest: It is no string, empty, too long, or holds half of a surrogate pair.
     """
+    if type(value) is str and 0 < len(value) <= most and value.isascii():  # nearly every one
+        return value
     if not isinstance(value, str):
         raise InvalidRequest(f"{what} is a string, not {json_type(value)}")
     if not value and not empty:
@@ -50,11 +53,11 @@ def check_list(value: Any, what: str) -> Sequence[Any]:
     return value
 
 
-def check_content(value: Any) -> int:
-    """A value that JSON can hold on all its way, of at most `MAX_DEPTH` levels of objects and lists.
+def write_content(value: Any) -> str:
+    """A value as JSON, which can hold it on all its way: it has at most `MAX_DEPTH` levels of objects and lists.
 
     Returns:
-        Its bytes, as `measure` counts them.
+        ASCII without spaces; `measure` counts its characters.
 
     Raises:
         InvalidRequest: As `measure`, or it is nested deeper.
@@ -62,7 +65,16 @@ def check_content(value: Any) -> int:
     text = _dump(value)
     if text.count("[") + text.count("{") > MAX_DEPTH:  # brackets in strings count too: few enough of both are certain
         _check_depth(value)
-    return len(text)
+    return text
+
+
+def check_content(value: Any) -> int:
+    """A value that JSON can hold on all its way: see `write_content`.
+
+    Returns:
+        Its bytes, as `measure` counts them.
+    """
+    return len(write_content(value))
 
 
 def _check_depth(value: Any) -> None:
@@ -90,7 +102,7 @@ def measure(value: Any) -> int:
 
 def _dump(value: Any) -> str:
     try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":"), default=_refuse)
+        return _write(value)
     except ValueError as err:
         if "integer string conversion" in str(err):  # Python's limit, 4,300 digits
             raise InvalidRequest("a number has too many digits; send it as a string") from None
@@ -108,6 +120,9 @@ def _refuse(value: Any) -> Any:
             "send it as a string"
         )
     raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+_write = text_writer(json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=_refuse))
 
 
 def json_type(value: Any) -> str:

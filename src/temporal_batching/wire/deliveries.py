@@ -26,18 +26,29 @@ def confirmation_to_wire(confirmation: Confirmation) -> JsonObject:
     wire = {name: value for name, value in vars(confirmation).items() if value is not None and name not in omitted}
     if confirmation.settled_at is not None:
         wire["settled_at"] = confirmation.settled_at.isoformat()
+    if confirmation.returned is not None:
+        wire["returned"] = list(confirmation.returned)
     return wire
 
 
 def receipt_to_wire(receipt: ParcelReceipt) -> JsonObject:
     """A parcel's receipt as its caller receives it."""
-    return {
+    wire: JsonObject = {
         "batch_id": receipt.batch_id,
         "batch_size": receipt.batch_size,
         "shard": receipt.shard,
         "settled_at": receipt.settled_at.isoformat() if receipt.settled_at else None,
         "others": {position: _outcome_to_wire(outcome) for position, outcome in receipt.others.items()},
     }
+    if receipt.returned:
+        wire["returned"] = dict(receipt.returned)
+    if receipt.unread:
+        wire["unread"] = True
+    if receipt.traceparent is not None:
+        wire["traceparent"] = receipt.traceparent
+    if receipt.read_from:
+        wire["read_from"] = receipt.read_from
+    return wire
 
 
 def load_confirmation(wire: Mapping[str, Any]) -> Confirmation:
@@ -52,6 +63,8 @@ def load_confirmation(wire: Mapping[str, Any]) -> Confirmation:
         settled_at=_load_time(wire.get("settled_at")),
         code=RejectCode(code) if code else None,
         reason=wire.get("reason"),
+        returned=wire.get("returned"),
+        traceparent=wire.get("traceparent"),
     )
 
 
@@ -59,7 +72,15 @@ def load_receipt(wire: Mapping[str, Any]) -> ParcelReceipt:
     """The receipt that travelled. Fields that are not known are ignored."""
     others = {position: _load_outcome(outcome) for position, outcome in wire.get("others", {}).items()}
     return ParcelReceipt(
-        wire["batch_id"], wire["batch_size"], wire["shard"], _load_time(wire.get("settled_at")), others
+        wire["batch_id"],
+        wire["batch_size"],
+        wire["shard"],
+        _load_time(wire.get("settled_at")),
+        others,
+        wire.get("returned", {}),
+        wire.get("unread", False),
+        wire.get("traceparent"),
+        wire.get("read_from", ""),
     )
 
 
@@ -70,6 +91,8 @@ def delivery_to_wire(delivery: Delivery) -> JsonObject:
         wire["confirmation"] = confirmation_to_wire(delivery.confirmation)
     if delivery.receipt is not None:
         wire["receipt"] = receipt_to_wire(delivery.receipt)
+    if delivery.unread:
+        wire["unread"] = True
     return wire
 
 
@@ -80,6 +103,7 @@ def load_delivery(wire: Mapping[str, Any]) -> Delivery:
         load_replies([wire["reply_to"]])[0],
         load_confirmation(confirmation) if confirmation is not None else None,
         load_receipt(receipt) if receipt is not None else None,
+        wire.get("unread", False),
     )
 
 

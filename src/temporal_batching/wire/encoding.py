@@ -10,9 +10,13 @@ from enum import Enum
 from typing import Any
 from uuid import UUID
 
-from temporal_batching.contract import JsonObject, Record, WriteRequest
+from temporal_batching.contract import JsonObject, Record, Returned, WriteRequest
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.wire.checks import MAX_NAME, check_text
+from temporal_batching.wire.records import read_operation, record_to_wire
+
+_AS_IT_IS = frozenset({str, bool, int, float, type(None)})
+"""Nearly every value is of one of these, and needs no further look."""
 
 
 def jsonable(value: Any) -> Any:
@@ -21,7 +25,7 @@ def jsonable(value: Any) -> Any:
     Decimals, UUIDs, dates, times and timestamps become strings, bytes become base64, enumerations their value.
     Mappings and sequences are converted through. Anything else that JSON does not know raises `InvalidRequest`.
     """
-    if value is None or (isinstance(value, str | bool | int | float) and not isinstance(value, Enum)):
+    if type(value) in _AS_IT_IS or (isinstance(value, str | int | float) and not isinstance(value, Enum)):
         return value
     if isinstance(value, Enum):
         return jsonable(value.value)
@@ -32,9 +36,9 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, bytes | bytearray | memoryview):
         return base64.b64encode(value).decode()
     if isinstance(value, Mapping):
-        return {_name(k): jsonable(v) for k, v in value.items()}
+        return {_name(k): v if type(v) in _AS_IT_IS else jsonable(v) for k, v in value.items()}
     if isinstance(value, Sequence):
-        return [jsonable(v) for v in value]
+        return [v if type(v) in _AS_IT_IS else jsonable(v) for v in value]
     raise InvalidRequest(
         f"a value of type {type(value).__name__}: JSON values, Decimal, datetime, date, time, UUID, bytes and Enum "
         "are allowed"
@@ -56,16 +60,33 @@ def encode_request(request: WriteRequest) -> JsonObject:
     """
     if not isinstance(request.records, Sequence):
         raise InvalidRequest(f"records is a list of Record, not {type(request.records).__name__}")
-    try:
-        records = [_encode_record(record) for record in request.records]
-    except RecursionError:
-        raise InvalidRequest("a value is nested too deeply") from None
+    records = [encode_record(record) for record in request.records]
     return {"request_id": request.request_id, "key": request.key, "records": records}
 
 
-def _encode_record(record: Record) -> JsonObject:
+def encode_record(record: Record) -> JsonObject:
+    """A record as it travels, its values made JSON.
+
+    Raises:
+        InvalidRequest: With what is wrong and what is allowed.
+    """
     if not isinstance(record, Record):
         raise InvalidRequest(f"a record is a Record(table, values), not {type(record).__name__}")
-    if not isinstance(record.values, Mapping):
-        raise InvalidRequest(f"a record's values are a mapping of columns, not {type(record.values).__name__}")
-    return {"table": record.table, "values": jsonable(record.values)}
+    given, returning = record.values, record.returning
+    if type(given) is not dict and not isinstance(given, Mapping):
+        raise InvalidRequest(f"a record's values are a mapping of columns, not {type(given).__name__}")
+    if type(returning) is not tuple and (isinstance(returning, str) or not isinstance(returning, Sequence)):
+        raise InvalidRequest(f"a record's returning is a list of columns, not {type(returning).__name__}")
+    values = (
+        {k if type(k) is str and len(k) <= MAX_NAME else _name(k): v for k, v in given.items()}
+        if set(map(type, given.values())) <= _AS_IT_IS
+        else _converted(given)
+    )
+    return record_to_wire(record.table, values, returning, read_operation(record.operation))
+
+
+def _converted(given: Mapping[str, Any]) -> JsonObject:
+    try:
+        return {_name(k): v if isinstance(v, Returned) else jsonable(v) for k, v in given.items()}
+    except RecursionError:
+        raise InvalidRequest("a value is nested too deeply") from None

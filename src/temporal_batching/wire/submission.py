@@ -14,9 +14,13 @@ from temporal_batching.contract import JsonObject, RejectCode, ReplyTo, WriteReq
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.policy import MAX_REQUEST_BYTES
 from temporal_batching.wire.addresses import load_replies, read_replies
-from temporal_batching.wire.bodies import Body, PackedParcel, Parcel, load_body, read_body
-from temporal_batching.wire.checks import check_content, json_type, measure
+from temporal_batching.wire.bodies import Body, load_body, read_body
+from temporal_batching.wire.checks import check_content, json_type, measure, write_content
 from temporal_batching.wire.deadlines import read_deadline, read_waited
+from temporal_batching.wire.parcels import PackedParcel, Parcel, ParcelReference, ParcelSource
+from temporal_batching.wire.requests import RequestBody, read_request
+from temporal_batching.wire.safe_integers import read_safe_integers
+from temporal_batching.wire.traces import TRACE_BYTES, read_traceparent
 
 ENVELOPE_BYTES = 200
 """Allowance for what travels around the records of one caller: field names, reply address, batch id."""
@@ -34,7 +38,7 @@ class Submission:
 
     Attributes:
         body: What it asks for.
-        size: Bytes as it travels.
+        size: Bytes as it travels; of a parcel by reference those of its content too, wherever that lies.
         expires_at: Seconds since the epoch, or None.
         replies: Where the outcome goes; the first is the caller whose records these are.
         arrived_at: Seconds since the epoch; set when the buffer accepts it.
@@ -43,6 +47,8 @@ class Submission:
             So only the sink can say that it is not written.
         withdrawn: Its callers took it back before it came: it is not written any more.
         in_doubt: An attempt at its batch may have committed it.
+        traceparent: The span of its caller, if it is traced.
+        joined: Spans of other callers, who wait for the same.
         id: The request id, or the parcel's.
         requests: Requests in it: 1, or those of the parcel.
         records: Records in it, over all its requests.
@@ -58,6 +64,8 @@ class Submission:
     resubmitted: bool = False
     withdrawn: bool = False
     in_doubt: bool = False
+    traceparent: str | None = None
+    joined: list[str] = field(default_factory=list)
     id: str = field(init=False)
     requests: int = field(init=False)
     records: int = field(init=False)
@@ -81,23 +89,77 @@ class Submission:
     @property
     def is_parcel(self) -> bool:
         """Its caller receives one receipt for many requests."""
-        return isinstance(self.body, Parcel | PackedParcel)
+        return isinstance(self.body, Parcel | PackedParcel | ParcelReference)
+
+    @property
+    def has_many_keys(self) -> bool:
+        """Its keys are too many to be named: for the order it has every key."""
+        return isinstance(self.body, PackedParcel | ParcelReference) and self.body.has_many_keys
+
+    @property
+    def weight(self) -> int:
+        """Bytes that its shard keeps and carries over: without the content of a parcel by reference."""
+        body = self.body
+        return self.size - body.announced.size + body.weight if isinstance(body, ParcelReference) else self.size
+
+    @property
+    def traceparents(self) -> list[str]:
+        """The spans of all its callers."""
+        return [] if self.traceparent is None else [self.traceparent, *self.joined]
+
+    @property
+    def untraced_size(self) -> int:
+        """Its size without the spans of its callers, which make no request too large."""
+        return self.size - TRACE_BYTES * len(self.traceparents)
+
+    def growth_by(self, other: Submission, new: list[ReplyTo]) -> int:
+        """Bytes by which it grows if these callers of another one join it."""
+        return sum(map(reply_bytes, new)) + TRACE_BYTES * bool(new and self._span_to_join(other))
+
+    def join(self, other: Submission, new: list[ReplyTo]) -> None:
+        """Has callers of another one, for the same, wait for this one."""
+        span = self._span_to_join(other)
+        if new and self.traceparent is None:
+            self.traceparent = span
+        elif new and span is not None:
+            self.joined.append(span)
+        self.replies.extend(new)
+
+    def _span_to_join(self, other: Submission) -> str | None:
+        return None if other.traceparent in self.traceparents else other.traceparent
 
     def write_requests(self) -> list[WriteRequest]:
         """The requests in it, as a sink takes them.
 
         Raises:
             InvalidRequest: A packed parcel does not hold what it says.
+            LookupError: The content of a parcel by reference is elsewhere.
         """
+        if isinstance(self.body, ParcelReference):
+            raise LookupError("the content of a parcel by reference is elsewhere")
         return self.body.write_requests(self.expires_at)
 
     def packed(self) -> Submission:
         """A parcel as it costs its shard least; any other submission as it is."""
         if not isinstance(self.body, Parcel):
             return self
-        size = self.size - envelope_bytes(self.replies)  # the reader adds them again
+        size = self.untraced_size - envelope_bytes(self.replies)  # the reader adds them again
         body = self.body.pack(size)
         return self if body.weight > size else replace(self, body=body)
+
+    def by_reference(self, source: ParcelSource) -> Submission:
+        """A packed parcel without its content, which lies in the input of an activity."""
+        return replace(self, body=self.body.at(source)) if isinstance(self.body, PackedParcel) else self
+
+    def announcing_shards(self, shards: int) -> Submission:
+        """A packed parcel, for its flush to compare keys with its shard that it does not name; any other as it is."""
+        if not isinstance(self.body, PackedParcel):
+            return self
+        return replace(self, body=replace(self.body, announced=replace(self.body.announced, shards=shards)))
+
+    def with_content(self, packed: str) -> Submission:
+        """A parcel by reference with its content."""
+        return replace(self, body=self.body.with_content(packed)) if isinstance(self.body, ParcelReference) else self
 
     def to_wire(self) -> JsonObject:
         """What the flush is given, and what `read_submission` reads."""
@@ -110,6 +172,12 @@ class Submission:
             wire["withdrawn"] = True
         if self.in_doubt:
             wire["in_doubt"] = True
+        if self.traceparent is not None:
+            wire["traceparent"] = self.traceparent
+            if self.joined:
+                wire["joined"] = self.joined
+            if self.arrived_at:  # where the span of a request begins
+                wire["arrived_at"] = self.arrived_at
         return wire
 
 
@@ -126,10 +194,12 @@ def load_submission(wire: Mapping[str, Any], *, size: int = 0, arrived_at: float
         size,
         wire.get("expires_at"),
         load_replies(wire.get("reply_to", ())),
-        arrived_at,
+        arrived_at or wire.get("arrived_at", 0.0),
         resubmitted=wire.get("resubmitted", False),
         withdrawn=wire.get("withdrawn", False),
         in_doubt=wire.get("in_doubt", False),
+        traceparent=wire.get("traceparent"),
+        joined=list(wire.get("joined", ())),
     )
 
 
@@ -144,32 +214,60 @@ def read_submission(wire: Any) -> Submission:
     expires_at = read_deadline(wire.get("expires_at"))
     body = read_body(wire)
     replies = read_replies(wire.get("reply_to"))
+    if read_safe_integers(wire):
+        replies = [replace(reply, safe_integers=True) for reply in replies]
     content = _content_bytes(body)
-    if content + ENVELOPE_BYTES > MAX_REQUEST_BYTES:
-        raise InvalidRequest(
-            f"the request has {content + ENVELOPE_BYTES:,} bytes: at most {MAX_REQUEST_BYTES:,} fit a batch",
-            RejectCode.TOO_LARGE,
-        )
+    _check_size(content + ENVELOPE_BYTES)
     size = content + envelope_bytes(replies)
     if size > MAX_REQUEST_BYTES:
         raise InvalidRequest(
             f"the request and its reply addresses have {size:,} bytes: at most {MAX_REQUEST_BYTES:,} fit a batch",
             RejectCode.TOO_LARGE,
         )
+    traceparent = read_traceparent(wire.get("traceparent"))
     return Submission(
         body,
-        size,
+        size if traceparent is None else size + TRACE_BYTES,
         expires_at,
         replies,
         waited=read_waited(wire.get("waited")),
         resubmitted=wire.get("resubmitted") is True,
+        traceparent=traceparent,
     )
+
+
+def read_written_request(wire: JsonObject, known: set[str]) -> tuple[RequestBody, str]:
+    """Reads a request that is to become part of a parcel, as `read_submission` does.
+
+    Args:
+        wire: What came.
+        known: As for `read_record`.
+
+    Returns:
+        It, and the JSON that it is packed as.
+
+    Raises:
+        InvalidRequest: With what is wrong and what is allowed.
+    """
+    body = read_request(wire, known)
+    text = write_content(body.to_wire())
+    _check_size(len(text) + ENVELOPE_BYTES)
+    return body, text
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_REQUEST_BYTES:
+        raise InvalidRequest(
+            f"the request has {size:,} bytes: at most {MAX_REQUEST_BYTES:,} fit a batch", RejectCode.TOO_LARGE
+        )
 
 
 def _content_bytes(body: Body) -> int:
     """Bytes of a body, its content checked; of a packed parcel what it weighs unpacked."""
     if isinstance(body, PackedParcel):
-        return max(body.size, body.weight)
+        return max(body.announced.size, body.weight)
+    if isinstance(body, ParcelReference):
+        return body.announced.size
     if isinstance(body, Parcel):  # one by one: nesting is looked into only where there is much of it
         each = sum(check_content(request.to_wire()) + 1 for request in body.requests)
         return each + measure({"request_id": body.request_id, "requests": []})

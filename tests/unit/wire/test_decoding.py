@@ -18,10 +18,11 @@ from temporalio.converter import DataConverter
 
 from temporal_batching.contract import Record, WriteRequest
 from temporal_batching.errors import InvalidRequest
-from temporal_batching.wire.bodies import decompress_requests, same_content
+from temporal_batching.wire.bodies import same_content
 from temporal_batching.wire.checks import measure
 from temporal_batching.wire.decoding import InexactNumber, decode_json, decode_payload
 from temporal_batching.wire.encoding import encode_request
+from temporal_batching.wire.parcels import decompress_requests
 from temporal_batching.wire.submission import read_submission
 
 CONVERTER = DataConverter.default.payload_converter
@@ -110,7 +111,7 @@ def test_an_id_that_is_a_number_is_called_one() -> None:
 def test_a_packed_parcel_with_such_a_number_is_refused() -> None:
     text = '[{"request_id": "r", "records": [{"table": "t", "values": {"v": 12345678901234567.89}}]}]'
     packed = base64.b64encode(zlib.compress(text.encode())).decode()
-    with pytest.raises(InvalidRequest, match="cannot be unpacked"):
+    with pytest.raises(InvalidRequest, match="a number with more digits"):
         decompress_requests(packed)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from temporal_batching.contract import JsonObject, RejectCode, ReplyTo
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.policy import MAX_REQUEST_BYTES
-from temporal_batching.wire.bodies import RequestBody
 from temporal_batching.wire.checks import measure
+from temporal_batching.wire.parcels import pack_parcel
+from temporal_batching.wire.requests import RequestBody
 from temporal_batching.wire.submission import ENVELOPE_BYTES, Submission, read_submission
 
 
@@ -50,6 +52,22 @@ def test_the_key_may_be_missing_null_or_empty() -> None:
     assert [read_submission(r).keys for r in (bare, request(key=None), request(key=""))] == [(), (), ()]
 
 
+@pytest.mark.parametrize("form", ["records", "requests", "packed"])
+def test_null_in_an_optional_field_is_the_same_as_no_field(form: str) -> None:
+    """Many languages write null for what a caller has left out."""
+    plain = {"request_id": "p-1", "requests": [request(request_id="r-1")]}
+    packed = pack_parcel("p-1", [json.dumps(request())], records=1, keys=("a",)).to_wire()
+    wire = {"records": request(), "requests": plain, "packed": packed}[form]
+    names = "key shard_key batcher resubmitted expires_at safe_integers reply_to source shards waited"
+    forms = "records requests packed digest holds bytes keys"
+    empty = dict.fromkeys(f"{names} {forms}".split())
+    bare = {"references": None, "returning": None, "operation": None}
+    nulls = {**empty, **wire}
+    for one in [nulls, *(nulls.get("requests") or [])]:
+        one["records"] = [{**bare, **record} for record in one.get("records") or []] or None
+    assert read_submission(nulls).to_wire() == read_submission(wire).to_wire()
+
+
 def test_what_a_batcher_does_not_know_is_left_behind() -> None:
     submission = read_submission(request(colour="red", batcher="main", records=[{**record(), "note": 1}]))
     assert submission.body == RequestBody("r-1", "a", [record()])
@@ -59,7 +77,7 @@ def test_a_parcel_is_read_as_one_entry() -> None:
     parcel = [request(request_id=f"r-{n}", records=[record(n=n), record(n=n)]) for n in range(3)]
     submission = read_submission({"request_id": "p-1", "requests": parcel, "reply_to": {"activity_id": "a"}})
     assert (submission.id, submission.requests, submission.records) == ("p-1", 3, 6)
-    read = submission.body.write_requests(7.0)
+    read = replace(submission, expires_at=7.0).write_requests()
     assert [r.request_id for r in read] == ["r-0", "r-1", "r-2"]
     assert {r.expires_at for r in read} == {7.0}
 
@@ -111,7 +129,7 @@ BAD: list[tuple[Any, str]] = [
     (request(reply_to={"workflow_id": ""}), "reply_to.workflow_id is empty"),
     (request(reply_to={"activity_id": "a" * 1001}), "reply_to.activity_id has 1,001 characters: at most 1000"),
     (request(reply_to=[{"activity_id": str(n)} for n in range(33)]), "reply_to has 33 addresses: at most 32"),
-    ({"request_id": "p", "requests": None}, "requests is a list, not missing or null"),
+    ({"request_id": "p", "requests": None}, "records is a list, not missing or null"),
     ({"request_id": "p", "requests": []}, "requests is empty: at least one is needed"),
     ({"request_id": "p", "requests": [7]}, "a write request is a JSON object, not a number"),
     ({"request_id": "p", "requests": [request(), {"request_id": "r-2"}]}, "records is a list, not missing or null"),
