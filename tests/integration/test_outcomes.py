@@ -13,9 +13,10 @@ from temporal_batching import BatchClient, MemorySink, WriteRejected
 from tests.support.callers import WAYS_IN, Write
 from tests.support.service import entry, running
 from tests.support.waiting import assert_eventually
+from tests.support.ways import by_nexus_too, by_way_in
 
 
-@pytest.mark.parametrize("way_in", WAYS_IN)
+@pytest.mark.parametrize("way_in", WAYS_IN)  # a load by itself, whose batches end with a linger
 async def test_many_callers_become_few_batches_and_each_receives_its_own_outcome(client: Client, way_in: str) -> None:
     sink = MemorySink(reject=lambda request: "odd" if request.records[0].values["n"] % 2 else None)
     async with running(client, sink) as service:
@@ -28,7 +29,7 @@ async def test_many_callers_become_few_batches_and_each_receives_its_own_outcome
     assert all(one.batch_size == sizes[one.batch_id] for one in results)
 
 
-@pytest.mark.parametrize("way_in", WAYS_IN)
+@by_nexus_too
 async def test_records_of_one_request_are_written_together_or_not_at_all(client: Client, way_in: str) -> None:
     def reject(request: object) -> str | None:
         return "too many" if len(request.records) > 2 else None  # type: ignore[attr-defined]
@@ -42,7 +43,7 @@ async def test_records_of_one_request_are_written_together_or_not_at_all(client:
     assert sink.rows == {"entries": [{"n": 1}], "balances": [{"n": 1}]}
 
 
-@pytest.mark.parametrize("way_in", ["activity", "local"])
+@by_way_in("activity", "local")
 async def test_while_an_id_is_pending_with_other_records_the_ledger_is_waited_for(client: Client, way_in: str) -> None:
     """The buffer knows one of two contents; which one the id belongs to only the ledger knows."""
     sink = MemorySink()
@@ -69,7 +70,7 @@ async def test_while_an_id_is_pending_with_other_records_the_ledger_is_waited_fo
     assert sink.rows["entries"] == [{"n": 1}]
 
 
-@pytest.mark.parametrize("way_in", ["activity", "local"])
+@by_way_in("activity", "local")
 async def test_a_rejection_that_comes_between_two_attempts_of_its_caller_is_not_lost(
     client: Client, way_in: str
 ) -> None:
@@ -111,7 +112,7 @@ async def test_nor_is_one_that_comes_between_two_attempts_of_a_program(client: C
             await write
 
 
-@pytest.mark.parametrize("way_in", WAYS_IN)
+@by_nexus_too
 async def test_the_ledgers_status_is_the_outcome_that_the_caller_received(client: Client, way_in: str) -> None:
     sink = MemorySink(reject=lambda request: "odd" if request.records[0].values["n"] % 2 else None)
     async with running(client, sink) as service:

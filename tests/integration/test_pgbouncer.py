@@ -6,13 +6,7 @@ Debian's package is enough (``apt-get install pgbouncer``); without it these tes
 from __future__ import annotations
 
 import asyncio
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -23,61 +17,19 @@ from temporal_batching.contract import Outcome, OutcomeKind, Record, RejectCode,
 from temporal_batching.sinks.base import Batch
 from temporal_batching.sinks.dead_letters import DeadLetter
 from tests.support.databases import TestDatabase
-from tests.support.waiting import assert_eventually
-
-PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+from tests.support.pooled_postgresql import PGBOUNCER, pooler
 
 pytestmark = [
     pytest.mark.pgbouncer,
     pytest.mark.skipif(PGBOUNCER is None, reason="PgBouncer is not installed: apt-get install pgbouncer"),
 ]
 
-CONFIGURATION = """[databases]
-* = host={server} user=postgres
-[pgbouncer]
-pool_mode = transaction
-default_pool_size = 2
-listen_port = 6432
-unix_socket_dir = {directory}
-logfile = {directory}/log
-auth_type = any
-"""
-
 
 @pytest.fixture
-def pooled(postgresql: TestDatabase) -> Iterator[sa.URL]:
+def pooled(postgresql: TestDatabase, postgresql_server: sa.URL) -> Iterator[sa.URL]:
     """The URL of the database by way of a pooler with two connections to the server."""
-    url = sa.make_url(postgresql.url)
-    server = url.query["host"]
-    directory = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
-    file = directory / "pgbouncer.ini"
-    file.write_text(CONFIGURATION.format(server=server, directory=directory))
-    # It refuses to run as root; whoever runs the server can reach the server's socket.
-    user = pwd.getpwuid(Path(str(server)).stat().st_uid).pw_name if os.getuid() == 0 else None
-    if user is not None:
-        shutil.chown(directory, user)
-    assert PGBOUNCER is not None
-    process = subprocess.Popen([PGBOUNCER, "-q", str(file)], user=user, stderr=subprocess.DEVNULL)
-    try:
-        yield url.set(query={"host": str(directory), "port": "6432"})
-    finally:
-        process.terminate()
-        process.wait(10)
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-async def until_it_answers(url: sa.URL) -> None:
-    engine = sa.create_engine(url, connect_args={"prepare_threshold": None})
-
-    async def answers() -> None:
-        try:
-            with engine.connect() as connection:
-                assert connection.scalar(sa.text("SELECT 1")) == 1
-        except sa.exc.OperationalError as err:
-            raise AssertionError("PgBouncer does not answer yet") from err
-
-    await assert_eventually(answers)
-    engine.dispose()
+    with pooler(str(postgresql_server.query["host"]), connections=2) as query:
+        yield sa.make_url(postgresql.url).set(query=query)
 
 
 @pytest.mark.parametrize("own_engine", [False, True], ids=["url", "engine"])
@@ -85,7 +37,6 @@ async def test_every_batch_is_written_whatever_connection_it_gets(
     postgresql: TestDatabase, pooled: sa.URL, own_engine: bool
 ) -> None:
     postgresql.execute("CREATE TABLE t (id integer PRIMARY KEY, v text);;CREATE TABLE u (id integer)")
-    await until_it_answers(pooled)
     engine = sa.create_engine(pooled) if own_engine else None
     sink = SqlSink(engine or pooled)
     await sink.open()
@@ -119,7 +70,6 @@ async def test_every_batch_is_written_whatever_connection_it_gets(
 
 async def test_commands_ask_their_questions_too(postgresql: TestDatabase, pooled: sa.URL) -> None:
     """The audit asks the same of many ids, a chunk at a time."""
-    await until_it_answers(pooled)
     for _ in range(3):
         engine = sync_engine(pooled.render_as_string(hide_password=False))
         with engine.connect() as connection:

@@ -80,7 +80,7 @@ async def test_a_partition_of_a_ledger_is_one(postgresql: TestDatabase) -> None:
 
 
 async def test_a_table_that_only_has_such_columns_is_a_table_like_any_other(database: TestDatabase) -> None:
-    """A ledger's key is its request id: without it nobody's ids are at stake."""
+    """A ledger's key is its request id: without it no request ids are at risk."""
     database.execute(
         "CREATE TABLE calls (id integer PRIMARY KEY, request_id text, digest text, batch_id text, status text,"
         " committed_at timestamp, cost integer)"
@@ -115,10 +115,12 @@ async def test_on_sqlite_a_trigger_that_writes_to_a_ledger_makes_its_table_one(s
         f"CREATE TRIGGER on_view INSTEAD OF INSERT ON renamed {into};;"
         "CREATE TABLE innocent (a text);;"
         f"CREATE TRIGGER on_table AFTER INSERT ON innocent {into};;"
+        "CREATE TABLE emptied (a text);;"
+        "CREATE TRIGGER on_delete AFTER DELETE ON emptied BEGIN DELETE FROM other_ledger; END;;"
         "CREATE TABLE counted (a text);;CREATE TABLE counts (n integer);;"
         "CREATE TRIGGER counts_it AFTER INSERT ON counted BEGIN INSERT INTO counts VALUES (1); END"
     )
-    for table in ("renamed", "innocent"):
+    for table in ("renamed", "innocent", "emptied"):
         await is_kept_out(sqlite, table, {"a": "x"})
     assert (await write(sqlite.sink(), "counted", {"a": "x"})).kind == "written"
     assert sqlite.scalar("SELECT count(*) FROM counts") == 1

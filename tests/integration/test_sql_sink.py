@@ -12,8 +12,10 @@ import pytest
 from temporal_batching.contract import Outcome, Record, RejectCode, WriteRequest
 from temporal_batching.sinks.base import Batch
 from temporal_batching.sinks.ledger import LedgerStatus, digest
+from temporal_batching.sinks.sql import database as database_module
 from temporal_batching.sinks.sql.sink import TableRule
 from tests.support.databases import TestDatabase
+from tests.support.statements import Statements
 
 ENTRIES = "CREATE TABLE entries (id integer PRIMARY KEY, account text NOT NULL, amount integer CHECK (amount > 0))"
 
@@ -46,6 +48,25 @@ async def test_a_batch_is_written_with_its_ids(database: TestDatabase) -> None:
     if database.dialect == "postgresql":
         # Ledger and rows in one trip (the transaction begins in it), the commit in another; then the look-up.
         assert (counters.statements, counters.round_trips) == (3, 2 + 2)
+
+
+async def test_rows_are_with_the_server_before_the_digests_are_computed(
+    postgresql: TestDatabase, statements: Statements, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that both work at the same time, also where rows are larger than what a socket takes at once."""
+    postgresql.execute(ENTRIES)
+    connections: list[Any] = []
+    unsent: set[int] = set()
+
+    def look(records: Sequence[Record]) -> str:
+        unsent.add(connections[-1].pgconn.flush())
+        return digest(records)
+
+    statements.before = lambda connection, statement: connections.append(connection)
+    monkeypatch.setattr(database_module, "digest", look)
+    requests = [entry(n, account="x" * 100_000) for n in range(50)]
+    assert set(kinds(await postgresql.sink().write(Batch(requests, id="main-0/1")))) == {"written"}
+    assert unsent == {0}
 
 
 async def test_an_empty_batch_is_answered_with_nothing(database: TestDatabase) -> None:
@@ -208,7 +229,11 @@ async def test_requests_that_order_tables_differently_are_applied_as_they_came(d
 
 
 async def test_generated_numbers_follow_the_order_of_arrival(database: TestDatabase) -> None:
-    number = "integer PRIMARY KEY" if database.dialect == "sqlite" else "integer GENERATED ALWAYS AS IDENTITY"
+    number = {
+        "sqlite": "integer PRIMARY KEY",
+        "postgresql": "integer GENERATED ALWAYS AS IDENTITY",
+        "mariadb": "integer AUTO_INCREMENT PRIMARY KEY",
+    }[database.dialect]
     database.execute(f"CREATE TABLE events (seq {number}, what text, more text)")
     sink = database.sink()
     # Different columns, all of them without a default, still make one statement.

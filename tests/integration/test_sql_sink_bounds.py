@@ -154,6 +154,11 @@ async def test_broken_triggers_do_not_make_the_sink_look_at_the_schema_all_the_t
                 "CREATE TRIGGER broken BEFORE INSERT ON entries WHEN new.amount = 13"
                 " BEGIN SELECT json(new.amount || '{'); END"
             )
+        elif database.dialect == "mariadb":
+            cursor.execute(
+                "CREATE TRIGGER broken BEFORE INSERT ON entries FOR EACH ROW IF new.amount = 13"
+                " THEN INSERT INTO gone VALUES (1); END IF"
+            )
         else:
             for sql in on_slow_rows("INSERT INTO gone VALUES (1);").split(";;"):
                 cursor.execute(sql)
@@ -214,6 +219,12 @@ async def test_every_request_that_waits_says_what_the_trouble_is(database: TestD
             connection.execute(f"CREATE TRIGGER slow BEFORE INSERT ON entries BEGIN SELECT ({endless}); END")
         connection.close()
         trouble = "too long"
+    elif database.dialect == "mariadb":
+        database.execute(
+            "CREATE TRIGGER slow BEFORE INSERT ON entries FOR EACH ROW SIGNAL SQLSTATE '45000'"
+            " SET MYSQL_ERRNO = 1021, MESSAGE_TEXT = 'no room'"
+        )
+        trouble = "no room"
     else:
         database.execute(on_slow_rows("RAISE 'no room' USING ERRCODE = '53100';"))
         trouble = "no room"
@@ -230,9 +241,9 @@ async def test_an_index_that_a_rule_needs_and_that_is_dropped_holds_up_its_table
     sink = database.sink(tables=rules)
     other = WriteRequest("other", [Record("others", {"id": 1})])
     assert [o.kind.value for o in await sink.write(Batch([entry(1)], id="main-0/1"))] == ["written"]
-    database.execute("DROP INDEX by_amount")
+    database.execute("DROP INDEX by_amount" + (" ON entries" if database.dialect == "mariadb" else ""))
     batch = Batch([entry(2, 2), other, entry(3, 3)], id="main-0/2")
-    for kind in ("written", "written"):  # that its setup does not fit any more stops nobody else later either
+    for kind in ("written", "written"):  # its misfit setup stops no later request either
         outcomes = await sink.write(batch)
         assert [o.kind.value for o in outcomes] == ["retry", kind, "retry"]
         assert "no unique index" in str(outcomes[0].reason)

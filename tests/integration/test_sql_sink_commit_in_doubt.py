@@ -139,8 +139,9 @@ def lose_connections(statements: Statements, *, after: int, committed: bool | No
 
 @pytest.mark.parametrize("committed", [True, False, None], ids=["in a commit, done", "in a commit", "between commits"])
 async def test_a_database_that_goes_away_between_two_halves_leaves_no_written_request_unanswered(
-    database: TestDatabase, statements: Statements, committed: bool | None
+    deferring: TestDatabase, statements: Statements, committed: bool | None
 ) -> None:
+    database = deferring
     database.execute(DEFERRED)
     sink = database.sink()
     await sink.open()

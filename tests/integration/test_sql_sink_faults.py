@@ -71,6 +71,9 @@ async def test_a_fence_waits_for_an_attempt_that_is_about_to_commit(database: Te
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
             )
             assert database.scalar(waits) == 1
+        if database.dialect == "mariadb":
+            waits = "SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_current_waits'"
+            assert database.rows(waits)[0][1] == "1"
 
     await assert_eventually(is_blocked)
     assert not settling.done()
@@ -250,20 +253,13 @@ async def test_a_lock_is_waited_for_only_so_long(database: TestDatabase) -> None
     database.execute(ENTRIES)
     sink = database.sink(lock_timeout=timedelta(milliseconds=50))
     await sink.open()
-    with database.engine.connect() as connection:
-        driver: Any = connection.connection.driver_connection
-        if database.dialect == "sqlite":
-            driver.isolation_level = None
-            driver.execute("BEGIN IMMEDIATE")
-        else:
-            driver.execute("LOCK TABLE entries IN EXCLUSIVE MODE")
-        if database.dialect == "sqlite":  # one writer: there is nobody whom it does not hold up
+    with database.locked("entries"):
+        if database.dialect == "sqlite":  # one writer: it delays every other writer
             with pytest.raises(SinkUnavailable) as caught:
                 await sink.write(BATCH)
             assert not caught.value.in_doubt
         else:
             assert {o.kind.value for o in await sink.write(BATCH)} == {"retry"}
-        driver.rollback()
     assert [o.kind.value for o in await sink.write(BATCH)] == ["written", "written"]
 
 

@@ -1,4 +1,4 @@
-"""After a migration nobody is rejected for what was true before it; misfits alone do not make the sink look."""
+"""After a migration no request is rejected because of the earlier schema; misfits alone do not reload the schema."""
 
 from __future__ import annotations
 

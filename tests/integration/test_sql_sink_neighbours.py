@@ -181,7 +181,7 @@ async def test_fence_answers_for_requests_whose_row_in_the_ledger_is_not_locked(
     await sink.open()
     with postgresql.engine.connect() as outsider:
         outsider.execute(
-            sa.text("INSERT INTO batching_ledger VALUES ('r3', 'x', 'other-0/1', 'written', now())"),
+            sa.text("INSERT INTO batching_ledger VALUES ('r3', 'x', 'other-0/1', 'written', now(), NULL)"),
         )
         outcomes = await sink.fence(Batch(poisoned(10), id="main-0/1"))
     assert [n for n, o in enumerate(outcomes) if o.kind is OutcomeKind.RETRY] == [3]

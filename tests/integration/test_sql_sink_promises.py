@@ -9,13 +9,14 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from temporal_batching import Record, SqlSink
+from temporal_batching import Record, SqlSink, TableRule
 from temporal_batching.testing import SinkPromise, check_sink
 from tests.support.databases import TestDatabase
 
 NUMBERED = {
     "postgresql": "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
     "sqlite": "integer PRIMARY KEY AUTOINCREMENT",
+    "mariadb": "bigint AUTO_INCREMENT PRIMARY KEY",
 }
 
 
@@ -25,20 +26,23 @@ def bad(number: int, text: str) -> Record:
 
 @asynccontextmanager
 async def outage(database: TestDatabase) -> AsyncIterator[None]:
-    """Nobody can write: another process holds the SQLite file, or PostgreSQL's ledger."""
-    with database.engine.connect() as connection:
-        if database.dialect == "sqlite":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        else:
-            connection.execute(sa.text("LOCK TABLE batching_ledger IN ACCESS EXCLUSIVE MODE"))
+    """Nobody can write: another process holds the SQLite file, or the server's ledger."""
+    with database.locked("batching_ledger"):
         yield
-        connection.rollback()
 
 
 @contextmanager
 def locked_row(database: TestDatabase) -> Iterator[None]:
-    """Texts that say so need a row of PostgreSQL that somebody else has locked. SQLite has no locks on rows."""
-    if database.dialect != "postgresql":
+    """Texts that say so need a row that somebody else has locked. SQLite has no locks on rows."""
+    if database.dialect == "sqlite":
+        yield
+        return
+    if database.dialect == "mariadb":
+        # A trigger of MariaDB cannot ask for a lock without waiting; it can say that it has waited.
+        database.execute(
+            "CREATE TRIGGER need_lock BEFORE INSERT ON check_sink FOR EACH ROW IF NEW.text = 'busy'"
+            " THEN SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1205, MESSAGE_TEXT = 'Lock wait timeout exceeded'; END IF"
+        )
         yield
         return
     database.execute(
@@ -57,7 +61,42 @@ def busy(number: int, text: str) -> Record:
     return Record("check_sink", {"number": number, "text": "busy"})
 
 
-@pytest.mark.parametrize("promise", SinkPromise)
+def update(number: int, text: str) -> Record:
+    return Record("check_sink", {"number": number, "text": text}, operation="update")
+
+
+def delete(number: int, text: str) -> Record:
+    return Record("check_sink", {"number": number}, operation="delete")
+
+
+def add(number: int, text: str) -> Record:
+    return Record("check_totals", {"name": text, "total": number})
+
+
+RULES = {
+    "check_sink": TableRule(key=["number"], operations={"insert", "update", "delete"}),
+    "check_totals": TableRule(conflict="add", key=["name"], add=["total"]),
+}
+CHANGES = (SinkPromise.CHANGED, SinkPromise.MISSING_ROW, SinkPromise.ADDED)
+
+
+@pytest.mark.parametrize("promise", CHANGES)
+async def test_the_sql_sink_with_rules_keeps(promise: SinkPromise, database: TestDatabase) -> None:
+    database.execute("CREATE TABLE check_sink (number integer PRIMARY KEY, text text NOT NULL)")
+    database.execute("CREATE TABLE check_totals (name varchar(100) PRIMARY KEY, total bigint NOT NULL)")
+    await check_sink(
+        lambda: SqlSink(database.url, tables=RULES),
+        promise,
+        rows=lambda: database.rows("SELECT number, text FROM check_sink"),
+        update=update,
+        delete=delete,
+        add=add,
+        totals=lambda: database.rows("SELECT total, name FROM check_totals"),
+        ordered=False,
+    )
+
+
+@pytest.mark.parametrize("promise", [promise for promise in SinkPromise if promise not in CHANGES])
 async def test_the_sql_sink_keeps(promise: SinkPromise, database: TestDatabase) -> None:
     database.execute(
         f"CREATE TABLE check_sink (place {NUMBERED[database.dialect]}, number integer NOT NULL, text text NOT NULL)"
@@ -71,7 +110,8 @@ async def test_the_sql_sink_keeps(promise: SinkPromise, database: TestDatabase) 
             promise,
             rows=lambda: database.rows("SELECT number, text FROM check_sink ORDER BY place"),
             bad=bad,
-            busy=busy if database.dialect == "postgresql" else None,
+            busy=None if database.dialect == "sqlite" else busy,
             outage=lambda: outage(database),
+            returning=["number", "place"],
             dead_letters=lambda: [i for (i,) in database.rows("SELECT request_id FROM batching_dead_letters")],
         )

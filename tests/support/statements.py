@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import psycopg
+import pymysql
 import pytest
 import sqlalchemy as sa
 
 COMMIT = "COMMIT"
-"""What both databases are sent, and by nobody but a sink: SQLAlchemy calls the driver's method instead."""
+"""What all databases are sent, and only by a sink: SQLAlchemy calls the driver's method instead."""
 
 BEGIN = "BEGIN"
 """How a sink's transaction begins, with more words behind it."""
@@ -57,6 +58,9 @@ def lose_connection(connection: Any, reason: str) -> NoReturn:
     if isinstance(connection, psycopg.Connection):
         connection.close()
         raise psycopg.OperationalError(reason)
+    if isinstance(connection, pymysql.Connection):
+        connection._force_close()  # type: ignore[attr-defined]
+        raise pymysql.OperationalError(2013, reason)
     error = sqlite3.OperationalError(reason)
     error.sqlite_errorcode = sqlite3.SQLITE_IOERR
     raise error
@@ -70,6 +74,8 @@ def refuse(connection: Any, reason: str) -> NoReturn:
     """
     if isinstance(connection, psycopg.Connection):
         raise psycopg.errors.DiskFull(reason)
+    if isinstance(connection, pymysql.Connection):
+        raise pymysql.OperationalError(1021, reason)
     error = sqlite3.OperationalError(reason)
     error.sqlite_errorcode = sqlite3.SQLITE_FULL
     raise error
@@ -114,9 +120,17 @@ def intercepted() -> Iterator[Statements]:
             for query in answered:
                 statements.done(self, query)
 
+    class MariadbConnection(pymysql.Connection):
+        def query(self, sql: Any, unbuffered: bool = False) -> Any:
+            result = super().query(statements.on_its_way(self, str(sql)), unbuffered)
+            statements.done(self, str(sql))
+            return result
+
     def connect(dialect: sa.Dialect, record: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
         if dialect.name == "sqlite":
             return sqlite3.connect(*arguments, **options, factory=SqliteConnection)
+        if dialect.name == "mariadb":
+            return MariadbConnection(*arguments, **options)
         return PostgresqlConnection.connect(*arguments, **options)
 
     sa.event.listen(sa.Engine, "do_connect", connect)

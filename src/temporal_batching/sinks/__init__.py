@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from temporal_batching.sinks.base import Batch, Sink
 from temporal_batching.sinks.console import ConsoleSink
+from temporal_batching.sinks.key_order import write_in_key_order
 from temporal_batching.sinks.ledger import LedgerEntry, LedgerStatus, digest, judge
 from temporal_batching.sinks.memory import MemorySink
+from temporal_batching.sinks.rules import TableRule
 
 if TYPE_CHECKING:
     from temporal_batching.sinks.sql import SqlSink
-    from temporal_batching.sinks.sql.schema import TableRule
 
 __all__ = [
     "Batch",
@@ -24,12 +25,13 @@ __all__ = [
     "TableRule",
     "digest",
     "judge",
+    "write_in_key_order",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("SqlSink", "TableRule"):
-        from temporal_batching.sinks import sql
+    if name == "SqlSink":
+        from temporal_batching.sinks.sql import SqlSink
 
-        return getattr(sql, name)
+        return SqlSink
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import overload
 
-from temporal_batching.contract import Outcome, OutcomeKind, Trigger, WriteRequest
+from temporal_batching.contract import INSERT, Operation, Outcome, OutcomeKind, ReturnedRow, Trigger, WriteRequest
 from temporal_batching.sinks.dead_letters import DeadLetter
 
 
@@ -46,6 +47,17 @@ class Batch(Sequence[WriteRequest]):
     def requests(self) -> Sequence[WriteRequest]:
         """The requests, in the order they arrived."""
         return self._requests
+
+    def part(self, requests: Sequence[WriteRequest]) -> Batch:
+        """Some requests of this batch, under its id: for a sink that writes it in several steps."""
+        return Batch(
+            requests,
+            id=self.id,
+            shard=self.shard,
+            trigger=self.trigger,
+            attempt=self.attempt,
+            fence_as=self.fence_as,
+        )
 
     @overload
     def __getitem__(self, index: int) -> WriteRequest: ...
@@ -89,6 +101,14 @@ class Sink(ABC):
     """The identity of the store of request ids that this sink writes to, once the sink is open; None if there is none.
     A shard whose batches went to one store does not write to another store until an operator allows it."""
 
+    takes_references: bool = False
+    """Whether the sink replaces a `Returned` among the values of a record by the value of the earlier record. Otherwise
+    a request with one is `rejected` before it comes to the sink."""
+
+    operations: Collection[Operation] = (INSERT,)
+    """The operations of records that the sink carries out. A request with another one is `rejected` before it comes to
+    the sink."""
+
     async def open(self) -> None:  # noqa: B027  optional
         """Prepares the sink. The worker calls it once before it polls.
 
@@ -99,6 +119,34 @@ class Sink(ABC):
 
     async def close(self) -> None:  # noqa: B027  optional
         """Releases what the sink holds. The worker calls it once after it has finished its activities."""
+
+    async def check(self) -> datetime | None:
+        """Looks whether the destination can take writes now; called between `open` and `close`.
+
+        A worker's ``/readyz`` and ``temporal-batching check`` call it, so it may be called every few seconds, also
+        while batches are written. It must change nothing. By default nothing is looked at.
+
+        Returns:
+            What the destination's clock says, with a time zone; None if it has none of its own.
+
+        Raises:
+            SinkConfigurationError: The destination is there, and something has to be repaired: a missing privilege.
+            SinkUnavailable: It cannot be reached now.
+        """
+        return None
+
+    async def check_tables(self) -> Sequence[str]:
+        """Looks whether what the sink is configured to write to can be written to; called between `open` and `close`.
+
+        ``temporal-batching check`` calls it. It must change nothing. By default nothing is looked at.
+
+        Returns:
+            What has to be repaired, a text for each finding, without any value of a record: a missing privilege.
+
+        Raises:
+            SinkUnavailable: The destination cannot be reached now.
+        """
+        return ()
 
     @abstractmethod
     async def write(self, batch: Batch) -> Sequence[Outcome]:
@@ -117,6 +165,9 @@ class Sink(ABC):
         An exception other than `SinkUnavailable` is no verdict on a request: the request may be written. The batch is
         halved until the request is found that the sink fails on. This request is retried, in doubt, and `fence`
         decides at its deadline. The same applies to a request whose answer is not an `Outcome`.
+
+        ``Outcome.written(returned=[...])`` has one element for each record, and may have more columns than a record
+        asks for: the caller gets those that it asked for, and none if it asked for none.
 
         Args:
             batch: The requests, in the order they arrived.
@@ -150,6 +201,23 @@ class Sink(ABC):
             SinkUnavailable: The sink cannot decide now. The call is repeated later.
         """
         return [Outcome.expired() for _ in batch]
+
+    async def read_returned(self, request_ids: Sequence[str]) -> Mapping[str, Sequence[ReturnedRow | None]]:
+        """What written requests returned (`Outcome.returned`), for confirmations that have to be sent again.
+
+        A sink that does not override this method returns nothing: a caller whose confirmation did not arrive the first
+        time then receives the outcome with ``returned=None``.
+
+        Args:
+            request_ids: Ids of requests that were answered `written` or `duplicate`.
+
+        Returns:
+            What each of them returned. Ids that are not known are left out.
+
+        Raises:
+            SinkUnavailable: It cannot be read now. It is tried again later.
+        """
+        return {}
 
     async def keep_dead_letters(self, letters: Sequence[DeadLetter]) -> bool:
         """Keeps rejected requests without a reply address, so that people can inspect and resubmit them.

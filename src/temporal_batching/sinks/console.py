@@ -6,14 +6,24 @@ import json
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from temporal_batching.contract import Outcome, Record, RejectCode, WriteRequest
+from temporal_batching.contract import (
+    INSERT,
+    OPERATIONS,
+    Outcome,
+    Record,
+    RejectCode,
+    Returned,
+    ReturnedRow,
+    WriteRequest,
+)
 from temporal_batching.errors import SinkUnavailable
 from temporal_batching.sinks.base import Batch, Sink
 from temporal_batching.sinks.ledger import LedgerEntry, LedgerStatus, NotJson, digest, judge, request_id_fault
+from temporal_batching.sinks.returned import has_bad_reference, resolve_records
 
 
 class ConsoleSink(Sink):
@@ -29,6 +39,9 @@ class ConsoleSink(Sink):
         plugin = BatcherPlugin(ConsoleSink())
         ```
     """
+
+    takes_references = True
+    operations = OPERATIONS
 
     def __init__(self, stream: TextIO | None = None, *, remember: int = 10_000) -> None:
         """Creates the sink.
@@ -68,7 +81,7 @@ class ConsoleSink(Sink):
     def _judge(
         self, request: WriteRequest, batch_id: str, fresh: dict[str, LedgerEntry]
     ) -> tuple[Outcome, LedgerEntry | None]:
-        if fault := request_id_fault(request.request_id):
+        if fault := request_id_fault(request.request_id) or has_bad_reference(request.records):
             return Outcome.rejected(RejectCode.INVALID, fault), None
         try:
             mark = digest(request.records)
@@ -83,7 +96,13 @@ class ConsoleSink(Sink):
         if request.expires_at is not None and request.expires_at <= now:
             return Outcome.expired(), None
         at = datetime.fromtimestamp(now, UTC)
-        return Outcome.written(), LedgerEntry(request.request_id, LedgerStatus.WRITTEN, batch_id, at, mark)
+        returned = resolve_records(request.records, lambda record, values: values)
+        entry = LedgerEntry(request.request_id, LedgerStatus.WRITTEN, batch_id, at, mark, returned)
+        return Outcome.written(returned), entry
+
+    async def read_returned(self, request_ids: Sequence[str]) -> Mapping[str, Sequence[ReturnedRow | None]]:
+        known = {i: self._known[i] for i in request_ids if i in self._known}
+        return {i: entry.returned for i, entry in known.items() if entry.returned is not None}
 
     def _print(self, lines: list[str]) -> None:
         stream = self._stream or sys.stdout
@@ -111,10 +130,13 @@ def _request_lines(request: WriteRequest, unprinted: Outcome | None) -> Iterator
 
 def _record(record: Record) -> str:
     values = " ".join(f"{_word(name)}={_json(value)}" for name, value in record.values.items())
-    return f"{_word(record.table)}  {values}".rstrip()
+    operation = "" if record.operation == INSERT else f"{record.operation} "
+    return f"{operation}{_word(record.table)}  {values}".rstrip()
 
 
 def _json(value: Any) -> str:
+    if isinstance(value, Returned):
+        return f"<{value.column} of record {value.record}>"
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     # JSON escapes only ASCII's control characters. A terminal interprets others too, and bidi marks reorder a line.
     return text if text.isprintable() else json.dumps(value, separators=(",", ":")).replace("\x7f", "\\u007f")

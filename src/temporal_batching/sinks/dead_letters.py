@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from temporal_batching.contract import Outcome, Record, WriteRequest
+from temporal_batching.contract import Outcome, WriteRequest
+from temporal_batching.wire.records import load_record, record_to_wire
 
 DEFAULT_DEAD_LETTERS = "batching_dead_letters"
 """The default name of the table of dead letters."""
@@ -37,7 +38,7 @@ class DeadLetter:
         Raises:
             RecursionError: It is nested too deeply to be encoded.
         """
-        records = [{"table": record.table, "values": dict(record.values)} for record in self.request.records]
+        records = [record_to_wire(r.table, dict(r.values), r.returning, r.operation) for r in self.request.records]
         body = {"request_id": self.request.request_id, "key": self.request.key, "records": records}
         return json.dumps(body, separators=(",", ":"))
 
@@ -45,5 +46,5 @@ class DeadLetter:
 def read_content(content: str) -> WriteRequest:
     """Reads the request from `DeadLetter.content`, without a deadline: the original one has passed."""
     body = json.loads(content)
-    records = [Record(record["table"], record["values"]) for record in body["records"]]
+    records = [load_record(record) for record in body["records"]]
     return WriteRequest(body["request_id"], records, body["key"])

@@ -10,7 +10,10 @@ from enum import StrEnum
 from hashlib import blake2b
 from typing import Any
 
-from temporal_batching.contract import Outcome, Record, RejectCode
+from temporal_batching.contract import INSERT, Outcome, Record, RejectCode, Returned, ReturnedRow
+from temporal_batching.wire.json_text import text_writer
+from temporal_batching.wire.records import split_references
+from temporal_batching.wire.safe_integers import with_safe_integers
 
 DEFAULT_LEDGER = "batching_ledger"
 """The default name of the ledger's table."""
@@ -51,6 +54,7 @@ class LedgerEntry:
         batch_id: The batch that entered the row.
         committed_at: The time of the entry, by the clock of the worker that made it; with its time zone.
         digest: The `digest` of the request's records.
+        returned: What its caller received of the rows; None if it asked for nothing.
     """
 
     request_id: str
@@ -58,15 +62,22 @@ class LedgerEntry:
     batch_id: str
     committed_at: datetime
     digest: str
+    returned: list[ReturnedRow | None] | None = None
+
+
+class _Reference(Exception):
+    """A value is a reference to an earlier record."""
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
+    if isinstance(value, Returned):
+        raise _Reference
     raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
-_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_plain, check_circular=False).encode
+_encode = text_writer(json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_plain))
 
 
 class NotJson(ValueError):
@@ -74,7 +85,9 @@ class NotJson(ValueError):
 
 
 def digest(records: Sequence[Record]) -> str:
-    """A short hash of the records as canonical JSON: independent of the order of an object's keys, and of nothing else.
+    """A short hash of what the records write, as canonical JSON: independent of the order of an object's keys.
+
+    What the records return does not count: a caller that asks again, for other columns, asks for the same writes.
 
     Args:
         records: The records of a request.
@@ -86,10 +99,31 @@ def digest(records: Sequence[Record]) -> str:
         NotJson: The records are not JSON; the message says why.
     """
     try:
-        text = _encode([[record.table, record.values] for record in records])
+        text = _canonical(records)
     except (TypeError, ValueError, RecursionError) as err:
         raise NotJson(f"the records are not JSON: {err}") from None
     return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def returned_mark(returned: Any) -> str:
+    """A short hash of what a request returned; empty if it returned nothing. The same in each form of its numbers."""
+    if returned is None:
+        return ""
+    return blake2b(_encode(with_safe_integers(returned)).encode(), digest_size=16).hexdigest()
+
+
+def _canonical(records: Sequence[Record]) -> str:
+    # No part can be mistaken for another one: values and references are objects, an operation is a string.
+    try:
+        return _encode(
+            [[r.table, r.values] if r.operation == INSERT else [r.table, r.values, r.operation] for r in records]
+        )
+    except _Reference:
+        return _encode([[record.table, *split_references(record.values), *_operation(record)] for record in records])
+
+
+def _operation(record: Record) -> tuple[str, ...]:
+    return () if record.operation == INSERT else (record.operation,)
 
 
 def request_id_fault(request_id: str) -> str | None:
@@ -127,7 +161,9 @@ def judge(known: LedgerEntry | None, digest: str, batch_id: str) -> Outcome | No
         return Outcome.expired() if known.status is LedgerStatus.EXPIRED else _REJECTED_BEFORE
     if known.digest != digest:
         return id_reused(known.batch_id)
-    return Outcome.written() if batch_id and known.batch_id == batch_id else Outcome.duplicate()
+    if batch_id and known.batch_id == batch_id:
+        return Outcome.written(known.returned)
+    return Outcome.duplicate(known.returned)
 
 
 def id_reused(batch_id: str) -> Outcome:

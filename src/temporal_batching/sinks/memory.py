@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from temporal_batching.contract import Outcome, OutcomeKind, RejectCode, WriteRequest
+from temporal_batching.contract import OPERATIONS, Outcome, OutcomeKind, RejectCode, ReturnedRow, WriteRequest
 from temporal_batching.errors import SinkUnavailable
 from temporal_batching.sinks.base import Batch, Sink
 from temporal_batching.sinks.dead_letters import DeadLetter
 from temporal_batching.sinks.ledger import LedgerEntry, LedgerStatus, NotJson, digest, judge, request_id_fault
+from temporal_batching.sinks.memory_tables import MemoryTables, Refused
+from temporal_batching.sinks.returned import has_bad_reference, resolve_records
+from temporal_batching.sinks.rules import TableRule
 
 
 class MemorySink(Sink):
@@ -34,19 +37,29 @@ class MemorySink(Sink):
         dead_letters: The rejected requests without a reply address, by the letters' ids.
     """
 
+    takes_references = True
+    operations = OPERATIONS
+
     def __init__(
         self,
         *,
         reject: Callable[[WriteRequest], str | None] | None = None,
+        identities: Mapping[str, str] | None = None,
+        tables: Mapping[str, TableRule] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Creates an empty sink.
 
         Args:
             reject: Stands for the database's constraints: it returns a reason to reject the request, or None.
+            identities: The column of a table that gets the numbers 1, 2, 3, ... where a record leaves it out, as a
+                database's identity column does.
+            tables: What tables do with conflicts, updates and deletes, as in `SqlSink`. A table without a rule takes
+                every insert, and nothing else.
             clock: Returns seconds since the epoch. Deadlines are compared with it.
         """
-        self.rows: dict[str, list[dict[str, Any]]] = {}
+        self._tables = MemoryTables(tables or {}, identities or {})
+        self.rows: dict[str, list[dict[str, Any]]] = self._tables.rows
         self.ledger: dict[str, LedgerEntry] = {}
         self.batches: list[Batch] = []
         self.dead_letters: dict[str, DeadLetter] = {}
@@ -79,7 +92,7 @@ class MemorySink(Sink):
         for position, request in enumerate(batch):
             if outcomes[position].kind is OutcomeKind.WRITTEN:
                 if request.request_id in seen:
-                    outcomes[position] = Outcome.duplicate()
+                    outcomes[position] = Outcome.duplicate(outcomes[position].returned)
                 seen.add(request.request_id)
         self.batches.append(batch)
         if error is not None:
@@ -87,7 +100,7 @@ class MemorySink(Sink):
         return outcomes
 
     def _write_one(self, request: WriteRequest, batch_id: str) -> Outcome:
-        if fault := request_id_fault(request.request_id):
+        if fault := request_id_fault(request.request_id) or has_bad_reference(request.records):
             return Outcome.rejected(RejectCode.INVALID, fault)
         try:
             mark = digest(request.records)
@@ -102,14 +115,24 @@ class MemorySink(Sink):
         reason = self._reject(request) if self._reject else None
         if reason is not None:
             return Outcome.rejected(RejectCode.CONSTRAINT, reason)
-        self._enter(request.request_id, LedgerStatus.WRITTEN, batch_id, mark)
-        for record in request.records:
-            self.rows.setdefault(record.table, []).append(dict(record.values))
-        return Outcome.written()
+        try:
+            with self._tables.together(request.records):
+                returned = resolve_records(request.records, self._tables.apply)
+        except Refused as refusal:
+            return Outcome.rejected(refusal.code, refusal.reason)
+        self._enter(request.request_id, LedgerStatus.WRITTEN, batch_id, mark, returned)
+        return Outcome.written(returned)
 
-    def _enter(self, request_id: str, status: LedgerStatus, batch_id: str, mark: str) -> None:
+    def _enter(
+        self,
+        request_id: str,
+        status: LedgerStatus,
+        batch_id: str,
+        mark: str,
+        returned: list[ReturnedRow | None] | None = None,
+    ) -> None:
         at = datetime.fromtimestamp(self._clock(), UTC)
-        self.ledger[request_id] = LedgerEntry(request_id, status, batch_id, at, mark)
+        self.ledger[request_id] = LedgerEntry(request_id, status, batch_id, at, mark, returned)
 
     async def fence(self, batch: Batch) -> Sequence[Outcome]:
         outcomes = []
@@ -128,6 +151,10 @@ class MemorySink(Sink):
     async def keep_dead_letters(self, letters: Sequence[DeadLetter]) -> bool:
         self.dead_letters.update({letter.id: letter for letter in letters})
         return True
+
+    async def read_returned(self, request_ids: Sequence[str]) -> Mapping[str, Sequence[ReturnedRow | None]]:
+        known = await self.lookup(request_ids)
+        return {i: entry.returned for i, entry in known.items() if entry.returned is not None}
 
     async def lookup(self, request_ids: Sequence[str]) -> dict[str, LedgerEntry]:
         """The ledger's entries by request id. Ids that the ledger does not know are left out."""

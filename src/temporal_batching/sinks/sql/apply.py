@@ -1,110 +1,16 @@
-"""The statements of a batch and their order, and the isolation of offending requests."""
+"""The isolation of offending requests."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from graphlib import CycleError, TopologicalSorter
+from collections.abc import Sequence
 from typing import Protocol
 
 from temporal_batching.contract import Outcome
 from temporal_batching.sinks.ledger import judge
-from temporal_batching.sinks.sql.database import DatabaseAdapter, Insert, PreparedRequest, Stamp, Transaction
+from temporal_batching.sinks.sql.arrange import arrange
+from temporal_batching.sinks.sql.database import DatabaseAdapter, PreparedRequest, Stamp, Transaction
 from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass
 from temporal_batching.sinks.sql.progress import MAX_RESTARTS, Progress
-from temporal_batching.sinks.sql.schema import BoundTable, Row
-
-
-def arrange(entries: Sequence[PreparedRequest], database: DatabaseAdapter) -> list[Insert]:
-    """The fewest inserts that keep the order as far as it can be observed.
-
-    Rows of one table stay in arrival order. Tables are ordered as the requests order them (a parent that is sent before
-    its child is inserted before it), not row by row: the difference is invisible outside the transaction. If requests
-    order tables in contradictory ways, the arrival order is kept strictly.
-    """
-    by_table: dict[BoundTable, list[Row]] = {}
-    before: dict[BoundTable, set[BoundTable]] = defaultdict(set)
-    for entry in entries:
-        previous: BoundTable | None = None
-        for row in entry.rows:
-            table = row.table
-            if previous is not None and table is not previous:
-                before[table].add(previous)
-            previous = table
-            if table in by_table:
-                by_table[table].append(row)
-            else:
-                by_table[table] = [row]
-    if len(by_table) == 1:
-        ((table, rows),) = by_table.items()
-        return list(_inserts(table, rows, database))
-    try:
-        # Tables that no request orders keep the order of their first appearance.
-        order = list(TopologicalSorter({table: before.get(table, set()) for table in by_table}).static_order())
-    except CycleError:
-        return [
-            i for table, rows in _runs(row for e in entries for row in e.rows) for i in _inserts(table, rows, database)
-        ]
-    return [insert for table in order for insert in _inserts(table, by_table[table], database)]
-
-
-def _runs(rows: Iterable[Row]) -> Iterable[tuple[BoundTable, list[Row]]]:
-    run: list[Row] = []
-    for row in rows:
-        if run and run[-1].table is not row.table:
-            yield run[0].table, run
-            run = []
-        run.append(row)
-    if run:
-        yield run[0].table, run
-
-
-def _inserts(table: BoundTable, rows: Sequence[Row], database: DatabaseAdapter) -> Iterable[Insert]:
-    for insert in _by_columns(table, rows, database):
-        if database.one_update_per_row and table.rule.conflict == "update":
-            yield from _passes(insert)
-        else:
-            yield insert
-
-
-def _by_columns(table: BoundTable, rows: Sequence[Row], database: DatabaseAdapter) -> Iterable[Insert]:
-    """Rows with different columns share a statement if leaving out a column is the same as sending a null."""
-    sets = {row.columns for row in rows}
-    if len(sets) == 1:
-        yield Insert(table, rows[0].columns, [row.values for row in rows])
-        return
-    # An update overwrites only the columns that were sent, so a column that is left out must not become a null.
-    pad = set() if table.rule.conflict == "update" else {n for s in sets for n in s if table.columns[n].plain}
-    widened = {s: tuple(n for n in table.columns if n in s or n in pad) for s in sets}
-    insert: Insert | None = None
-    for row in rows:
-        columns = widened[row.columns]
-        values: Sequence[object] = row.values
-        if columns != row.columns:
-            sent = dict(zip(row.columns, row.values, strict=True))
-            values = [sent.get(name, database.null) for name in columns]
-        if insert is None or insert.columns != columns:
-            if insert is not None:
-                yield insert
-            insert = Insert(table, columns, [])
-        insert.rows.append(values)
-    if insert is not None:
-        yield insert
-
-
-def _passes(insert: Insert) -> Iterable[Insert]:
-    """Splits an insert so that no statement has two rows with one key: ON CONFLICT DO UPDATE would reject it."""
-    positions = [insert.columns.index(name) for name in insert.table.rule.key if name in insert.columns]
-    times: dict[tuple[object, ...], int] = defaultdict(int)
-    passes: list[Insert] = []
-    for row in insert.rows:
-        key = tuple(row[p] for p in positions)
-        number = times[key]
-        times[key] += 1
-        if number == len(passes):
-            passes.append(Insert(insert.table, insert.columns, []))
-        passes[number].rows.append(row)
-    return passes
 
 
 class SetOutcome(Protocol):
@@ -171,7 +77,7 @@ class FaultIsolator:
                 if complete:
                     self._progress.note_success(ready)
                     for request in ready:
-                        self._set_outcome(request, Outcome.written(), applied=True)
+                        self._set_outcome(request, Outcome.written(request.returned), applied=True)
                     return len(ready) == len(requests)
                 left = self._without_known(ready)
                 return self._apply(left, faulty=False) if left else True

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from temporal_batching.contract import Outcome, OutcomeKind
-from temporal_batching.errors import SinkConfigurationError, SinkUnavailable
+from temporal_batching.errors import SinkUnavailable
 from temporal_batching.sinks.base import Batch
+from temporal_batching.sinks.sql.binding import BoundRequests, bind, bind_nothing
 from temporal_batching.sinks.sql.connections import DRIVER_ERRORS, Connections
 from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass
 from temporal_batching.sinks.sql.failed_tries import FailedTries
 from temporal_batching.sinks.sql.progress import ALONE_IN_A_ROW, Progress
-from temporal_batching.sinks.sql.schema import Row, SchemaMismatch, TableCatalog
+from temporal_batching.sinks.sql.schema import TableCatalog
 from temporal_batching.sinks.sql.transaction import BatchTransaction
 
 
@@ -77,15 +78,16 @@ class BatchWrite:
         self._progress.fill(len(self._batch), reason)
 
     def _outcomes(self) -> list[Outcome]:
-        outcomes = self._progress.outcomes
-        written: set[str] = set()
-        for position, request in enumerate(self._batch):
-            if outcomes[position].kind is OutcomeKind.WRITTEN:
-                # Committed in two parts, the ledger takes a repetition for this batch's own earlier attempt.
-                if request.request_id in written:
-                    outcomes[position] = Outcome.duplicate()
-                written.add(request.request_id)
-        return [outcomes[position] for position in range(len(self._batch))]
+        outcomes = [self._progress.outcomes[position] for position in range(len(self._batch))]
+        if self._progress.commits > 1:
+            # Committed in parts, the ledger takes a repetition for this batch's own earlier attempt.
+            written: set[str] = set()
+            for position, request in enumerate(self._batch):
+                if outcomes[position].kind is OutcomeKind.WRITTEN:
+                    if request.request_id in written:
+                        outcomes[position] = Outcome.duplicate(outcomes[position].returned)
+                    written.add(request.request_id)
+        return outcomes
 
     def _write_alone(self) -> None:
         """Tries requests that are to be retried once more, each in a transaction of its own."""
@@ -113,14 +115,12 @@ class BatchWrite:
         """Commits these requests of the batch: in one transaction, or in halves if the transaction as a whole fails."""
         schema_is_fresh = faulty = False
         while True:
-            rows, unbindable = ({}, {}) if self._fence else self._bind_all(positions)
+            bound = self._bind(positions)
             transaction = BatchTransaction(
                 self._connections.adapter,
                 self._clock,
                 self._batch,
-                positions,
-                rows,
-                unbindable,
+                bound,
                 self._fence,
                 schema_is_fresh,
                 self._progress,
@@ -142,12 +142,12 @@ class BatchWrite:
                 elif failure.error_class is ErrorClass.AGAIN and self._progress.may_restart():
                     self._connections.adapter.counters.retries += 1
                 elif failure.can_be_isolated(schema_is_fresh=schema_is_fresh):
-                    self._write_halves(positions, rows, failure)
+                    self._write_halves(positions, bound, failure)
                     return
                 else:
                     raise
 
-    def _write_halves(self, positions: Sequence[int], rows: Mapping[int, list[Row]], failure: DatabaseFailure) -> None:
+    def _write_halves(self, positions: Sequence[int], bound: BoundRequests, failure: DatabaseFailure) -> None:
         """Isolates a failure that ends a whole transaction: each half is tried in a transaction of its own.
 
         Examples are a constraint that is checked at the commit, a trigger of SQLite that rolls the transaction back,
@@ -157,44 +157,35 @@ class BatchWrite:
         if len(positions) == 1:
             (position,) = positions
             if failure.rejects:
-                self._progress.outcomes[position] = Outcome.rejected(failure.code, failure.reason)
+                self._progress.set_outcome(position, Outcome.rejected(failure.code, failure.reason))
             else:
-                self._progress.note_offender(failure, self._batch[position].request_id, rows.get(position, ()))
-                self._progress.outcomes[position] = self._progress.retry(position, failure.reason)
+                self._progress.note_offender(failure, self._batch[position].request_id, bound.rows_of(position))
+                self._progress.set_outcome(position, self._progress.retry(position, failure.reason))
             return
         self._connections.adapter.counters.splits += 1
         middle = len(positions) // 2
         for half in (positions[:middle], positions[middle:]):
             waiting = {self._batch[p].key for p in self._progress.to_be_retried()} - {""}
-            held = [p for p in half if self._has_to_wait(p, rows.get(p, ()), waiting)]
+            held = [p for p in half if self._has_to_wait(p, bound, waiting)]
             for position in held:
-                self._progress.outcomes[position] = self._progress.retry(position, self._progress.not_tried)
+                self._progress.set_outcome(position, self._progress.retry(position, self._progress.not_tried))
             ready = [p for p in half if p not in held]
             if ready:
                 self._write_part(ready)
 
-    def _has_to_wait(self, position: int, rows: Sequence[Row], waiting: Collection[str]) -> bool:
+    def _has_to_wait(self, position: int, bound: BoundRequests, waiting: Collection[str]) -> bool:
         progress = self._progress
-        return progress.spent or self._batch[position].key in waiting or progress.is_hopeless(rows)
+        if progress.spent or self._batch[position].key in waiting:
+            return True
+        return progress.is_hopeless(bound.rows_of(position))
 
-    def _bind_all(self, positions: Sequence[int]) -> tuple[dict[int, list[Row]], dict[int, Outcome]]:
+    def _bind(self, positions: Sequence[int]) -> BoundRequests:
+        if self._fence:
+            return bind_nothing(self._batch, positions)
+        locks_rows = self._connections.adapter.locks_rows
         with self._connections.unavailable():
-            rows, unbindable = self._bind(positions)
+            bound = bind(self._batch, positions, self._catalog.get, locks_rows=locks_rows)
             # No request is rejected because of a schema that a migration has changed since.
-            if unbindable and self._catalog.refresh_if_changed():
-                rows, unbindable = self._bind(positions)
-            return rows, unbindable
-
-    def _bind(self, positions: Sequence[int]) -> tuple[dict[int, list[Row]], dict[int, Outcome]]:
-        rows: dict[int, list[Row]] = {}
-        unbindable: dict[int, Outcome] = {}
-        get = self._catalog.get
-        for position in positions:
-            try:
-                rows[position] = [get(record.table).bind(record) for record in self._batch[position].records]
-            except SchemaMismatch as mismatch:
-                unbindable[position] = Outcome.rejected(mismatch.code, mismatch.reason)
-            except SinkConfigurationError as err:
-                # It fitted when the sink was opened. The request waits until the operator repairs it.
-                unbindable[position] = Outcome.retry(str(err))
-        return rows, unbindable
+            if bound.unbindable and self._catalog.refresh_if_changed():
+                bound = bind(self._batch, positions, self._catalog.get, locks_rows=locks_rows)
+            return bound

@@ -11,8 +11,28 @@ from sqlalchemy.pool import NullPool, SingletonThreadPool, StaticPool
 
 from temporal_batching.errors import SinkConfigurationError
 from temporal_batching.sinks.sql.database import DatabaseAdapter, SinkCounters
+from temporal_batching.sinks.sql.mariadb_modes import INIT_COMMAND, OWNED
+from temporal_batching.sinks.sql.tables import is_mariadb
 
-SUPPORTED = "sqlite:///file.db and postgresql://user@host/database (psycopg 3) are supported"
+SUPPORTED = (
+    "sqlite:///file.db, postgresql://user@host/database (psycopg 3) and mariadb://user@host/database (PyMySQL) are "
+    "supported"
+)
+
+_DRIVERS = {
+    "sqlite": "sqlite",
+    "sqlite+pysqlite": "sqlite+pysqlite",
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+    **dict.fromkeys(("mariadb", "mysql", "mariadb+pymysql", "mysql+pymysql"), "mariadb+pymysql"),
+}
+"""The driver's name for each name that a URL may begin with. A server that ``mysql`` leads to must be MariaDB."""
+
+_ENGINES = (("sqlite", "pysqlite"), ("postgresql", "psycopg"), ("mariadb", "pymysql"), ("mysql", "pymysql"))
+
+
+ANSWER_MARGIN = 5
+"""Seconds that an answer of MariaDB may take longer than its statement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +107,24 @@ def create_engine(
         if _in_memory(parsed):
             options["poolclass"] = StaticPool
     else:
-        options["connect_args"] = _postgresql_options(parsed, connect_timeout, statement_timeout)
+        if parsed.get_backend_name() == "postgresql":
+            options["connect_args"] = _postgresql_options(parsed, connect_timeout, statement_timeout)
+        else:
+            options["connect_args"] = _mariadb_options(parsed, connect_timeout, statement_timeout)
         if max_connections is not None:
             options |= {
                 "pool_size": max_connections,
                 "max_overflow": 2,
                 "pool_timeout": connect_timeout.total_seconds(),
             }
+            options["execution_options"] = {OWNED: True}
+            if parsed.get_backend_name() == "mariadb":
+                # The sink ends every transaction itself. A rollback on return would cost a round trip each time.
+                options["pool_reset_on_return"] = None
     try:
         return sa.create_engine(parsed, **options)
     except ModuleNotFoundError as err:
-        extra = "postgresql" if parsed.get_backend_name() == "postgresql" else "sql"
+        extra = parsed.get_backend_name() if parsed.get_backend_name() in ("postgresql", "mariadb") else "sql"
         raise SinkConfigurationError(f"{err.name} is not installed: install temporal-batching[{extra}]") from None
     except ImportError as err:
         # psycopg without a libpq to load.
@@ -112,7 +139,7 @@ def create_engine(
 
 def _check_engine(engine: sa.Engine) -> None:
     name, driver = engine.dialect.name, engine.dialect.driver
-    if (name, driver) not in (("sqlite", "pysqlite"), ("postgresql", "psycopg")):
+    if (name, driver) not in _ENGINES:
         raise SinkConfigurationError(f"an engine for {name}+{driver}: {SUPPORTED}")
     if isinstance(engine.pool, SingletonThreadPool):
         raise SinkConfigurationError(
@@ -135,11 +162,9 @@ def read_url(given: str | sa.URL) -> sa.URL:
         url = sa.make_url(given)
     except (sa.exc.ArgumentError, ValueError):
         raise SinkConfigurationError(f"this is not a database URL; {SUPPORTED}") from None
-    if url.drivername == "postgresql":
-        url = url.set(drivername="postgresql+psycopg")
-    if url.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
+    if url.drivername not in _DRIVERS:
         raise SinkConfigurationError(f"a database URL for {url.drivername!r}; {SUPPORTED}")
-    return url
+    return url.set(drivername=_DRIVERS[url.drivername])
 
 
 def _in_memory(url: sa.URL) -> bool:
@@ -166,6 +191,21 @@ def _postgresql_options(url: sa.URL, connect_timeout: timedelta, statement_timeo
     return {name: value for name, value in options.items() if name not in url.query}
 
 
+def _mariadb_options(url: sa.URL, connect_timeout: timedelta, statement_timeout: timedelta) -> dict[str, Any]:
+    """The driver's options, unless the URL has them."""
+    seconds = statement_timeout.total_seconds()
+    options: dict[str, Any] = {
+        "charset": "utf8mb4",
+        "connect_timeout": max(2, round(connect_timeout.total_seconds())),
+        # They detect a server that vanished without closing the connection. The server ends a statement before.
+        "read_timeout": seconds + ANSWER_MARGIN,
+        "write_timeout": seconds + ANSWER_MARGIN,
+        "init_command": INIT_COMMAND,
+        "program_name": "temporal-batching",
+    }
+    return {name: value for name, value in options.items() if name not in url.query}
+
+
 def make_database(
     engine: sa.Engine,
     ledger: sa.Table,
@@ -181,7 +221,13 @@ def make_database(
         from temporal_batching.sinks.sql.sqlite import SqliteDatabase
 
         return SqliteDatabase(engine, ledger, counters, lock_timeout=lock_seconds, wal=wal)
-    # psycopg is imported only here, so that SQLite does not need it.
+    # The drivers are imported only here, so that SQLite does not need them.
+    if is_mariadb(engine.dialect):
+        from temporal_batching.sinks.sql.mariadb import MariadbDatabase
+
+        return MariadbDatabase(
+            engine, ledger, counters, statement_timeout=statement_timeout.total_seconds(), lock_timeout=lock_seconds
+        )
     from temporal_batching.sinks.sql.postgresql import PostgresqlDatabase
 
     return PostgresqlDatabase(

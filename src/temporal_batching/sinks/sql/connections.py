@@ -94,6 +94,8 @@ class Connections:
                         connection.invalidate()
                     if not stale_session or failure.committing or not used or stale >= MAX_STALE:
                         raise
+                finally:
+                    self.adapter.release(connection)
             stale += 1
             self.adapter.counters.retries += 1
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, overload
 
 import sqlalchemy as sa
 
-from temporal_batching.contract import Record
+from temporal_batching.contract import INSERT, Operation, Record, ReturnedRow
 from temporal_batching.sinks.ledger import IDENTITY_ID, LedgerEntry, LedgerStatus, digest
+from temporal_batching.sinks.rules import TableRule
 from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass
 from temporal_batching.sinks.sql.ledger import describe_change, describe_loss
-from temporal_batching.sinks.sql.schema import BoundTable, Row, TableName, TableNames, TableRule
+from temporal_batching.sinks.sql.schema import BoundTable, Row, TableName, TableNames
+
+MAX_RETURNED_BYTES = 16_384
+"""The default of what one request may return: it travels in a confirmation, and stays in the ledger."""
 
 
 @dataclass
@@ -45,15 +49,35 @@ class SinkCounters:
 
 @dataclass(slots=True)
 class PreparedRequest:
-    """A request that may be written: its ledger row and its bound rows."""
+    """A request that may be written: its ledger row and its bound rows.
+
+    Attributes:
+        position: In the batch.
+        request_id: Its id.
+        records: Its records.
+        expires_at: Its deadline.
+        bound: The records, bound; or what binds them when a single request is looked at.
+        key: Its key.
+        asks: Whether any row is read back, or takes a value of an earlier one.
+        returned: What its caller receives of the rows; set by the attempt that inserted them.
+    """
 
     position: int
     request_id: str
     records: Sequence[Record]
     expires_at: float | None = None
-    rows: list[Row] = field(default_factory=list)
+    bound: Sequence[Row] | Callable[[Sequence[Record]], Sequence[Row]] = ()
     key: str = ""
+    asks: bool = False
+    returned: list[ReturnedRow | None] | None = None
     _digest: str = ""
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """The records, bound."""
+        if callable(self.bound):
+            self.bound = self.bound(self.records)
+        return self.bound
 
     @property
     def digest(self) -> str:
@@ -67,13 +91,66 @@ class PreparedRequest:
         return self._digest
 
 
+class ByColumn(Sequence[Sequence[Any]]):
+    """Rows that are kept column by column; at least one column.
+
+    Attributes:
+        columns: The values of each column.
+    """
+
+    __slots__ = ("columns",)
+
+    def __init__(self, columns: Sequence[Sequence[Any]]) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    def __iter__(self) -> Iterator[Sequence[Any]]:
+        return zip(*self.columns, strict=True)
+
+    @overload
+    def __getitem__(self, index: int) -> Sequence[Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sequence[Any]]: ...
+    def __getitem__(self, index: int | slice) -> Sequence[Any]:
+        if isinstance(index, slice):
+            return ByColumn([column[index] for column in self.columns])
+        return [column[index] for column in self.columns]
+
+
 @dataclass(slots=True)
-class Insert:
-    """Rows of one table with the same columns: one statement."""
+class RowGroup:
+    """Rows of one table with the same operation and columns: one statement.
+
+    Attributes:
+        table: The table.
+        columns: The columns.
+        rows: Their values.
+        asking: The same rows, if any is read back or takes values of earlier ones.
+        operation: What is done with them.
+    """
 
     table: BoundTable
     columns: tuple[str, ...]
-    rows: list[Sequence[Any]]
+    rows: Sequence[Sequence[Any]]
+    asking: Sequence[Row] = ()
+    operation: Operation = INSERT
+
+    @property
+    def by_column(self) -> Iterable[Sequence[Any]]:
+        """The values of each column."""
+        return self.rows.columns if isinstance(self.rows, ByColumn) else zip(*self.rows, strict=True)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether any of the rows is read back."""
+        return any(row.is_read for row in self.asking)
+
+    @property
+    def adds(self) -> bool:
+        """Whether conflicting rows are added to those that are there."""
+        return self.operation == INSERT and self.table.rule.conflict == "add"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +182,11 @@ class Transaction(ABC):
 
     @abstractmethod
     def attempt(
-        self, stamp: Stamp, entries: Sequence[PreparedRequest], inserts: Sequence[Insert], *, savepoint: bool
+        self, stamp: Stamp, entries: Sequence[PreparedRequest], stages: Sequence[Sequence[RowGroup]], *, savepoint: bool
     ) -> bool:
-        """Claims the ids in the ledger and inserts the rows.
+        """Claims the ids in the ledger and writes the rows, stage by stage.
+
+        Rows that are asked for it reads back: into `PreparedRequest.returned`, and into the ledger.
 
         With a savepoint, nothing of the attempt remains if it returns False or raises. Without one, roll back then.
 
@@ -147,8 +226,12 @@ class DatabaseAdapter(ABC):
     """The bound value that represents SQL's NULL."""
     one_update_per_row: bool
     """Whether a statement that updates on conflict must not have two rows with one key."""
+    locks_rows: bool = True
+    """Whether transactions that write different rows run concurrently."""
 
     def __init__(self, engine: sa.Engine, ledger: sa.Table, counters: SinkCounters) -> None:
+        self.max_returned = MAX_RETURNED_BYTES
+        """Bytes that one request may return."""
         self.engine = engine
         self.ledger = ledger
         self.own = [ledger]
@@ -177,6 +260,9 @@ class DatabaseAdapter(ABC):
     @abstractmethod
     def prepare(self, connection: sa.Connection) -> bool:
         """Prepares a connection from the pool. Returns whether the sink has used it before, so that it may be stale."""
+
+    def release(self, connection: sa.Connection) -> None:  # noqa: B027  optional
+        """Undoes what was set on a connection that is about to return to the pool. It never raises."""
 
     @contextmanager
     def bounded(self, connection: sa.Connection, *, statement: float, lock: float) -> Iterator[None]:
@@ -209,10 +295,26 @@ class DatabaseAdapter(ABC):
     def schema_version(self, connection: sa.Connection) -> object:
         """A value that changes with any table, column, type, or right to see them. It is cheap to read."""
 
+    def reads_some(self, table: BoundTable, operation: Operation) -> bool:
+        """Whether one statement can write many rows and read some of them back, each its own columns."""
+        return False
+
     def id_fault(self, request_id: str) -> str | None:
         """Why this database cannot hold an id that other databases can hold, or None."""
+        return None
+
+    def ledger_fault(self, connection: sa.Connection) -> str | None:
+        """Why a table with the columns of a ledger cannot be this database's ledger, or None."""
+        return None
+
+    def read_clock(self, connection: sa.Connection) -> datetime | None:
+        """What the server's clock says; None for a database without a server."""
         return None
 
     @abstractmethod
     def missing_privileges(self, connection: sa.Connection) -> list[str]:
         """The privileges on the ledger that this role needs and does not have."""
+
+    @abstractmethod
+    def missing_to_write(self, connection: sa.Connection, table: BoundTable) -> list[str]:
+        """The privileges on a table that writing by its rule needs and this role does not have."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -12,7 +13,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from temporal_batching.contract import WriteRequest
 from temporal_batching.sinks.dead_letters import DeadLetter, read_content
 from temporal_batching.sinks.sql import tables
-from temporal_batching.sinks.sql.tables import own_name
+from temporal_batching.sinks.sql.columns import MARIADB_TABLE, key_text, long_text, moment, short_text
+from temporal_batching.sinks.sql.tables import has_schemas, is_mariadb, own_name
 
 ROWS_PER_STATEMENT = 500
 """Rows of eight values. SQLite takes 32,766 values in a statement (https://www.sqlite.org/limits.html), PostgreSQL
@@ -52,20 +54,21 @@ class DeadLetters:
     """
 
     def __init__(self, name: str, dialect: sa.Dialect) -> None:
-        where = own_name(name, schemas=dialect.name == "postgresql")
+        where = own_name(name, schemas=has_schemas(dialect))
         self._dialect = dialect
         self.table = sa.Table(
             where.name,
             sa.MetaData(),
-            sa.Column("id", sa.Text, primary_key=True),
-            sa.Column("request_id", sa.Text, nullable=False),
-            sa.Column("batch_id", sa.Text, nullable=False),
-            sa.Column("code", sa.Text, nullable=False),
-            sa.Column("reason", sa.Text, nullable=False),
-            sa.Column("request", sa.Text, nullable=False),
-            sa.Column("kept_at", sa.DateTime(timezone=True), nullable=False),
+            sa.Column("id", key_text(), primary_key=True),
+            sa.Column("request_id", long_text(), nullable=False),
+            sa.Column("batch_id", short_text(), nullable=False),
+            sa.Column("code", short_text(), nullable=False),
+            sa.Column("reason", short_text(), nullable=False),
+            sa.Column("request", long_text(), nullable=False),
+            sa.Column("kept_at", moment(), nullable=False),
             sa.Column("position", sa.Integer, nullable=False),
             schema=where.schema,
+            **MARIADB_TABLE,
         )
 
     def create_if_missing(self, connection: sa.Connection) -> None:
@@ -88,7 +91,7 @@ class DeadLetters:
         Raises:
             sqlalchemy.exc.SQLAlchemyError: The table is missing, or takes no rows.
         """
-        rows = [
+        rows: list[dict[str, object]] = [
             {
                 "id": letter.id,
                 "request_id": _plain(letter.request.request_id),
@@ -101,11 +104,24 @@ class DeadLetters:
             }
             for position, letter in enumerate(letters)
         ]
+        if is_mariadb(self._dialect):
+            self._keep_in_mariadb(connection, rows)
+            return
         insert = postgresql.insert if self._dialect.name == "postgresql" else sqlite.insert
         for start in range(0, len(rows), ROWS_PER_STATEMENT):
             some = insert(self.table).values(rows[start : start + ROWS_PER_STATEMENT])
             # A conflict clause without columns needs no SELECT: https://www.postgresql.org/docs/current/sql-insert.html
             connection.execute(some.on_conflict_do_nothing())
+
+    def _keep_in_mariadb(self, connection: sa.Connection, rows: Sequence[dict[str, object]]) -> None:
+        """One by one if a letter is kept already: a clause for conflicts would need the right to update."""
+        insert = sa.insert(self.table)
+        try:
+            connection.execute(insert, rows)
+        except sa.exc.IntegrityError:
+            for row in rows:
+                with suppress(sa.exc.IntegrityError):
+                    connection.execute(insert, row)
 
     def read(self, connection: sa.Connection) -> list[KeptLetter]:
         """All dead letters, in the order in which they were kept; none if the table does not exist yet."""

@@ -46,6 +46,10 @@ class FailedTries:
         """How often a request has failed."""
         return self._failed.get(request_id, NEVER)
 
+    def any_timed_out(self, requests: Sequence[WriteRequest]) -> bool:
+        """Whether any of these requests took too long in an earlier attempt."""
+        return bool(self._failed) and any(self.of(request.request_id).timeouts for request in requests)
+
     def note(self, failed: Iterable[str], *, timed_out: Iterable[str], settled: Iterable[str]) -> None:
         """Adds the result of an attempt.
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
+from temporal_batching.contract import ReturnedRow
 from temporal_batching.errors import SinkConfigurationError
 from temporal_batching.sinks.ledger import IDENTITY_ID, LedgerEntry, LedgerStatus
 from temporal_batching.sinks.sql import tables
-from temporal_batching.sinks.sql.tables import own_name, table_ddl
+from temporal_batching.sinks.sql.columns import MARIADB_TABLE, long_text, moment, request_id, short_text
+from temporal_batching.sinks.sql.tables import is_mariadb, own_name, table_ddl
+
+_MARIADB_IDENTITY = ("UUID()", "9999-12-31 00:00:00")
 
 _IDENTITY = {
     # The server generates it, so that a migration that runs on two databases gives each its own. The date protects the
@@ -21,6 +27,8 @@ _IDENTITY = {
         " || substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6)))",
         "9999-12-31 00:00:00.000000",
     ),
+    "mariadb": _MARIADB_IDENTITY,
+    "mysql": _MARIADB_IDENTITY,
 }
 """By dialect: the expression that generates an identity, and the literal of the end of the year 9999."""
 
@@ -36,24 +44,28 @@ def ledger_table(name: str, *, schemas: bool) -> sa.Table:
     return sa.Table(
         where.name,
         sa.MetaData(),
-        sa.Column("request_id", sa.Text, primary_key=True),
-        sa.Column("digest", sa.Text, nullable=False),
-        sa.Column("batch_id", sa.Text, nullable=False),
-        sa.Column("status", sa.Text, nullable=False),
-        sa.Column("committed_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("request_id", request_id(), primary_key=True),
+        sa.Column("digest", short_text(), nullable=False),
+        sa.Column("batch_id", short_text(), nullable=False),
+        sa.Column("status", short_text(), nullable=False),
+        sa.Column("committed_at", moment(), nullable=False),
+        sa.Column("returned", long_text()),
         schema=where.schema,
         # Without a rowid SQLite stores the ids once, in the primary key.
         sqlite_with_rowid=False,
+        **MARIADB_TABLE,
     )
 
 
 def identity_ddl(ledger: sa.Table, dialect: sa.Dialect) -> str:
     """The statement that enters an identity into a ledger that has none. It may be run repeatedly."""
     generated, at = _IDENTITY[dialect.name]
-    columns = ", ".join(column.name for column in ledger.columns)
+    columns = ", ".join(column.name for column in ledger.columns if not column.nullable)
+    # MariaDB has no clause that does nothing on a conflict, but one that sets a column to its own value.
+    unless = "ON DUPLICATE KEY UPDATE digest = digest" if is_mariadb(dialect) else "ON CONFLICT DO NOTHING"
     return (
         f"INSERT INTO {dialect.identifier_preparer.format_table(ledger)} ({columns})"
-        f" VALUES ('{IDENTITY_ID}', {generated}, '', '{LedgerStatus.IDENTITY}', '{at}') ON CONFLICT DO NOTHING;"
+        f" VALUES ('{IDENTITY_ID}', {generated}, '', '{LedgerStatus.IDENTITY}', '{at}') {unless};"
     )
 
 
@@ -157,6 +169,12 @@ def ensure_identity(connection: sa.Connection, ledger: sa.Table, *, create: bool
 
 def read_entry(row: Any) -> LedgerEntry:
     """Reads a row of the ledger, in the order of the table's columns."""
-    request_id, digest, batch_id, status, at = row
+    request_id, digest, batch_id, status, at, returned = row
     moment: datetime = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return LedgerEntry(request_id, LedgerStatus(status), batch_id, moment.astimezone(UTC), digest)
+    rows = None if returned is None else json.loads(returned)
+    return LedgerEntry(request_id, LedgerStatus(status), batch_id, moment.astimezone(UTC), digest, rows)
+
+
+def encode_returned(returned: Sequence[ReturnedRow | None]) -> str:
+    """What a request returned, as the ledger keeps it."""
+    return json.dumps(returned, separators=(",", ":"))

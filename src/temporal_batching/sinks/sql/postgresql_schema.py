@@ -10,9 +10,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from temporal_batching.sinks.sql.schema import BoundColumn, BoundTable, TableName, TableNames, TableRule, check_rule
+from temporal_batching.sinks.rules import TableRule
+from temporal_batching.sinks.sql.privileges import DELETE, needed_privileges
+from temporal_batching.sinks.sql.schema import BoundColumn, BoundTable, TableName, TableNames, check_rule
+from temporal_batching.sinks.sql.shown import Shown, postgresql_shown
 from temporal_batching.sinks.sql.tables import is_a_batchers, leading_to, unique_keys
-from temporal_batching.sinks.sql.types import postgresql_binder
+from temporal_batching.sinks.sql.types import postgresql_binder, postgresql_number
+
+MERGE_RETURNS_SINCE = (17,)
+"""The version of PostgreSQL since which MERGE has RETURNING."""
 
 
 def list_names(connection: sa.Connection, *, own: Iterable[sa.Table], reserved: Iterable[sa.Table]) -> TableNames:
@@ -81,9 +87,19 @@ def reflect(connection: sa.Connection, name: str, where: TableName, rule: TableR
             generated=bool(generated) or identity == "a",
             type_sql=type_sql,
             nested=array or composite or delimiter != ",",
+            shown=Shown("{}::text", str) if composite else postgresql_shown(column_type),
+            number=postgresql_number(column_type),
         )
     check_rule(name, columns, rule, map(frozenset, unique_keys(connection, where)))
-    return BoundTable(name, sa.Table(table_name, sa.MetaData(), schema=schema), columns, rule)
+    plain = connection.scalar(_KIND, {"schema": schema, "table": table_name}) in ("r", "p")
+    version = connection.dialect.server_version_info or (0,)
+    return BoundTable(
+        name,
+        sa.Table(table_name, sa.MetaData(), schema=schema),
+        columns,
+        rule,
+        shows_many=plain and rule.conflict == "error" and version >= MERGE_RETURNS_SINCE,
+    )
 
 
 def missing_privileges(connection: sa.Connection, ledger: sa.Table) -> list[str]:
@@ -93,6 +109,18 @@ def missing_privileges(connection: sa.Connection, ledger: sa.Table) -> list[str]
         privilege
         for privilege in ("SELECT", "INSERT", "UPDATE")
         if not connection.scalar(_PRIVILEGE, {"name": name, "privilege": privilege})
+    ]
+
+
+def missing_to_write(connection: sa.Connection, table: BoundTable) -> list[str]:
+    """The privileges on a table that its rule needs and this role does not have on any of its columns."""
+    name = _quoted(connection, table.table)
+    return [
+        privilege
+        for privilege in needed_privileges(table.rule)
+        if not connection.scalar(
+            _PRIVILEGE if privilege == DELETE else _COLUMN_PRIVILEGE, {"name": name, "privilege": privilege}
+        )
     ]
 
 
@@ -155,7 +183,12 @@ _VERSION = sa.text(
     " (SELECT sum(hashtext(concat_ws(',', oid, xmin))) FROM pg_namespace))"
 )
 _OID = sa.text("SELECT to_regclass(:name)::oid")
+_KIND = sa.text(
+    "SELECT c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE n.nspname = :schema AND c.relname = :table"
+)
 _PRIVILEGE = sa.text("SELECT has_table_privilege(:name, :privilege)")
+_COLUMN_PRIVILEGE = sa.text("SELECT has_any_column_privilege(:name, :privilege)")
 # Including relations in schemas that this role may not use: a view in another schema writes with its owner's rights.
 _RELATIONS = sa.text(
     "SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS kind,"

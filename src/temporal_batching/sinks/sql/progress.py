@@ -52,7 +52,8 @@ class Progress:
 
     Attributes:
         order: Positions of the batch in the order in which its requests are tried.
-        outcomes: The outcomes by position, where they are committed or certain.
+        outcomes: The outcomes by position, where they are committed or certain. They are set by `set_outcome`.
+        commits: Transactions that were committed.
         restarts: Transactions that were started again.
     """
 
@@ -77,9 +78,11 @@ class Progress:
         """
         self.order = failed.order(batch)
         self.outcomes: dict[int, Outcome] = {}
+        self.commits = 0
         self.restarts = 0
         self._batch = batch
         self._failed_before = failed
+        self._retried: set[int] = set()
         self._failed: set[str] = set()
         self._timed_out: set[str] = set()
         self._time = timeouts.statement.total_seconds()
@@ -88,14 +91,13 @@ class Progress:
         self._clock = clock
         self._began = clock()
         self._brief_lock = batch.attempt > 0
-        self._brief_tries = batch.attempt > 0 or any(failed.of(request.request_id).timeouts for request in batch)
+        self._brief_tries = batch.attempt > 0 or failed.any_timed_out(batch)
         # Two halvings down to one request fit the time that the first try leaves.
         self._brief = max(BRIEF_TRY, self._time * (1 - FIRST_SHARE) / (2 * (len(batch).bit_length() + 1)))
         self._backoff_factor = 2 ** min(batch.attempt, 8)
         self._latest_failure = ""
         self._in_a_row = 0
         self._of_table: Counter[BoundTable] = Counter()
-        self._committed = False
         self._doubtful: set[int] = set()
 
     # How long, and how often
@@ -176,6 +178,8 @@ class Progress:
 
     def remember(self) -> None:
         """Stores what later attempts need to know. Call it at the end."""
+        if not self._failed and not len(self._failed_before):
+            return
         waiting = {self._batch[position].request_id for position in self.to_be_retried()}
         settled = [self._batch[position].request_id for position in self.outcomes]
         self._failed_before.note(
@@ -204,7 +208,17 @@ class Progress:
     def note_committed(self, outcomes: dict[int, Outcome]) -> None:
         """Notes the outcomes, by position, of a transaction that is committed."""
         self.outcomes.update(outcomes)
-        self._committed = True
+        self._retried.difference_update(outcomes)
+        self._retried.update(p for p, outcome in outcomes.items() if outcome.kind is OutcomeKind.RETRY)
+        self.commits += 1
+
+    def set_outcome(self, position: int, outcome: Outcome) -> None:
+        """Notes the outcome of a request that is not committed."""
+        self.outcomes[position] = outcome
+        if outcome.kind is OutcomeKind.RETRY:
+            self._retried.add(position)
+        else:
+            self._retried.discard(position)
 
     def note_lost_commit(self, positions: Iterable[int]) -> None:
         """Notes that the connection was lost while these positions were being committed."""
@@ -213,12 +227,12 @@ class Progress:
     @property
     def in_doubt(self) -> bool:
         """Whether anything of the batch may be committed."""
-        return self._committed or bool(self._doubtful)
+        return self.committed or bool(self._doubtful)
 
     @property
     def committed(self) -> bool:
         """Whether a part of the batch is committed."""
-        return self._committed
+        return self.commits > 0
 
     def retry(self, position: int, reason: str) -> Outcome:
         """The outcome of a request that is to be retried, with whether it may be committed."""
@@ -227,14 +241,14 @@ class Progress:
     def fill(self, size: int, reason: str) -> None:
         """Gives the requests without an outcome the outcome `retry`."""
         for position in range(size):
-            self.outcomes.setdefault(position, self.retry(position, reason))
+            if position not in self.outcomes:
+                self.set_outcome(position, self.retry(position, reason))
 
     def state_doubts(self) -> None:
         """Updates, for each request to be retried, whether it may be committed."""
         for position in self.to_be_retried():
-            self.outcomes[position] = self.retry(position, self.outcomes[position].reason or "")
+            self.set_outcome(position, self.retry(position, self.outcomes[position].reason or ""))
 
     def to_be_retried(self) -> list[int]:
         """The positions to be retried, in the order in which they are tried."""
-        known = self.outcomes
-        return [position for position in self.order if position in known and known[position].kind is OutcomeKind.RETRY]
+        return [position for position in self.order if position in self._retried] if self._retried else []

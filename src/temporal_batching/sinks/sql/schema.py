@@ -10,59 +10,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from temporal_batching.contract import Record, RejectCode
+from temporal_batching.contract import INSERT, Operation, Record, RejectCode, Returned
 from temporal_batching.errors import SinkConfigurationError
+from temporal_batching.sinks.rules import TableRule, operation_fault
+from temporal_batching.sinks.sql.shown import Shown
 from temporal_batching.sinks.sql.values import BadValue, Reader, show
 
+ANY_SHOWN = Shown("{}", lambda value: value)
 MAX_NAMES_SHOWN = 12
 MAX_PLANS = 256
 """The sets of columns whose plans one table keeps. Callers have a few; the limit bounds the memory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableRule:
-    """What happens when a record conflicts with an existing row.
-
-    Example:
-        ```python
-        from temporal_batching import SqlSink, TableRule
-
-        sink = SqlSink(
-            "sqlite:///app.db",
-            tables={
-                "entries": TableRule(),
-                "tags": TableRule(conflict="ignore", key=["name"]),
-                "balances": TableRule(conflict="update", key=["account"], update=["amount"]),
-            },
-        )
-        ```
-
-    Attributes:
-        conflict: ``error`` rejects the request; ``ignore`` keeps the existing row and counts the record as written;
-            ``update`` overwrites the row's columns with those of the record.
-        key: The columns that identify a row; a unique index or the primary key must cover exactly these columns.
-            ``update`` requires it. With ``ignore`` and without a key, any unique index counts.
-        update: The columns that ``update`` overwrites if the record has them; by default all except the key.
-    """
-
-    conflict: Literal["error", "ignore", "update"] = "error"
-    key: Sequence[str] = ()
-    update: Sequence[str] | None = None
-
-    def __post_init__(self) -> None:
-        if self.conflict not in ("error", "ignore", "update"):
-            raise SinkConfigurationError(f"conflict {self.conflict!r}: one of error, ignore, update")
-        for name in ("key", "update"):
-            if isinstance(getattr(self, name), str):
-                raise SinkConfigurationError(f"{name} {getattr(self, name)!r}: a sequence of column names")
-        if self.conflict == "update" and not self.key:
-            raise SinkConfigurationError("conflict 'update' needs a key, the columns that identify a row")
-        if self.conflict == "error" and (self.key or self.update):
-            raise SinkConfigurationError("key and update have no meaning with conflict 'error'")
 
 
 class SchemaMismatch(Exception):
@@ -92,10 +54,12 @@ class TableNames(NamedTuple):
     Attributes:
         writable: The tables that requests may write to, by the names that requests use.
         reserved: Names of tables that are a batcher's own: a ledger, dead letters, or anything that leads to one.
+        unfit: Names of tables that cannot be written to, with the reason.
     """
 
     writable: dict[str, TableName]
     reserved: frozenset[str]
+    unfit: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -110,6 +74,8 @@ class BoundColumn:
         type_sql: The type's name for a cast, where the dialect needs one.
         nested: Whether arrays of the type cannot be unpacked element by element: the type is an array or a composite,
             or its arrays have another delimiter than a comma.
+        shown: How the column is read back.
+        number: ``integer``, ``exact`` or ``double`` if it holds numbers that can be added, empty otherwise.
     """
 
     name: str
@@ -118,13 +84,41 @@ class BoundColumn:
     generated: bool = False
     type_sql: str = ""
     nested: bool = False
+    shown: Shown = ANY_SHOWN
+    number: str = ""
 
 
 class BindingPlan(NamedTuple):
-    """How records with one set of columns are bound."""
+    """How records with one operation and one set of columns are bound."""
 
     columns: tuple[str, ...]
     binds: tuple[tuple[str, Reader], ...]
+
+
+@dataclass(eq=False, slots=True)
+class Ask:
+    """What is read back of one row, and which of its values are those of earlier rows.
+
+    Attributes:
+        asked: The columns that the caller receives.
+        columns: The columns to read: those, and those that later records refer to.
+        references: By the position of a value: the `Ask` of the earlier row, and its column.
+        stage: Rows of one stage are inserted together; those that refer to them come in a later one.
+        row: What was read, by column; None if there is no row to show.
+    """
+
+    asked: tuple[str, ...]
+    columns: tuple[str, ...]
+    references: list[tuple[int, Ask, str]] = field(default_factory=list)
+    stage: int = 0
+    row: dict[str, Any] | None = None
+
+    @property
+    def returned(self) -> dict[str, Any] | None:
+        """What the caller receives of the row."""
+        if not self.asked:
+            return {}
+        return None if self.row is None else {name: self.row[name] for name in self.asked}
 
 
 class Row(NamedTuple):
@@ -133,6 +127,13 @@ class Row(NamedTuple):
     table: BoundTable
     columns: tuple[str, ...]
     values: list[Any]
+    ask: Ask | None = None
+    operation: Operation = INSERT
+
+    @property
+    def is_read(self) -> bool:
+        """Whether it is read back."""
+        return self.ask is not None and bool(self.ask.columns)
 
 
 @dataclass(eq=False)
@@ -146,61 +147,135 @@ class BoundTable:
         table: SQLAlchemy's table.
         columns: The columns by name, in the table's order.
         rule: The conflict rule.
-        statements: The insert statements by their columns; the dialect keeps them here.
-        plans: How records are bound, by the names of their columns; at most `MAX_PLANS`.
+        key_index: The name of the unique index over the rule's key, where statements need it.
+        statements: The statements by their columns; the dialect keeps them here.
+        plans: How records are bound, by the names of their columns and their operation; at most `MAX_PLANS`.
+        identified_by: What identifies a row that was just written, where the dialect has to look for it.
+        shows_many: Whether one statement can insert many rows and tell which of them returned what; some may return
+            nothing.
+        needs_order: Whether its rule allows more than to insert rows as they are.
+        only_appends: Whether inserts never have to be in an order other than that of arrival.
     """
 
     name: str
     table: sa.Table
     columns: Mapping[str, BoundColumn]
     rule: TableRule
-    statements: dict[tuple[str, ...], Any] = field(default_factory=dict)
-    plans: dict[tuple[str, ...], BindingPlan] = field(default_factory=dict)
+    key_index: str = ""
+    statements: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    plans: dict[tuple[Any, ...], BindingPlan] = field(default_factory=dict)
+    identified_by: tuple[str, ...] = ()
+    shows_many: bool = False
+    needs_order: bool = field(init=False, default=False)
+    only_appends: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self.needs_order = self.rule.changes_rows or self.rule.conflict == "add"
+        self.only_appends = self.rule.conflict == "error" or (self.rule.conflict == "ignore" and not self.rule.key)
 
     def bind(self, record: Record) -> Row:
-        """Binds a record's values by the types of their columns.
+        """Binds a record's values by the types of their columns. References are left to `bind_references`.
 
         Raises:
-            SchemaMismatch: An unknown column, or a value that its column cannot hold.
+            SchemaMismatch: An unknown column, a value that its column cannot hold, or an operation that the table's
+                rule does not allow.
         """
-        values = record.values
-        plan = self.plans.get(tuple(values)) or self._plan(values)
-        try:
-            return Row(self, plan.columns, [bind(values[name]) for name, bind in plan.binds])
-        except BadValue:
-            pass
-        for name, bind in plan.binds:
+        values, operation = record.values, record.operation
+        plan = self.plan_of(values, operation)
+        if not record.returning:
             try:
-                bind(values[name])
-            except BadValue as err:
-                raise SchemaMismatch(RejectCode.TYPE, f"{self.name}.{name}: {err.message(values[name])}") from None
-        raise AssertionError("a value that could not be bound was bound the second time")
+                return Row(self, plan.columns, [bind(values[name]) for name, bind in plan.binds], None, operation)
+            except BadValue:
+                pass
+        bound: list[Any] = []
+        refers = False
+        for name, _ in plan.binds:
+            value = values[name]
+            if isinstance(value, Returned):
+                refers = True
+                bound.append(None)
+                continue
+            bound.append(self.bind_value(name, value, operation))
+        asked = tuple(record.returning)
+        for name in asked:
+            self.check_readable(name)
+        return Row(self, plan.columns, bound, Ask(asked, asked) if asked or refers else None, operation)
 
-    def _plan(self, values: Mapping[str, Any]) -> BindingPlan:
-        names = tuple(values)
-        for name in names:
+    def plan_of(self, values: Mapping[str, Any], operation: Operation = INSERT) -> BindingPlan:
+        """How records with this operation and these columns are bound.
+
+        Raises:
+            SchemaMismatch: An unknown column, or an operation that the table's rule does not allow.
+        """
+        key = tuple(values) if operation == INSERT else (operation, tuple(values))
+        return self.plans.get(key) or self._plan(key, values, operation)
+
+    def bind_value(self, name: str, value: Any, operation: Operation = INSERT) -> Any:
+        """Binds the value of one column.
+
+        Raises:
+            SchemaMismatch: The column cannot hold it, or it is null where the operation needs a value.
+        """
+        try:
+            return self._reader(name, operation)(value)
+        except BadValue as err:
+            raise SchemaMismatch(RejectCode.TYPE, f"{self.name}.{name}: {err.message(value)}") from None
+
+    def check_readable(self, name: str) -> None:
+        """Checks that a column can be read back.
+
+        Raises:
+            SchemaMismatch: There is no such column.
+        """
+        if name not in self.columns:
+            known = _listed(self.columns)
+            raise SchemaMismatch(
+                RejectCode.UNKNOWN_COLUMN, f"{self.name} has no column {show(name)} to return; it has {known}"
+            )
+
+    def _reader(self, name: str, operation: Operation) -> Reader:
+        read, rule = self.columns[name].bind, self.rule
+        adds = operation == INSERT and rule.conflict == "add"
+        if name in rule.key and (adds or operation != INSERT):
+            return _not_null(read, "a value", "it is part of the key, which names the row")
+        return _not_null(read, "a number to add") if adds and name in rule.add else read
+
+    def _plan(self, key: tuple[Any, ...], values: Mapping[str, Any], operation: Operation) -> BindingPlan:
+        for name in values:
             column = self.columns.get(name)
             if column is None:
                 known = _listed(self.columns)
                 raise SchemaMismatch(
                     RejectCode.UNKNOWN_COLUMN, f"{self.name} has no column {show(name)}; it has {known}"
                 )
-            if column.generated:
+            if column.generated and (operation == INSERT or name not in self.rule.key):
                 raise SchemaMismatch(
                     RejectCode.DATABASE, f"{self.name}.{name} is generated by the database: leave it out"
                 )
+        if fault := operation_fault(self.name, self.rule, operation, values):
+            raise SchemaMismatch(RejectCode.INVALID, fault)
         # In the table's order, so that the same columns in another order give the same statement.
         columns = tuple(name for name in self.columns if name in values)
-        plan = BindingPlan(columns, tuple((name, self.columns[name].bind) for name in columns))
+        plan = BindingPlan(columns, tuple((name, self._reader(name, operation)) for name in columns))
         if len(self.plans) >= MAX_PLANS:
             self.plans.clear()
-        self.plans[names] = plan
+        self.plans[key] = plan
         return plan
 
     def updated(self, columns: Sequence[str]) -> list[str]:
         """The columns of a record that a conflict overwrites."""
-        chosen = self.columns if self.rule.update is None else self.rule.update
-        return [name for name in columns if name in chosen and name not in self.rule.key]
+        rule = self.rule
+        chosen = rule.update if rule.update is not None else () if rule.conflict == "add" else self.columns
+        return [name for name in columns if name in chosen and name not in rule.key]
+
+
+def _not_null(read: Reader, expected: str, why: str = "") -> Reader:
+    def bind(value: Any) -> Any:
+        if value is None:
+            raise BadValue(expected, why)
+        return read(value)
+
+    return bind
 
 
 class TableCatalog:
@@ -229,6 +304,7 @@ class TableCatalog:
         self._lock = threading.Lock()
         self._names: dict[str, TableName] = {}
         self._reserved: frozenset[str] = frozenset()
+        self._unfit: Mapping[str, str] = {}
         self._tables: dict[str, BoundTable] = {}
         self._version_read: object = None
         self._is_read = False
@@ -236,6 +312,11 @@ class TableCatalog:
     def __len__(self) -> int:
         """The number of tables that are kept."""
         return len(self._tables)
+
+    def named(self) -> list[BoundTable]:
+        """The tables that are named in the rules and are there."""
+        with self._lock:
+            return [table for name in self._rules or () if (table := self._tables.get(name)) is not None]
 
     def get(self, name: str) -> BoundTable:
         """The table of this name.
@@ -255,6 +336,8 @@ class TableCatalog:
             self._read_names()
         if isinstance(name, str) and name in self._reserved:
             raise SchemaMismatch(RejectCode.UNKNOWN_TABLE, f"{name} is a batcher's own table")
+        if isinstance(name, str) and name in self._unfit and (self._rules is None or name in self._rules):
+            raise SchemaMismatch(RejectCode.UNKNOWN_TABLE, f"{name} {self._unfit[name]}")
         if (
             not isinstance(name, str)
             or name not in self._names
@@ -278,7 +361,7 @@ class TableCatalog:
 
     def _read_names(self) -> None:
         self._version_read = self._version()  # first, so that a change from here on is noticed
-        self._names, self._reserved = self._list_names()
+        self._names, self._reserved, self._unfit = self._list_names()
         self._is_read = True
 
     def refresh_if_changed(self) -> bool:
@@ -308,6 +391,9 @@ class TableCatalog:
             own = sorted(self._reserved.intersection(self._rules or ()))
             if own:
                 raise SinkConfigurationError(f"{own[0]} is a batcher's own table: no request may write to it")
+            unfit = sorted(set(self._unfit).intersection(self._rules or ()))
+            if unfit:
+                raise SinkConfigurationError(f"{unfit[0]} {self._unfit[unfit[0]]}")
             missing = sorted(set(self._rules or ()) - set(self._names))
             if missing:
                 there = _listed(self._shortest_names(self._names)) if self._names else "none"
@@ -316,7 +402,9 @@ class TableCatalog:
                 self._find(name)
 
 
-def check_rule(name: str, columns: Iterable[str], rule: TableRule, unique: Iterable[frozenset[str]]) -> None:
+def check_rule(
+    name: str, columns: Mapping[str, BoundColumn], rule: TableRule, unique: Iterable[frozenset[str]]
+) -> None:
     """Compares a rule with its table.
 
     Args:
@@ -328,15 +416,19 @@ def check_rule(name: str, columns: Iterable[str], rule: TableRule, unique: Itera
     Raises:
         SinkConfigurationError: The rule does not fit; the message says what the table has.
     """
-    columns = list(columns)
-    for column in [*rule.key, *(rule.update or ())]:
+    for column in [*rule.key, *(rule.update or ()), *rule.add]:
         if column not in columns:
             raise SinkConfigurationError(f"{name} has no column {column!r}; it has {_listed(columns)}")
+    for column in rule.add:
+        if not columns[column].number or columns[column].generated:
+            what = "is generated by the database" if columns[column].generated else "holds no numbers"
+            raise SinkConfigurationError(f"{name}.{column} {what}: conflict 'add' cannot add to it")
     unique = list(unique)
     if rule.key and frozenset(rule.key) not in unique:
         there = "; ".join(", ".join(sorted(u)) for u in unique) or "none"
+        needed = f"conflict {rule.conflict!r} needs" if rule.conflict != "error" else "updates and deletes need"
         raise SinkConfigurationError(
-            f"{name}: no unique index over exactly ({', '.join(rule.key)}), which conflict {rule.conflict!r} needs; "
+            f"{name}: no unique index over exactly ({', '.join(rule.key)}), which {needed}; "
             f"the unique keys are: {there}"
         )
 

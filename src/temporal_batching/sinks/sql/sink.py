@@ -1,4 +1,4 @@
-"""`SqlSink`: batches into SQLite or PostgreSQL, ledger and rows in one transaction.
+"""`SqlSink`: batches into SQLite, PostgreSQL or MariaDB, ledger and rows in one transaction.
 
 The type of its column decides what a JSON value becomes. Any other value is `rejected` with code ``type``:
 
@@ -7,20 +7,25 @@ The type of its column decides what a JSON value becomes. Any other value is `re
 | integers | whole numbers or strings of them, within the column's range; no booleans, no fractions |
 | numeric, decimal | numbers or strings, exact; no NaN or infinity. SQLite holds 15 digits, or 64-bit integers |
 | real, double | numbers or strings, to the nearest; ``Infinity``, ``-Infinity``, on PostgreSQL ``NaN``, as strings |
-| boolean | ``true`` and ``false`` |
+| float, double of MariaDB | numbers or strings, to the nearest; finite only |
+| boolean, MariaDB's ``tinyint(1)`` | ``true`` and ``false`` |
 | text, varchar, char | strings without U+0000 (PostgreSQL) and lone surrogates; the database enforces lengths |
 | timestamp with time zone | RFC 3339 with an offset; digits past microseconds are cut off |
 | timestamp | RFC 3339; if it has an offset it is stored as UTC |
 | date, time, time with time zone | ``2026-01-31``, ``09:30:00``, ``09:30:00+01:00`` |
-| uuid, bytea or blob | a UUID as a string, base64 |
+| uuid, bytea or blob | a UUID as a string, base64; for MariaDB's ``binary(n)`` exactly n bytes |
 | json, jsonb | any JSON value |
 | enum, array | one of the labels; a list, whose lists are a further dimension |
+| MariaDB's set, bit, year | a list of labels; a string of binary digits (``bit(1)``: booleans too); 1901 to 2155 |
 | interval on SQLite | a string with its units, ``PT5M`` or ``1 day``; SQLite has no syntax to check it with |
 | any other type of PostgreSQL, composites too | a string in the type's syntax, ``(Main St,1)``; in an array each |
+| any other type of MariaDB, without geometries | a string in the type's syntax, ``::1`` |
 
 ``null`` is SQL's NULL; in a JSON column that is NOT NULL it is JSON's null. A column that is left out gets the
 database's default. In SQLite the declared name of the type decides, and neither lengths nor precisions are enforced.
-A string that SQLite would store as a number (``0012`` in a column declared ``STRING``) is rejected.
+A string that SQLite would store as a number (``0012`` in a column declared ``STRING``) is rejected. On MariaDB a
+``timestamp`` is an instant and takes an offset, a ``datetime`` is without time zone, and both keep as many digits of a
+second as their column has; a column is JSON if it was declared ``json``.
 """
 
 from __future__ import annotations
@@ -34,15 +39,17 @@ from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
-from temporal_batching.contract import Outcome
+from temporal_batching.contract import OPERATIONS, Outcome, ReturnedRow
 from temporal_batching.errors import SinkConfigurationError, SinkError, SinkUnavailable
+from temporal_batching.policy import MAX_MESSAGE_RETURNED
 from temporal_batching.sinks.base import Batch, Sink
 from temporal_batching.sinks.dead_letters import DEFAULT_DEAD_LETTERS, DeadLetter
 from temporal_batching.sinks.ledger import DEFAULT_LEDGER, LedgerEntry
+from temporal_batching.sinks.rules import TableRule
 from temporal_batching.sinks.sql.batch_write import BatchWrite
 from temporal_batching.sinks.sql.connect import connect_engine, make_database
 from temporal_batching.sinks.sql.connections import DRIVER_ERRORS, Connections, Timeouts
-from temporal_batching.sinks.sql.database import SinkCounters
+from temporal_batching.sinks.sql.database import MAX_RETURNED_BYTES, SinkCounters
 from temporal_batching.sinks.sql.dead_letters import DeadLetters
 from temporal_batching.sinks.sql.errors import DatabaseFailure
 from temporal_batching.sinks.sql.failed_tries import FailedTries
@@ -53,11 +60,14 @@ from temporal_batching.sinks.sql.ledger import (
     identity_ddl,
 )
 from temporal_batching.sinks.sql.ledger import ledger_table as define_ledger
-from temporal_batching.sinks.sql.schema import TableCatalog, TableRule
-from temporal_batching.sinks.sql.tables import table_ddl
+from temporal_batching.sinks.sql.schema import TableCatalog
+from temporal_batching.sinks.sql.tables import has_schemas, table_ddl
 from temporal_batching.sinks.sql.transaction import storable_ids
 
 __all__ = ["SinkCounters", "SqlSink", "TableRule"]
+
+CHECK_TIMEOUT = timedelta(seconds=2)
+"""The limit of each statement of `SqlSink.check`: less than a probe waits."""
 
 LETTERS_TIMEOUT = timedelta(seconds=3)
 """The limit of each statement that keeps dead letters, and of its wait for a lock. The batch's callers wait for it."""
@@ -89,6 +99,9 @@ class SqlSink(Sink):
         counters: Counts of what the sink has done.
     """
 
+    takes_references = True
+    operations = OPERATIONS
+
     def __init__(
         self,
         url_or_engine: str | sa.URL | sa.Engine,
@@ -101,35 +114,39 @@ class SqlSink(Sink):
         lock_timeout: timedelta = timedelta(seconds=10),
         connect_timeout: timedelta = timedelta(seconds=10),
         max_connections: int = 4,
+        max_returned_bytes: int = MAX_RETURNED_BYTES,
         wal: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Creates the sink. It connects when it is opened.
 
         Args:
-            url_or_engine: ``sqlite:///file.db``, ``postgresql://...`` (psycopg 3 is the driver), or a synchronous
-                engine, which the caller disposes of.
+            url_or_engine: ``sqlite:///file.db``, ``postgresql://...`` (psycopg 3 is the driver), ``mariadb://...``
+                (PyMySQL), or a synchronous engine, which the caller disposes of.
             tables: The tables that requests may write to, with their conflict rules. A name without a rule means
-                ``error``. On PostgreSQL a name may be ``schema.table``. None allows every table, and a conflict is an
-                error.
-            ledger_table: The table that keeps the request ids; on PostgreSQL it may be ``schema.table``.
+                ``error``. Except on SQLite a name may be ``schema.table``; a schema of MariaDB is a database. None
+                allows every table, and a conflict is an error.
+            ledger_table: The table that keeps the request ids; except on SQLite it may be ``schema.table``.
             create_ledger: Whether a missing ledger is created. `ledger_ddl` returns the statements.
-            dead_letters: The table for rejected requests without a reply address; on PostgreSQL it may be
+            dead_letters: The table for rejected requests without a reply address; except on SQLite it may be
                 ``schema.table``. With ``create_ledger`` it is created with the first dead letter; `dead_letters_ddl`
                 returns the statement. None keeps no dead letters.
             statement_timeout: The time of all statements of a flush together. Keep it below the batcher's
                 ``flush_timeout``. The first try of several requests may take 0.6 of it; requests that were too slow
-                are isolated in the rest. A statement that exceeds its share is ended by PostgreSQL, or interrupted in
-                SQLite; deferred triggers count as one statement. PostgreSQL also ends a transaction that was idle for
+                are isolated in the rest. A statement that exceeds its share is ended by the server, or interrupted in
+                SQLite; deferred triggers count as one statement. The server also ends a transaction that was idle for
                 so long, so that a worker that crashed or is stuck does not keep its locks.
             lock_timeout: The longest wait for another transaction's lock, or for SQLite's single writer; shorter if a
-                request that waits has an earlier deadline. It also bounds opening the sink and reading the schema. On
-                PostgreSQL, after one wait of a flush has timed out, further waits are limited to 0.1 s, in later
+                request that waits has an earlier deadline. It also bounds opening the sink and reading the schema.
+                Except on SQLite, after one wait of a flush has timed out, further waits are limited to 0.1 s, in later
                 attempts too. A request that is tried by itself may wait twice as long in each attempt, up to a quarter
                 of ``lock_timeout``.
-            connect_timeout: The longest wait for a connection to PostgreSQL.
+            connect_timeout: The longest wait for a connection to a server.
             max_connections: The connections and threads that batches of several shards may use concurrently. SQLite
                 has one writer and always uses one.
+            max_returned_bytes: The bytes, as JSON, that one request may return to its caller (`Record.returning`). The
+                ledger keeps them, and they travel in the confirmation. A request that returns more is rejected
+                (`too_large`).
             wal: Whether a SQLite file is switched to write-ahead logging, so that readers do not wait.
             clock: Returns seconds since the epoch. Deadlines are compared with it, and commits are dated by it.
 
@@ -142,6 +159,8 @@ class SqlSink(Sink):
             )
         if max_connections < 1:
             raise SinkConfigurationError(f"max_connections {max_connections}: at least 1")
+        if not 1 <= max_returned_bytes <= MAX_MESSAGE_RETURNED:
+            raise SinkConfigurationError(f"max_returned_bytes {max_returned_bytes}: from 1 to {MAX_MESSAGE_RETURNED:,}")
         for name, value in (("statement_timeout", statement_timeout), ("lock_timeout", lock_timeout)):
             if value <= timedelta(0):
                 raise SinkConfigurationError(f"{name} {value}: longer than zero")
@@ -155,7 +174,7 @@ class SqlSink(Sink):
             statement_timeout=statement_timeout,
         )
         self._dialect = connected.engine.dialect
-        self._ledger = define_ledger(ledger_table, schemas=self._dialect.name == "postgresql")
+        self._ledger = define_ledger(ledger_table, schemas=has_schemas(self._dialect))
         self._create_ledger = create_ledger
         self.counters = SinkCounters()
         adapter = make_database(
@@ -166,6 +185,7 @@ class SqlSink(Sink):
             lock_timeout=lock_timeout,
             wal=wal,
         )
+        adapter.max_returned = max_returned_bytes
         self._letters = None if dead_letters is None else DeadLetters(dead_letters, self._dialect)
         if self._letters is not None:
             adapter.own.append(self._letters.table)
@@ -281,6 +301,18 @@ class SqlSink(Sink):
         await self.connections.in_thread(keep)
         return True
 
+    async def read_returned(self, request_ids: Sequence[str]) -> Mapping[str, Sequence[ReturnedRow | None]]:
+        """What requests returned when they were written, from the ledger.
+
+        Args:
+            request_ids: The ids. Those that asked for nothing, or are not written, are left out.
+
+        Raises:
+            SinkUnavailable: The database cannot be read now.
+        """
+        found = await self.lookup(request_ids)
+        return {i: entry.returned for i, entry in found.items() if entry.returned is not None}
+
     async def lookup(self, request_ids: Iterable[str]) -> dict[str, LedgerEntry]:
         """Reads the ledger.
 
@@ -315,22 +347,71 @@ class SqlSink(Sink):
         finally:
             transaction.rollback()
 
+    async def check(self) -> datetime | None:
+        """Looks whether the database answers, and the ledger is there, is the same, and may be written.
+
+        Returns:
+            What the server's clock says; None for SQLite.
+
+        Raises:
+            SinkConfigurationError: The ledger was lost or changed, or the role lacks a privilege on it.
+            SinkUnavailable: The database cannot be reached.
+        """
+
+        def look() -> datetime | None:
+            self._check()
+            with self._unavailable():
+                return self.connections.run_bounded(self._look, longest=CHECK_TIMEOUT)
+
+        return await self.connections.in_thread(look)
+
+    async def check_tables(self) -> Sequence[str]:
+        """Looks whether this role may write to the tables that are named in ``tables``, as their rules say.
+
+        Returns:
+            A text for each table on which it lacks a privilege.
+
+        Raises:
+            SinkUnavailable: The database cannot be reached.
+        """
+
+        def look(connection: sa.Connection) -> list[str]:
+            adapter = self.connections.adapter
+            lacks = ((table.name, adapter.missing_to_write(connection, table)) for table in self.catalog.named())
+            return [f"this role lacks {', '.join(missing)} on {name}" for name, missing in lacks if missing]
+
+        def connect() -> list[str]:
+            with self._unavailable():
+                return self.connections.run_bounded(look, longest=CHECK_TIMEOUT)
+
+        return await self.connections.in_thread(connect)
+
+    def _look(self, connection: sa.Connection) -> datetime | None:
+        self._check_ledger(connection)
+        return self.connections.adapter.read_clock(connection)
+
+    def _check_ledger(self, connection: sa.Connection) -> None:
+        adapter = self.connections.adapter
+        # A ledger that was open before and is missing now was lost. It is not created again: an empty ledger would let
+        # every id be applied again.
+        if adapter.identity is not None:
+            check_still_there(connection, self._ledger, adapter.identity)
+        else:
+            ensure_ledger(connection, self._ledger, create=self._create_ledger)
+        fault = adapter.ledger_fault(connection)
+        if fault is not None:
+            raise SinkConfigurationError(f"the ledger {self._ledger.fullname} {fault}")
+        missing = adapter.missing_privileges(connection)
+        if missing:
+            raise SinkConfigurationError(f"this role lacks {', '.join(missing)} on the ledger {self._ledger.fullname}")
+
     def _check(self, *, again: bool = False) -> None:
         with self._opening:
             if self._checked and not again:
                 return
 
             def check(connection: sa.Connection) -> None:
-                # A ledger that was open before and is missing now was lost. It is not created again: an empty ledger
-                # would let every id be applied again.
-                if self.connections.adapter.identity is not None:
-                    check_still_there(connection, self._ledger, self.connections.adapter.identity)
-                else:
-                    ensure_ledger(connection, self._ledger, create=self._create_ledger)
-                missing = self.connections.adapter.missing_privileges(connection)
-                if missing:
-                    what = ", ".join(missing)
-                    raise SinkConfigurationError(f"this role lacks {what} on the ledger {self._ledger.fullname}")
+                self._check_ledger(connection)
                 if self.connections.adapter.identity is None:
                     identity = ensure_identity(connection, self._ledger, create=self._create_ledger)
                     self.identity = self.connections.adapter.identity = identity

@@ -11,22 +11,39 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
+from temporal_batching.contract import INSERT, RejectCode
 from temporal_batching.sinks.ledger import IDENTITY_ID, LedgerEntry, judge
+from temporal_batching.sinks.rules import TableRule
+from temporal_batching.sinks.sql import sqlite_schema
+from temporal_batching.sinks.sql.changes import check_updated, key_and_others, missing_row, note_columns, read_columns
 from temporal_batching.sinks.sql.database import (
     DatabaseAdapter,
-    Insert,
     Limits,
     PreparedRequest,
+    RowGroup,
     SinkCounters,
     Stamp,
     Transaction,
 )
 from temporal_batching.sinks.sql.errors import DatabaseFailure, ErrorClass, classify_sqlite
-from temporal_batching.sinks.sql.ledger import read_entry
+from temporal_batching.sinks.sql.ledger import encode_returned, read_entry
 from temporal_batching.sinks.sql.reasons import short_reason
-from temporal_batching.sinks.sql.schema import BoundColumn, BoundTable, TableName, TableNames, TableRule, check_rule
-from temporal_batching.sinks.sql.tables import is_a_batchers, unique_keys
-from temporal_batching.sinks.sql.types import sqlite_binder
+from temporal_batching.sinks.sql.returning import collect, note_row, resolve
+from temporal_batching.sinks.sql.schema import (
+    BoundTable,
+    Row,
+    TableName,
+    TableNames,
+)
+from temporal_batching.sinks.sql.sqlite_changes import (
+    Adder,
+    add_sql,
+    delete_sql,
+    merge,
+    not_exact,
+    read_sql,
+    update_sql,
+)
 
 CHUNK = 10_000
 """Ids in one SELECT: SQLite takes 32,766 parameters."""
@@ -35,15 +52,7 @@ STEPS = 10_000
 """Instructions of SQLite's virtual machine between two checks of the time: about a tenth of a millisecond."""
 
 _USED = "temporal_batching.prepared"
-
-
-class _AsBound(sa.types.UserDefinedType[Any]):
-    """The type of a column whose values are bound already: SQLAlchemy's types would turn decimals into floats."""
-
-    cache_ok = True
-
-    def get_col_spec(self, **_: Any) -> str:
-        raise NotImplementedError
+_ADDER = "temporal_batching.adder"
 
 
 class SqliteDatabase(DatabaseAdapter):
@@ -51,6 +60,7 @@ class SqliteDatabase(DatabaseAdapter):
 
     null = None
     one_update_per_row = False
+    locks_rows = False
 
     def __init__(
         self, engine: sa.Engine, ledger: sa.Table, counters: SinkCounters, *, lock_timeout: float, wal: bool
@@ -70,6 +80,9 @@ class SqliteDatabase(DatabaseAdapter):
             connection.exec_driver_sql("PRAGMA foreign_keys = ON")
             if self._wal:
                 self._switch_to_wal(connection)
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, sqlite3.Connection)
+        info[_ADDER] = Adder(driver)
         info[_USED] = True
         return False
 
@@ -99,42 +112,10 @@ class SqliteDatabase(DatabaseAdapter):
         return classify_sqlite_error(error)
 
     def list_names(self, connection: sa.Connection) -> TableNames:
-        names = _user_tables(connection)
-        reserved = self._reserved(connection, names)
-        writable = {name: TableName(None, name) for name in names if name.casefold() not in reserved}
-        return TableNames(writable, frozenset(name for name in names if name.casefold() in reserved))
-
-    def _reserved(self, connection: sa.Connection, names: Sequence[str]) -> set[str]:
-        """Ledgers, tables of dead letters, views over them, and relations with a trigger that writes to one.
-
-        The names are in lower case.
-        """
-        own = {table.name.casefold() for table in self.own}
-        for name in names:
-            columns = _columns_of(connection, name)
-            if is_a_batchers([column for column, _ in columns], [c for c, key in columns if key], self.reserved):
-                own.add(name.casefold())
-        return own.union(
-            name.casefold() for name in connection.scalars(_INDIRECT) if not own.isdisjoint(touched(connection, name))
-        )
+        return sqlite_schema.list_names(connection, own=self.own, reserved=self.reserved)
 
     def reflect(self, connection: sa.Connection, name: str, where: TableName, rule: TableRule) -> BoundTable:
-        table = sa.Table(where.name, sa.MetaData())
-        columns: dict[str, BoundColumn] = {}
-        strict = _is_strict(connection, where.name)
-        for column, declared, not_null, default, key, hidden in connection.execute(_COLUMNS, {"name": where.name}):
-            if hidden == HIDDEN:
-                continue
-            columns[column] = BoundColumn(
-                name=column,
-                bind=sqlite_binder(declared, nullable=not not_null and not key, strict=strict),
-                # A null in an INTEGER PRIMARY KEY is a new id. In other columns it is the same as leaving it out.
-                plain=default is None,
-                generated=hidden in (2, 3),
-            )
-            table.append_column(sa.Column(column, _AsBound()))
-        check_rule(name, columns, rule, map(frozenset, unique_keys(connection, where)))
-        return BoundTable(name, table, columns, rule)
+        return sqlite_schema.reflect(connection, name, where, rule)
 
     def schema_version(self, connection: sa.Connection) -> object:
         return connection.exec_driver_sql("PRAGMA schema_version").scalar()
@@ -142,86 +123,13 @@ class SqliteDatabase(DatabaseAdapter):
     def missing_privileges(self, connection: sa.Connection) -> list[str]:
         return []
 
+    def missing_to_write(self, connection: sa.Connection, table: BoundTable) -> list[str]:
+        return []
+
 
 def busy_timeout(seconds: float) -> str:
     """The statement that bounds a connection's waits for locks."""
     return f"PRAGMA busy_timeout = {int(seconds * 1000)}"
-
-
-def _columns_of(connection: sa.Connection, name: str) -> list[tuple[str, bool]]:
-    """The columns, each with whether it belongs to the primary key."""
-    with suppress(sa.exc.DBAPIError):  # a view over a table that was dropped has none
-        return [(row.name, bool(row.pk)) for row in connection.execute(_COLUMNS, {"name": name})]
-    return []
-
-
-def touched(connection: sa.Connection, name: str) -> set[str]:
-    """The tables that a view reads, and those that a write to a view or a table writes to, including its triggers.
-
-    SQLite calls its authorizer for every table when it compiles a statement, including those in nested triggers. The
-    statements are explained, not executed.
-    """
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, sqlite3.Connection)
-    quote = connection.dialect.identifier_preparer.quote_identifier
-    tables: set[str] = set()
-    actions = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE}
-
-    def note(action: int, table: str | None, *_: object) -> int:
-        if table is not None and action in actions:
-            tables.add(table.casefold())
-        return sqlite3.SQLITE_OK
-
-    statements = [f"INSERT INTO {quote(name)} DEFAULT VALUES"]
-    statements += [f"UPDATE {quote(name)} SET {quote(column)} = NULL" for column, _ in _columns_of(connection, name)]
-    is_view = connection.scalar(_IS_VIEW, {"name": name})
-    if is_view:
-        statements.append(f"SELECT * FROM {quote(name)}")
-        actions.add(sqlite3.SQLITE_READ)
-    driver.set_authorizer(note)
-    try:
-        for statement in statements:
-            with suppress(sqlite3.Error):  # the view does not support the statement, or its table was dropped
-                driver.execute(f"EXPLAIN {statement}").close()
-    finally:
-        driver.set_authorizer(None)
-    return tables - {name.casefold()}
-
-
-_COLUMNS = sa.text('SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(:name) ORDER BY cid')
-
-
-HIDDEN = 1
-"""Marks a hidden column of a virtual table. FTS5 runs commands from one: ``delete-all`` empties the index."""
-
-TABLE_LIST_SINCE = (3, 37, 0)
-
-
-def _user_tables(connection: sa.Connection) -> list[str]:
-    """Tables and views, without SQLite's own tables and without the shadow tables of virtual tables."""
-    if sqlite3.sqlite_version_info >= TABLE_LIST_SINCE:
-        return list(connection.scalars(_TABLES))
-    inspector = sa.inspect(connection)
-    virtual = connection.scalars(_VIRTUAL).all()
-    names = [*inspector.get_table_names(), *inspector.get_view_names()]
-    return [n for n in names if not any(n.casefold().startswith(f"{v.casefold()}_") for v in virtual)]
-
-
-def _is_strict(connection: sa.Connection, name: str) -> bool:
-    if sqlite3.sqlite_version_info < TABLE_LIST_SINCE:
-        return False  # STRICT and the list came with the same release
-    return bool(connection.scalar(_STRICT, {"name": name}))
-
-
-_TABLES = sa.text(
-    "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type <> 'shadow' AND substr(name, 1, 7) <> 'sqlite_'"
-)
-_INDIRECT = sa.text(
-    "SELECT name FROM sqlite_master WHERE type = 'view' UNION SELECT tbl_name FROM sqlite_master WHERE type = 'trigger'"
-)
-_IS_VIEW = sa.text("SELECT 1 FROM sqlite_master WHERE type = 'view' AND name = :name COLLATE NOCASE")
-_STRICT = sa.text("SELECT strict FROM pragma_table_list(:name) WHERE schema = 'main'")
-_VIRTUAL = sa.text("SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUAL TABLE%'")
 
 
 class SqliteTransaction(Transaction):
@@ -267,14 +175,17 @@ class SqliteTransaction(Transaction):
     def _in_transaction(self) -> bool:
         return bool(getattr(self.connection.connection.driver_connection, "in_transaction", False))
 
-    def _execute(self, statement: sa.Executable, rows: list[dict[str, Any]] | None = None) -> sa.CursorResult[Any]:
+    def _execute(
+        self, statement: sa.Executable, rows: list[dict[str, Any]] | dict[str, Any] | None = None
+    ) -> sa.CursorResult[Any]:
         self._database.counters.statements += 1
         result: sa.CursorResult[Any] = self.connection.execute(statement, rows)
         return result
 
     def attempt(
-        self, stamp: Stamp, entries: Sequence[PreparedRequest], inserts: Sequence[Insert], *, savepoint: bool
+        self, stamp: Stamp, entries: Sequence[PreparedRequest], stages: Sequence[Sequence[RowGroup]], *, savepoint: bool
     ) -> bool:
+        groups = [group for stage in stages for group in stage]
         with _classified():
             self.begin()
             if savepoint:
@@ -283,8 +194,9 @@ class SqliteTransaction(Transaction):
                 complete = len(self._claimable(stamp, entries)) == len(entries)
                 if complete:
                     self._enter(stamp, entries)
-                    for insert in inserts:
-                        self._insert(insert)
+                    for group in groups:
+                        self._write(group)
+                    self._keep_returned([entry for entry in entries if entry.asks])
             except (sa.exc.DBAPIError, DatabaseFailure) as err:
                 self._watch(None)  # the rollback must not be interrupted
                 failure = err if isinstance(err, DatabaseFailure) else classify_sqlite_error(err)
@@ -297,7 +209,7 @@ class SqliteTransaction(Transaction):
             if savepoint:
                 self.connection.exec_driver_sql("RELEASE attempt")
             if complete:
-                self._rows += sum(len(insert.rows) for insert in inserts)
+                self._rows += sum(len(group.rows) for group in groups)
             return complete
 
     def claim(self, stamp: Stamp, entries: Sequence[PreparedRequest]) -> None:
@@ -330,11 +242,124 @@ class SqliteTransaction(Transaction):
         with self._about_ledger():
             self._execute(taken_over, [{"request_id": e.request_id, "digest": e.digest, **common} for e in entries])
 
-    def _insert(self, insert: Insert) -> None:
+    def _keep_returned(self, entries: Sequence[PreparedRequest]) -> None:
+        kept: list[dict[str, Any]] = []
+        for entry in entries:
+            entry.returned = collect(entry.rows, most=self._database.max_returned)
+            if entry.returned is not None:
+                kept.append({"id": entry.request_id, "rows": encode_returned(entry.returned)})
+        if kept:
+            ledger = self._database.ledger
+            update = ledger.update().where(ledger.c.request_id == sa.bindparam("id"))
+            with self._about_ledger():
+                self._execute(update.values(returned=sa.bindparam("rows")), kept)
+
+    def _write(self, group: RowGroup) -> None:
+        if group.operation == INSERT and not group.adds:
+            self._insert(group)
+            return
+        for row in group.asking:
+            resolve(row)
+        if group.adds:
+            self._add(group)
+        elif group.is_read:
+            for row in group.asking:
+                self._change_asking(group, row)
+        else:
+            changed = self._change(group, [self._parameters(group, row) for row in group.rows])
+            check_updated(group, changed.rowcount)
+
+    def _change(self, group: RowGroup, parameters: Any, *, returning: Sequence[str] = ()) -> sa.CursorResult[Any]:
+        self._database.counters.statements += 1
+        if group.operation == "update":
+            sql = update_sql(group.table, group.columns, self._quote)
+        else:
+            sql = delete_sql(group.table, returning, self._quote)
+        return self.connection.exec_driver_sql(sql, parameters)
+
+    @property
+    def _quote(self) -> Callable[[str], str]:
+        return self.connection.dialect.identifier_preparer.quote_identifier
+
+    def _parameters(self, group: RowGroup, row: Sequence[Any]) -> tuple[Any, ...]:
+        key, others = key_and_others(group.table, group.columns)
+        return tuple(row[position] for position in [*others, *key])
+
+    def _change_asking(self, group: RowGroup, row: Row) -> None:
+        """Updates or deletes one row, and reads it: as it is then, or as it was."""
+        parameters = self._parameters(group, row.values)
+        columns = read_columns([row])
+        if group.operation == "delete":
+            deleted = self._change(group, parameters, returning=columns)
+            note_columns(row, columns, deleted.first())
+            return
+        if self._change(group, parameters).rowcount != 1:
+            raise missing_row(group.table)
+        note_columns(row, columns, self._read(group.table, columns, parameters[-len(group.table.rule.key) :]))
+
+    def _read(self, table: BoundTable, columns: Sequence[str], key: tuple[Any, ...]) -> Sequence[Any] | None:
+        self._database.counters.statements += 1
+        return self.connection.exec_driver_sql(read_sql(table, columns, self._quote), key).first()
+
+    def _add(self, group: RowGroup) -> None:
+        """Adds rows, each key once, and reads the totals of those that are asked for."""
+        table, columns = group.table, group.columns
+        merged = merge(table, columns, group.rows)
+        adder = self.connection.connection.info[_ADDER]
+        adder.fault = ""
+        self._database.counters.statements += 1
+        try:
+            self.connection.exec_driver_sql(
+                add_sql(table, columns, self._quote), [tuple(row) for row in merged.values()]
+            )
+        except sa.exc.DBAPIError:
+            if adder.fault:
+                raise not_exact(table, adder.fault) from None
+            raise
+        positions, _ = key_and_others(table, columns)
+        read: dict[tuple[Any, ...], Sequence[Any] | None] = {}
+        names = read_columns(group.asking)
+        for row in group.asking:
+            if row.ask is None or not row.ask.columns:
+                continue
+            key = tuple(row.values[position] for position in positions)
+            if key not in read:
+                read[key] = self._read(table, names, key)
+            note_columns(row, names, read[key])
+
+    def _insert_asking(self, row: Row) -> None:
+        """Inserts one row, and reads it back with what triggers made of it: RETURNING has not seen those yet."""
+        resolve(row)
+        assert row.ask is not None
+        table = row.table
+        if not table.identified_by:
+            raise DatabaseFailure(
+                ErrorClass.REQUEST, f"{table.name} is a view: SQLite returns nothing of it", code=RejectCode.DATABASE
+            )
+        key = (row.columns, row.ask.columns)
+        statements = table.statements.get(key)
+        if statements is None:
+            statements = table.statements[key] = _asking_statements(table, row.columns, row.ask.columns)
+        write, read, existing = statements
+        values = {f"v{i}": value for i, value in enumerate(row.values)}
+        identity = self._execute(write, values).first()
+        if identity is not None:
+            found = self._execute(read, {f"k{i}": part for i, part in enumerate(identity)}).first()
+        else:
+            found = None if existing is None else self._execute(existing, values).first()
+        note_row(row, found)
+
+    def _insert(self, insert: RowGroup) -> None:
+        if insert.is_read:
+            for row in insert.asking:
+                self._insert_asking(row)
+            return
+        for row in insert.asking:
+            resolve(row)
         table = insert.table
         statement = table.statements.get(insert.columns)
         if statement is None:
-            statement = table.statements[insert.columns] = _statement(table, insert.columns)
+            statement = table.statements[insert.columns] = _insert_statement(table, insert.columns)
         if not insert.columns:
             for _ in insert.rows:
                 self._execute(statement)
@@ -383,7 +408,28 @@ class SqliteTransaction(Transaction):
         self._rows = 0
 
 
-def _statement(table: BoundTable, columns: Sequence[str]) -> sa.Executable:
+def _asking_statements(
+    table: BoundTable, columns: Sequence[str], returning: Sequence[str]
+) -> tuple[sa.Executable, sa.Executable, sa.Executable | None]:
+    """The statements for a row that is read back.
+
+    Returns:
+        The insert, which returns what identifies the row; the query by that; and the query of the row that the
+        insert has left alone, if the conflict rule has a key.
+    """
+    identity: list[sa.ColumnClause[Any]] = [sa.column(name) for name in table.identified_by]
+    picked = [table.table.c[name] for name in returning]
+    by_identity = [column == sa.bindparam(f"k{i}") for i, column in enumerate(identity)]
+    read = sa.select(*picked).select_from(table.table).where(*by_identity)
+    key = table.rule.key
+    existing = None
+    if table.rule.conflict != "error" and key and set(key) <= set(columns):
+        by_key = [table.table.c[name] == sa.bindparam(f"v{columns.index(name)}") for name in key]
+        existing = sa.select(*picked).where(*by_key)
+    return _insert_statement(table, columns).returning(*identity), read, existing
+
+
+def _insert_statement(table: BoundTable, columns: Sequence[str]) -> sqlite.Insert:
     insert = sqlite.insert(table.table)
     if columns:
         insert = insert.values({table.table.c[name]: sa.bindparam(f"v{i}") for i, name in enumerate(columns)})

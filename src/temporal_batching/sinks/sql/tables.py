@@ -13,6 +13,16 @@ from temporal_batching.sinks.sql.schema import TableName
 T = TypeVar("T")
 
 
+def is_mariadb(dialect: sa.Dialect) -> bool:
+    """Whether the dialect is that of MariaDB; SQLAlchemy has two names for it."""
+    return dialect.name in ("mariadb", "mysql")
+
+
+def has_schemas(dialect: sa.Dialect) -> bool:
+    """Whether a table's name may be ``schema.table``. In MariaDB a schema is a database."""
+    return dialect.name == "postgresql" or is_mariadb(dialect)
+
+
 def own_name(name: str, *, schemas: bool) -> TableName:
     """The table that a configured name means: ``schema.table`` only if the database has schemas."""
     schema, dot, table = name.partition(".")
@@ -20,7 +30,7 @@ def own_name(name: str, *, schemas: bool) -> TableName:
 
 
 def is_a_batchers(columns: Iterable[str], key: Collection[str] | None, own: Iterable[sa.Table]) -> bool:
-    """Whether a table is a ledger or a table of dead letters, of any batcher.
+    """Whether a table is a ledger or a table of dead letters, of any batcher: it has all columns that those require.
 
     Args:
         columns: The table's columns.
@@ -30,7 +40,7 @@ def is_a_batchers(columns: Iterable[str], key: Collection[str] | None, own: Iter
     names = {column.casefold() for column in columns}
     keys = None if key is None else {column.casefold() for column in key}
     return any(
-        names >= {column.name for column in table.columns}
+        names >= {column.name for column in table.columns if not column.nullable}
         and (keys is None or keys == {column.name for column in table.primary_key.columns})
         for table in own
     )
@@ -49,6 +59,8 @@ def unique_keys(connection: sa.Connection, where: TableName) -> list[tuple[str, 
 
     Indexes on expressions, partial indexes, and invalid indexes (still being built, or failed) are left out.
     """
+    if is_mariadb(connection.dialect):
+        return list(_mariadb_keys(connection, where).values())
     inspector = sa.inspect(connection)
     primary = inspector.get_pk_constraint(where.name, schema=where.schema)["constrained_columns"]
     keys = [tuple(primary)] if primary else []
@@ -61,6 +73,32 @@ def unique_keys(connection: sa.Connection, where: TableName) -> list[tuple[str, 
     for constraint in inspector.get_unique_constraints(where.name, schema=where.schema):
         keys.append(tuple(constraint["column_names"]))
     return list(dict.fromkeys(keys))
+
+
+def primary_key(connection: sa.Connection, where: TableName) -> tuple[str, ...]:
+    """The columns of a table's primary key; none if it has none."""
+    if is_mariadb(connection.dialect):
+        return _mariadb_keys(connection, where).get("PRIMARY", ())
+    return tuple(sa.inspect(connection).get_pk_constraint(where.name, schema=where.schema)["constrained_columns"])
+
+
+def _mariadb_keys(connection: sa.Connection, where: TableName) -> dict[str, tuple[str, ...]]:
+    """Unique keys by the names of their indexes, the primary key first.
+
+    SQLAlchemy would read the statement that creates the table, with types that it does not know.
+    """
+    keys: dict[str, tuple[str | None, ...]] = {}
+    for index, column, part in connection.execute(_MARIADB_KEYS, {"schema": where.schema, "table": where.name}):
+        keys[index] = (*keys.get(index, ()), None if part else column)
+    # A key of a column's first characters is no key of the column.
+    whole = {index: tuple(filter(None, columns)) for index, columns in keys.items() if None not in columns}
+    return dict(sorted(whole.items(), key=lambda pair: pair[0] != "PRIMARY"))
+
+
+_MARIADB_KEYS = sa.text(
+    "SELECT INDEX_NAME, COLUMN_NAME, SUB_PART FROM information_schema.STATISTICS WHERE NON_UNIQUE = 0"
+    " AND TABLE_SCHEMA = COALESCE(:schema, DATABASE()) AND TABLE_NAME = :table ORDER BY INDEX_NAME, SEQ_IN_INDEX"
+)
 
 
 def table_ddl(table: sa.Table, dialect: sa.Dialect) -> str:
@@ -79,6 +117,10 @@ def create(connection: sa.Connection, table: sa.Table) -> None:
     Raises:
         sqlalchemy.exc.DBAPIError: It could not be created, and does not exist.
     """
+    if is_mariadb(connection.dialect):
+        # DDL ends the transaction with its savepoints, and IF NOT EXISTS has no race.
+        connection.execute(CreateTable(table, if_not_exists=True))
+        return
     connection.exec_driver_sql("SAVEPOINT creating")
     try:
         connection.execute(CreateTable(table))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,11 +12,12 @@ import sqlalchemy as sa
 from temporal_batching.contract import Outcome, OutcomeKind, RejectCode
 from temporal_batching.sinks.base import Batch
 from temporal_batching.sinks.ledger import LedgerStatus, NotJson, id_reused, judge, request_id_fault
-from temporal_batching.sinks.sql.apply import FaultIsolator, arrange, may_isolate
+from temporal_batching.sinks.sql.apply import FaultIsolator, may_isolate
+from temporal_batching.sinks.sql.arrange import arrange
+from temporal_batching.sinks.sql.binding import BoundRequests
 from temporal_batching.sinks.sql.database import DatabaseAdapter, Limits, PreparedRequest, Stamp, Transaction
 from temporal_batching.sinks.sql.errors import DatabaseFailure
 from temporal_batching.sinks.sql.progress import Progress
-from temporal_batching.sinks.sql.schema import Row
 
 
 class BatchTransaction:
@@ -26,9 +28,7 @@ class BatchTransaction:
         database: DatabaseAdapter,
         clock: Callable[[], float],
         batch: Batch,
-        positions: Sequence[int],
-        rows: Mapping[int, list[Row]],
-        unbindable: Mapping[int, Outcome],
+        bound: BoundRequests,
         fence: bool,
         schema_is_fresh: bool,
         progress: Progress,
@@ -40,9 +40,7 @@ class BatchTransaction:
             database: The database they are written to.
             clock: Returns seconds since the epoch.
             batch: Their batch.
-            positions: Their positions in the batch.
-            rows: Their bound rows by position.
-            unbindable: The outcomes of requests that could not be bound. An outcome from the ledger takes precedence.
+            bound: They. An outcome from the ledger takes precedence over that of a request that could not be bound.
             fence: Whether the requests are looked up and fenced instead of written.
             schema_is_fresh: Whether the schema was read again in this call, so that a name that the database does not
                 know is a request's fault.
@@ -59,20 +57,18 @@ class BatchTransaction:
         self._faulty = faulty
         self._slow: DatabaseFailure | None = None  # of the only request, which was tried by itself
         self._applied: set[int] = set()
-        self._unbindable = unbindable
+        self._unbindable = bound.unbindable
         self._invalid: dict[int, Outcome] = {}
         self._entries: list[PreparedRequest] = []
-        for position in positions:
-            request = batch[position]
-            fault = request_id_fault(request.request_id) or database.id_fault(request.request_id)
+        for entry in bound.entries:
+            fault = request_id_fault(entry.request_id) or database.id_fault(entry.request_id)
             if fault is None:
-                bound = rows.get(position, [])
-                prepared = PreparedRequest(
-                    position, request.request_id, request.records, request.expires_at, bound, request.key
-                )
-                self._entries.append(prepared)
+                self._entries.append(entry)
             else:
-                self._invalid[position] = Outcome.rejected(RejectCode.INVALID, fault)
+                self._invalid[entry.position] = Outcome.rejected(RejectCode.INVALID, fault)
+        self._groups = None if self._invalid else bound.groups
+        deadlines = [entry.expires_at for entry in self._entries if entry.expires_at is not None]
+        self._first_deadline = min(deadlines, default=math.inf)
 
     def run(self, connection: sa.Connection) -> dict[int, Outcome]:
         """Runs the transaction and commits it.
@@ -117,7 +113,7 @@ class BatchTransaction:
 
     def _overdue(self, outcomes: Mapping[int, Outcome]) -> bool:
         now = self._clock()
-        return any(
+        return self._first_deadline <= now and any(
             entry.expires_at is not None
             and entry.expires_at <= now
             and outcomes[entry.position].kind is OutcomeKind.WRITTEN
@@ -129,8 +125,7 @@ class BatchTransaction:
         """Writes all requests together, in the fewest round trips. None if an id is known or a row is not accepted."""
         entries, now = self._entries, self._clock()
         ids = {entry.request_id for entry in entries}
-        late = any(entry.expires_at is not None and entry.expires_at <= now for entry in entries)
-        if self._fence or late or self._unbindable or len(ids) < len(entries) or not entries:
+        if self._fence or self._first_deadline <= now or self._unbindable or len(ids) < len(entries) or not entries:
             return None
         if self._faulty:  # known from an earlier try
             return None
@@ -138,7 +133,8 @@ class BatchTransaction:
         entries = sorted(entries, key=lambda entry: entry.position)
         try:
             transaction.limit(self._limits())
-            complete = transaction.attempt(self._stamp(), entries, arrange(entries, self._database), savepoint=False)
+            stages = arrange(entries, self._database) if self._groups is None else [self._groups]
+            complete = transaction.attempt(self._stamp(), entries, stages, savepoint=False)
         except DatabaseFailure as failure:
             if failure.text_unstorable and not failure.rejects:  # an id; the look-up finds which one
                 complete = False
@@ -156,7 +152,10 @@ class BatchTransaction:
             transaction.rollback()
             return None
         self._applied = {entry.position for entry in entries}
-        return dict.fromkeys(self._applied, Outcome.written())
+        written = Outcome.written()
+        return {
+            entry.position: written if entry.returned is None else Outcome.written(entry.returned) for entry in entries
+        }
 
     def _each_by_itself(self, transaction: Transaction) -> dict[int, Outcome]:
         """Writes the requests after a look-up of their ids, without those whose ids the database cannot store."""
@@ -204,7 +203,9 @@ class BatchTransaction:
                     outcomes[repetition.position] = outcomes[first.position]
                 elif outcomes[first.position].kind in (OutcomeKind.WRITTEN, OutcomeKind.DUPLICATE):
                     same = first.digest == repetition.digest
-                    outcomes[repetition.position] = Outcome.duplicate() if same else id_reused(self._batch_id)
+                    outcomes[repetition.position] = (
+                        Outcome.duplicate(outcomes[first.position].returned) if same else id_reused(self._batch_id)
+                    )
                 else:
                     # The first request was not written, so the second one is tried.
                     left.append(repetition)

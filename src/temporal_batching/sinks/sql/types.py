@@ -172,6 +172,21 @@ _POSTGRESQL: list[tuple[type[Any], Callable[[Any], Callable[[Any], str]], bool]]
 ]
 
 
+def postgresql_number(column_type: sa.types.TypeEngine[Any]) -> str:
+    """The kind of a type that holds numbers, as `BoundColumn.number` has it; empty for any other type."""
+    if isinstance(column_type, pg.DOMAIN):
+        return postgresql_number(column_type.data_type)
+    kinds = ((sa.Integer, "integer"), (sa.Float, "double"), (sa.Numeric, "exact"))
+    return next((kind for known, kind in kinds if isinstance(column_type, known)), "")
+
+
+def sqlite_number(declared: str) -> str:
+    """The kind of a type that holds numbers, as `BoundColumn.number` has it; empty for any other type."""
+    name = declared.upper()
+    read = next((reader for pattern, reader in _SQLITE if pattern.search(name)), _any_scalar)
+    return {_int64: "integer", _sqlite_decimal: "exact", _double: "double"}.get(read, "")
+
+
 def sqlite_binder(declared: str, *, nullable: bool, strict: bool = False) -> Reader:
     """A reader that turns a JSON value into one of SQLite's storage classes, by the declared name of the type.
 

@@ -28,6 +28,13 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _TIME = r"[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?(?:[Zz]|[+-][0-9]{2}:?[0-9]{2})?"
 _TIME_ALONE = re.compile(_TIME, re.ASCII)
 _TIMESTAMP = re.compile(rf"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}[Tt ]{_TIME}", re.ASCII)
+_ANY_DIGIT = bytes.maketrans(b"123456789", b"000000000")
+_USUAL_TIMESTAMPS = frozenset(
+    f"0000-00-00T00:00:00{fraction}{zone}".encode()
+    for fraction in ("", ".000", ".000000")
+    for zone in ("", "Z", "+00:00", "-00:00")
+)
+"""What programs write, with zeros for digits: to compare with these takes a quarter of the time of the pattern."""
 
 Reader = Callable[[Any], Any]
 
@@ -122,16 +129,17 @@ def decimal(precision: int | None = None, scale: int | None = None) -> Reader:
     return read
 
 
-def floating(*, nan: bool) -> Reader:
+def floating(*, nan: bool, infinity: bool = True) -> Reader:
     """Reads doubles, and infinities as strings.
 
     Args:
         nan: Whether ``NaN`` as a string is allowed.
+        infinity: Whether ``Infinity`` and ``-Infinity`` as strings are allowed.
     """
-    special = {"Infinity": math.inf, "-Infinity": -math.inf}
+    special = {"Infinity": math.inf, "-Infinity": -math.inf} if infinity else {}
     if nan:
         special["NaN"] = math.nan
-    allowed = f"a number, a string of one, or {', '.join(special)}"
+    allowed = f"a number, a string of one, or {', '.join(special)}" if special else "a number, or a string of one"
 
     def read(value: Any) -> float:
         if isinstance(value, str):
@@ -223,7 +231,10 @@ def timestamp_without_zone(value: Any) -> datetime:
 
 
 def _timestamp(value: Any, allowed: str) -> datetime:
-    if not isinstance(value, str) or not _TIMESTAMP.fullmatch(value):
+    if not isinstance(value, str):
+        raise BadValue(allowed)
+    usual = value.isascii() and value.encode().translate(_ANY_DIGIT) in _USUAL_TIMESTAMPS
+    if not usual and not _TIMESTAMP.fullmatch(value):
         raise BadValue(allowed)
     try:
         return datetime.fromisoformat(value if value.isupper() else value.upper())
