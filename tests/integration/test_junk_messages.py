@@ -159,7 +159,7 @@ ADDRESSES = {
 
 async def test_an_unreachable_reply_address_does_not_delay_a_batch(client: Client) -> None:
     sink = MemorySink()
-    refused = sum(name.startswith("not text") for name in ADDRESSES)  # by the shard, which can tell nobody
+    refused = sum(name.startswith("not text") for name in ADDRESSES)  # by the shard, which has no address to answer
     async with running(client, sink) as service:
         batch = [request(request_id=f"r-{number}", reply_to=to) for number, to in enumerate(ADDRESSES.values())]
         await service.shard().signal("add_write_request", batch)

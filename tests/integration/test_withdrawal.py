@@ -1,4 +1,4 @@
-"""A caller that is cancelled withdraws its write; a caller that dies disturbs nobody."""
+"""A caller that is cancelled withdraws its write; a caller that dies affects no other."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from temporalio.exceptions import CancelledError
 
 from temporal_batching import BatchPolicy, MemorySink, Outcome
 from temporal_batching.sinks.base import Batch
-from tests.support.callers import WAYS_IN, Caller, Carry, Continuer, Listener, Write
+from tests.support.callers import Caller, Carry, Continuer, Listener, Write
 from tests.support.service import QUICK, Service, entry, running
 from tests.support.waiting import assert_eventually
+from tests.support.ways import by_nexus_too
 
 LONG = BatchPolicy(linger=timedelta(minutes=10))
 
@@ -27,7 +28,7 @@ async def pending(service: Service, number: int) -> None:
     await assert_eventually(check)
 
 
-@pytest.mark.parametrize("way_in", WAYS_IN)
+@by_nexus_too
 async def test_cancelled_while_pending_is_never_written(client: Client, way_in: str) -> None:
     sink = MemorySink()
     async with running(client, sink, LONG) as service:
@@ -46,7 +47,7 @@ async def test_cancelled_while_pending_is_never_written(client: Client, way_in: 
     assert sink.rows["entries"] == [{"n": 2}]
 
 
-@pytest.mark.parametrize("way_in", WAYS_IN)
+@by_nexus_too
 async def test_cancelled_in_flight_the_outcome_stands(client: Client, way_in: str) -> None:
     started, gate = asyncio.Event(), asyncio.Event()
 
@@ -72,7 +73,7 @@ async def test_cancelled_in_flight_the_outcome_stands(client: Client, way_in: st
     assert sink.rows["entries"] == [{"n": 1}]
 
 
-@pytest.mark.parametrize("way_in", WAYS_IN)
+@by_nexus_too
 async def test_an_id_that_was_withdrawn_too_late_is_a_duplicate_for_the_next_caller(
     client: Client, way_in: str
 ) -> None:
@@ -86,7 +87,7 @@ async def test_an_id_that_was_withdrawn_too_late_is_a_duplicate_for_the_next_cal
         assert (again.outcome, again.error) == ("duplicate", None)
 
 
-@pytest.mark.parametrize("way_in", WAYS_IN)
+@by_nexus_too
 async def test_one_of_two_callers_with_the_same_id_may_leave(client: Client, way_in: str) -> None:
     sink = MemorySink()
     async with running(client, sink, LONG) as service:
@@ -110,7 +111,7 @@ async def test_one_of_two_callers_with_the_same_id_may_leave(client: Client, way
     assert sorted(row["n"] for row in sink.rows["entries"]) == [1, 2]
 
 
-@pytest.mark.parametrize("way_in", WAYS_IN)
+@by_nexus_too
 async def test_terminated_callers_do_not_disturb(client: Client, way_in: str) -> None:
     sink = MemorySink()
     async with running(client, sink, LONG) as service:
@@ -126,7 +127,7 @@ async def test_terminated_callers_do_not_disturb(client: Client, way_in: str) ->
     assert (stats.undelivered, stats.flush_failures) == (0, 0)
 
 
-@pytest.mark.parametrize("way_in", WAYS_IN)
+@by_nexus_too
 async def test_a_caller_that_continues_as_new_before_its_confirmation_is_still_notified(
     client: Client, way_in: str
 ) -> None:
@@ -171,7 +172,7 @@ async def test_a_withdrawal_that_overtakes_its_request_is_remembered(client: Cli
     assert not sink.rows
 
 
-@pytest.mark.parametrize("way_in", WAYS_IN)
+@by_nexus_too
 async def test_a_withdrawal_after_the_write_does_not_meet_the_next_run_of_the_same_workflow(
     client: Client, way_in: str
 ) -> None:
@@ -202,7 +203,7 @@ async def test_a_withdrawal_after_the_write_does_not_meet_the_next_run_of_the_sa
     assert (result.outcome, result.error) == ("duplicate", None)
 
 
-@pytest.mark.parametrize("way_in", WAYS_IN)
+@by_nexus_too
 async def test_a_withdrawal_before_its_request_does_not_meet_later_runs(client: Client, way_in: str) -> None:
     sink = MemorySink()
     async with running(client, sink) as service:

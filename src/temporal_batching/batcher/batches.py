@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from temporal_batching.batcher.keys import KeySet
+from temporal_batching.batcher.lanes import Lanes
 from temporal_batching.contract import Trigger
 from temporal_batching.wire.submission import Submission
+
+OVERLAP_AFTER = 1.0
+"""Seconds after the start of a batch in flight from which on one that is not full may start beside it. Until then
+requests gather, and join the batch that starts when that one is settled: batches that overlap are to be as large as
+batches one after the other, which is what a linger of zero is for. A full one starts at once."""
 
 
 @dataclass(slots=True, eq=False)
@@ -25,6 +31,10 @@ class PendingBatch:
         due_at: When it may be retried, if its pauses are its own.
         own_pace: Its pauses are its own. Otherwise it waits for the breaker.
         overtaken: Another batch got through while it waited: its next failure is its own, not the sink's.
+        overlapped: Another batch got through during its latest attempt.
+        probe: Its latest attempt began while the breaker was open.
+        apart: Others of it were settled while a parcel was without its content: so an id in that may have been written
+            by them, under the same batch id.
         part: Its position in the batch that was formed: a 0 or a 1 is appended each time one is halved.
         counted: It is in the statistics.
         started_at: Of its latest attempt.
@@ -40,6 +50,9 @@ class PendingBatch:
     due_at: float = 0.0
     own_pace: bool = False
     overtaken: bool = False
+    overlapped: bool = False
+    probe: bool = False
+    apart: bool = False
     part: tuple[int, ...] = ()
     counted: bool = False
     started_at: float = 0.0
@@ -65,6 +78,10 @@ class PendingBatch:
     @property
     def size(self) -> int:
         return sum(submission.size for submission in self.submissions)
+
+    def waited(self, now: float) -> float:
+        """Seconds since its oldest request arrived."""
+        return round(max(0.0, now - min((one.arrived_at for one in self.submissions), default=now)), 3)
 
     def doubt(self) -> None:
         for submission in self.submissions:
@@ -96,53 +113,47 @@ class Batches:
     Attributes:
         in_flight: Under way, by id.
         requeued: Waiting for a retry, in the order of their numbers.
+        requeued_requests: The requests in those.
         by_id: What is in them, by request id. Another caller's with the same id waits until this one is settled.
-        bytes: Their size as they travel.
+        bytes: Their size as they travel, with the content of parcels by reference.
+        weight: What of that the shard keeps.
         changes: Counts whenever something comes or goes.
+        lasted: Seconds that the latest attempt took that ended; not carried.
         taken_back: Ids of what is in flight and was withdrawn meanwhile. Not carried: nothing in flight is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lanes: Lanes) -> None:
         self.in_flight: dict[str, PendingBatch] = {}
         self.requeued: list[PendingBatch] = []
+        self.requeued_requests = 0
         self.by_id: dict[str, Submission] = {}
         self.bytes = 0
+        self.weight = 0
         self.changes = 0
+        self.lasted = 0.0
         self.taken_back: set[str] = set()
-        self._keys: Counter[str] = Counter()
-        self._deadline: tuple[int, float | None] = (-1, None)  # of which count of changes it is
+        self._lanes = lanes
+        self._startable: tuple[int, list[PendingBatch]] = (-1, [])  # of which count of changes it is
+        self._deadline: tuple[int, float | None] = (-1, None)
 
     def __iter__(self) -> Iterator[PendingBatch]:
         yield from self.in_flight.values()
         yield from self.requeued
 
-    @property
-    def keys(self) -> frozenset[str]:
-        """The keys in them."""
-        return frozenset(self._keys)
-
-    def has_keys(self) -> bool:
-        return bool(self._keys)
-
-    def holds(self, submission: Submission) -> bool:
-        """Whether an earlier request of its id, or of one of its keys, is here."""
-        return submission.id in self.by_id or any(key in self._keys for key in submission.keys)
-
     def hold(self, submissions: Sequence[Submission]) -> None:
         for submission in submissions:
             self.by_id[submission.id] = submission
             self.bytes += submission.size
-            self._keys.update(submission.keys)
+            self.weight += submission.weight
+            self._lanes.close(submission)
         self.changes += 1
 
     def let_go(self, submission: Submission) -> None:
         self.bytes -= submission.size
+        self.weight -= submission.weight
         del self.by_id[submission.id]
         self.taken_back.discard(submission.id)
-        for key in submission.keys:
-            self._keys[key] -= 1
-            if not self._keys[key]:
-                del self._keys[key]
+        self._lanes.open(submission)
         self.changes += 1
 
     def is_in_flight(self, submission: Submission) -> bool:
@@ -150,6 +161,7 @@ class Batches:
 
     def take_out(self, submission: Submission) -> None:
         """Takes out what waits for a retry."""
+        self.requeued_requests -= submission.requests
         for batch in self.requeued:
             batch.submissions = [one for one in batch.submissions if one is not submission]
         self.requeued = [batch for batch in self.requeued if batch.submissions]
@@ -163,21 +175,56 @@ class Batches:
         submission.withdrawn = True
         self.changes += 1
 
-    def start(self, batch: PendingBatch, now: float) -> PendingBatch:
+    def start(self, batch: PendingBatch, now: float, *, probe: bool) -> PendingBatch:
         if batch in self.requeued:
             self.requeued.remove(batch)
-        batch.started_at = now
+            self.requeued_requests -= batch.requests
+        batch.started_at, batch.overlapped, batch.probe = now, False, probe
         self.in_flight[batch.id] = batch
         self.changes += 1
         return batch
 
+    @property
+    def overlap_from(self) -> float:
+        """From when on a batch that is not full may start beside those in flight."""
+        return self._last_start + OVERLAP_AFTER if self.in_flight else 0.0
+
+    @property
+    def expected_end(self) -> float:
+        """When those in flight are expected to be settled: if they take as long as the latest did."""
+        return self._last_start + self.lasted
+
+    @property
+    def _last_start(self) -> float:
+        return max((batch.started_at for batch in self.in_flight.values()), default=0.0)
+
+    def got_through(self) -> None:
+        """One got an answer: what fails now fails by itself."""
+        for batch in self.requeued:
+            batch.overtaken = True
+        for batch in self.in_flight.values():
+            batch.overlapped = True
+
+    def end(self, batch_id: str, now: float) -> PendingBatch:
+        """Ends an attempt. What is not settled is requeued then."""
+        self.changes += 1
+        batch = self.in_flight.pop(batch_id)
+        self.lasted = now - batch.started_at
+        return batch
+
     def requeue(self, batch: PendingBatch) -> None:
         self.requeued.append(batch)
+        self.requeued_requests += batch.requests
         self.requeued.sort(key=lambda other: (other.number, other.part))
         self.changes += 1
 
     def startable(self) -> list[PendingBatch]:
         """What may be started: no part of the same batch is in flight, and no earlier part that shares a key waits."""
+        if self._startable[0] != self.changes:
+            self._startable = (self.changes, self._find_startable())
+        return self._startable[1]
+
+    def _find_startable(self) -> list[PendingBatch]:
         free: list[PendingBatch] = []
         for batch in self.requeued:
             if batch.id in self.in_flight:
@@ -189,7 +236,8 @@ class Batches:
 
     def expired(self, now: float) -> list[Submission]:
         """Takes out what is past its deadline and that no attempt can have written."""
-        return self._take_out(now, doubtful=False)
+        deadline = self.next_deadline()
+        return self._take_out(now, doubtful=False) if deadline is not None and deadline <= now else []
 
     def late(self, since: float) -> list[Submission]:
         """Takes out what only the sink could decide on and whose deadline had passed by then."""
@@ -207,6 +255,7 @@ class Batches:
             ]
             for submission in gone:
                 batch.submissions.remove(submission)
+                self.requeued_requests -= submission.requests
                 self.let_go(submission)
             late += gone
         if late:
@@ -225,5 +274,5 @@ class Batches:
 
 
 def _share_a_key(one: PendingBatch, other: PendingBatch) -> bool:
-    keys = {key for submission in one.submissions for key in submission.keys}
-    return any(not keys.isdisjoint(submission.keys) for submission in other.submissions)
+    keys = KeySet(one.submissions)
+    return any(keys.block(submission) for submission in other.submissions)

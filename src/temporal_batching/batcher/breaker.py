@@ -16,17 +16,21 @@ class Breaker:
         failures: In a row.
         retry_at: When the next probe may start.
         error: The sink's last complaint; None while it is closed.
+        opened_at: When it was opened last.
     """
 
     failures: int = 0
     retry_at: float = 0.0
     error: str | None = None
+    opened_at: float = 0.0
 
     @property
     def open(self) -> bool:
         return self.failures > 0
 
     def fail(self, now: float, error: str, pause: float) -> None:
+        if not self.open:
+            self.opened_at = now
         self.retry_at = now + pause
         self.failures += 1
         self.error = error[:MAX_REASON]  # carried to the next run

@@ -16,12 +16,13 @@ Where a request can be::
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 
+from temporal_batching.batcher.accepted import Accepted
 from temporal_batching.batcher.batches import Batches, PendingBatch
 from temporal_batching.batcher.breaker import Breaker, pause_after
 from temporal_batching.batcher.counts import Counts
+from temporal_batching.batcher.footprint import Footprint
+from temporal_batching.batcher.lanes import Lanes
 from temporal_batching.batcher.limits import BufferFull, check_fits_batch, check_room
 from temporal_batching.batcher.outbox import Outbox, QueuedDelivery
 from temporal_batching.batcher.pending import Pending
@@ -40,42 +41,14 @@ from temporal_batching.contract import (
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.policy import CARRY_LIMIT_BYTES, MAX_REQUEST_BYTES, BatchPolicy
 from temporal_batching.wire.addresses import MAX_REPLIES
-from temporal_batching.wire.bodies import RequestBody, same_content
-from temporal_batching.wire.submission import WITHDRAWN, Submission, reply_bytes
+from temporal_batching.wire.bodies import same_content
+from temporal_batching.wire.requests import RequestBody
+from temporal_batching.wire.submission import WITHDRAWN, Submission
 
 PROBES_EACH = 3
 """While the sink is unavailable, one batch is probed this often before a second one is; two, twice as often before a
 third. So one request that crashes the database does not keep all others from their outcome;
 and in an outage few batches enter history, each once: with n of them, about ``3 * n * n`` probes were made."""
-
-
-class Accepted(StrEnum):
-    """What the buffer did with a request that it did not refuse."""
-
-    NEW = "new"
-    ATTACHED = "attached"
-    """Its id is here already, with the same records: the caller waits for the same outcome."""
-    ANSWERED = "answered"
-    """It was past its deadline, or withdrawn before it came: the answer is in the outbox."""
-
-
-@dataclass(frozen=True, slots=True)
-class Footprint:
-    """What a buffer keeps in memory beside its submissions. All of it is bounded, or goes when they go.
-
-    Attributes:
-        ids: Request ids in batches that are not settled.
-        keys: Keys in them.
-        deadlines: Deadlines that are watched, those of requests that have left included.
-        unanswered: Activities whose delivery waits.
-        notified: Activities that were notified lately.
-    """
-
-    ids: frozenset[str]
-    keys: frozenset[str]
-    deadlines: int
-    unanswered: int
-    notified: int
 
 
 class Buffer:
@@ -87,10 +60,11 @@ class Buffer:
         self.draining = False
         self.ending = False  # its shard was cancelled: see `give_up`; the shard carries it over
         self.counts = Counts()
-        self.unreported: list[str] = []  # outcomes without a reply address, until they are logged
+        self.unreported: dict[str, str] = {}  # why ids without a reply address were not written, until it is logged
         self._name = name
-        self._batches = Batches()
-        self._pending = Pending(self._batches)
+        self._lanes = Lanes()
+        self._batches = Batches(self._lanes)
+        self._pending = Pending(self._batches, self._lanes)
         self._breaker = Breaker()
         self._retries_from = 0.0  # no request is retried before
         self._outbox = Outbox()
@@ -129,7 +103,7 @@ class Buffer:
             return Accepted.ANSWERED
         if self.draining:
             raise BufferFull("the batcher is draining: it takes no more requests")
-        self._check_room(submission.requests, submission.size)
+        self._check_room(submission.requests, submission.untraced_size)
         submission.arrived_at = now - submission.waited
         self._pending.add(submission)
         return Accepted.NEW
@@ -148,11 +122,11 @@ class Buffer:
                 f"request id {submission.id!r} is already pending with other records", RejectCode.ID_REUSED
             )
         new = [reply for reply in submission.replies if reply not in known.replies]
-        growth = sum(map(reply_bytes, new))
+        growth = known.growth_by(submission, new)
         if len(known.replies) + len(new) > MAX_REPLIES or known.size + growth > MAX_REQUEST_BYTES:
             raise BufferFull(f"{len(known.replies)} callers wait for this request id already")
         self._check_room(0, growth)
-        known.replies.extend(new)
+        known.join(submission, new)
         if known.withdrawn and not self._withdrawals.cover(submission, now):
             known.withdrawn = False  # the new caller has not taken it back
         if new:
@@ -199,7 +173,7 @@ class Buffer:
         """
         pending, held = self._pending.get(withdrawal.request_id), self._batches.by_id.get(withdrawal.request_id)
         if pending is None and held is None:
-            if withdrawal.workflow_id is not None:
+            if withdrawal.workflow_id is not None or withdrawal.run_id is not None:
                 self._withdrawals.remember(withdrawal, now)
             return True
         certain = True
@@ -270,7 +244,7 @@ class Buffer:
             force: Everything pending is due. Still one probe at a time while the sink is unavailable.
         """
         batch = next((take() for at, take in self._choices(force=force) if at <= now), None)
-        return self._batches.start(batch, now) if batch is not None else None
+        return self._batches.start(batch, now, probe=self._breaker.open) if batch is not None else None
 
     def _choices(self, *, force: bool = False) -> Iterator[tuple[float, Callable[[], PendingBatch]]]:
         """Which batches may start, and from when on; the first whose time has come is started."""
@@ -278,7 +252,7 @@ class Buffer:
             return
         opens_at = 0.0
         if self._breaker.open:
-            if self._batches.in_flight:
+            if any(batch.probe for batch in self._batches.in_flight.values()):
                 return
             opens_at = self._breaker.retry_at
         waiting = self._batches.startable()
@@ -304,9 +278,7 @@ class Buffer:
             yield max(batch.due_at, self._retries_from), lambda: batch
 
     def _due_times(self, *, force: bool = False) -> Iterator[tuple[float, Trigger]]:
-        yield from self._pending.due_times(self.policy, self._flush_before)
-        if force and self._pending.any_ready:
-            yield 0.0, Trigger.MANUAL
+        yield from self._pending.due_times(self.policy, self._flush_before, self._batches.overlap_from, force=force)
 
     def _form(self, trigger: Trigger) -> PendingBatch:
         submissions = self._pending.take(self.policy)
@@ -323,20 +295,17 @@ class Buffer:
             now: Seconds since the epoch.
             backoff_factor: How many times longer than usual retries pause.
         """
-        batch = self._batches.in_flight.pop(batch_id)
+        batch = self._batches.end(batch_id, now)
         fresh, together = not batch.tried, len(batch.submissions) > 1
         self._end_retry(batch, now, backoff_factor)
         self.counts.flushed(batch, result)
         if not result.stalled:
             self._breaker.close()
-            for other in self._batches.requeued:
-                other.overtaken = True
+            self._batches.got_through()
         elif fresh and together and result.requeued:
             # None of several got through: the cause is more likely in the sink than in the requests. A single request,
             # or what was retried before, proves nothing.
-            self._breaker.fail(
-                now, result.requeued[0].reason, pause_after(self._breaker.failures, self.policy, backoff_factor)
-            )
+            self._open_breaker(batch, result.requeued[0].reason, now, backoff_factor)
         for delivery in result.undelivered:
             self._outbox.add(delivery, attempts=1)
         self._requeue(batch, result, now, backoff_factor)
@@ -354,6 +323,7 @@ class Buffer:
         self._outbox.note_notified((to for submission in notified for to in submission.replies), but=result.unreached)
         for position, one in kept.items():
             batch.submissions[position].in_doubt |= one.in_doubt
+        batch.apart |= bool(settled) and any(one.unread for one in kept.values())
         batch.submissions = [batch.submissions[position] for position in sorted(kept)]
         batch.attempt += 1
         if batch.submissions:
@@ -381,8 +351,9 @@ class Buffer:
     def fail(self, batch_id: str, now: float, error: str, *, in_doubt: bool, backoff_factor: float = 1.0) -> None:
         """The sink was unavailable: the batch is requeued as it is, and the breaker opens, or stays open longer.
 
-        If another batch got through since its last attempt, the cause is more likely in this batch than in the sink:
-        then it is halved, to isolate the cause, waits by itself, and the breaker stays as it is.
+        If another batch got through while it waited for this attempt, the cause is more likely in this batch than in
+        the sink: then it is halved, to isolate the cause, waits by itself, and the breaker stays as it is. If one got
+        through during this attempt, the cause may be in the batch: it waits by itself, but in one.
 
         Args:
             batch_id: As from `next_batch`.
@@ -391,10 +362,10 @@ class Buffer:
             in_doubt: The batch may be committed nevertheless.
             backoff_factor: How many times longer than usual the breaker pauses.
         """
-        batch = self._batches.in_flight.pop(batch_id)
+        batch = self._batches.end(batch_id, now)
         self._end_retry(batch, now, backoff_factor)
         self.counts.flush_failures += 1
-        self._down_since_attempt = batch.started_at
+        self._down_since_attempt = max(self._down_since_attempt, batch.started_at)
         batch.attempt += 1
         batch.failures += 1
         if in_doubt:
@@ -403,11 +374,18 @@ class Buffer:
         if batch.overtaken:
             for half in batch.halves():
                 self._wait(half, now, backoff_factor)
+        elif batch.overlapped:
+            self._wait(batch, now, backoff_factor)
         else:
-            batch.own_pace = batch.overtaken = False
+            batch.own_pace = False
             self._batches.requeue(batch)
-            self._breaker.fail(now, error, pause_after(self._breaker.failures, self.policy, backoff_factor))
+            self._open_breaker(batch, error, now, backoff_factor)
         self._take_back_withdrawn(submissions)
+
+    def _open_breaker(self, batch: PendingBatch, error: str, now: float, backoff_factor: float) -> None:
+        """Opens the breaker, or has it wait longer; not for what was under way when it opened: that is one outage."""
+        if batch.probe or not self._breaker.open:
+            self._breaker.fail(now, error, pause_after(self._breaker.failures, self.policy, backoff_factor))
 
     # Deliveries that no flush makes
 
@@ -433,12 +411,12 @@ class Buffer:
         deliveries = [Delivery(reply_to, confirmation) for reply_to in submission.replies]
         if not deliveries:
             if code is not RejectCode.WITHDRAWN:
-                self.unreported.append(f"{submission.id!r} ({code or outcome})")
+                self.unreported[submission.id] = code or outcome
         elif accepted:
             for delivery in deliveries:
                 self._outbox.add(delivery)
         elif not self._outbox.add_refusal(deliveries):
-            self.unreported.append(f"{submission.id!r} ({code or outcome}; too many deliveries wait)")
+            self.unreported[submission.id] = f"{code or outcome}; too many deliveries wait"
 
     # What the workflow and the monitor want to know
 
@@ -451,11 +429,21 @@ class Buffer:
             times.extend(self._doubtful_deadlines())
         return min(times, default=None)
 
+    def timer_at(self, now: float) -> float | None:
+        """When to look again: at `wake_at`, or before, so that the timer fits when the batches in flight are settled.
+
+        What waits is due at the end of its linger then, and later while they are not: a timer for the latter would be
+        cancelled for the former. If they are expected to take longer than the linger, their end comes first.
+        """
+        at, batches = self.wake_at(), self._batches
+        if at is None or not batches.in_flight or self.paused or self._breaker.open:
+            return at
+        alone = self._pending.linger_ends(self.policy)
+        return alone if max(now, batches.expected_end) < alone < at else at
+
     def _doubtful_deadlines(self) -> Iterator[float]:
-        waiting = [
-            *self._pending.values(),
-            *(submission for batch in self._batches.requeued for submission in batch.submissions),
-        ]
+        requeued = (submission for batch in self._batches.requeued for submission in batch.submissions)
+        waiting = [*self._pending, *requeued]
         return (
             submission.expires_at for submission in waiting if submission.doubtful and submission.expires_at is not None
         )
@@ -463,11 +451,16 @@ class Buffer:
     @property
     def pending(self) -> int:
         """Requests that wait: for a batch, or for a retry."""
-        return self._pending.requests + sum(batch.requests for batch in self._batches.requeued)
+        return self._pending.requests + self._batches.requeued_requests
 
     @property
     def pending_bytes(self) -> int:
         return self._pending.bytes + self._batches.bytes
+
+    @property
+    def pending_weight(self) -> int:
+        """Of their bytes what the shard keeps."""
+        return self._pending.weight + self._batches.weight
 
     @property
     def requeued(self) -> int:
@@ -482,7 +475,7 @@ class Buffer:
     @property
     def waiting(self) -> list[Submission]:
         """What waits for a batch, in order of arrival."""
-        return list(self._pending.values())
+        return list(self._pending)
 
     @property
     def batches(self) -> list[PendingBatch]:
@@ -503,7 +496,8 @@ class Buffer:
         """What it keeps in memory beside the submissions themselves."""
         return Footprint(
             ids=frozenset(self._batches.by_id),
-            keys=self._batches.keys,
+            keys=self._lanes.closed,
+            lanes=self._lanes.footprint,
             deadlines=self._pending.watched_deadlines,
             unanswered=self._outbox.unanswered,
             notified=self._outbox.notified,
@@ -542,19 +536,19 @@ class Buffer:
     def oldest_age(self, now: float) -> float:
         """Seconds that the oldest waiting request has waited."""
         arrivals = [submission.arrived_at for batch in self._batches for submission in batch.submissions]
-        if self._pending:
+        if self._pending.first_arrival is not None:
             arrivals.append(self._pending.first_arrival)
         return max(0.0, now - min(arrivals)) if arrivals else 0.0
 
     @property
     def carry_bytes(self) -> int:
         """About what `carry` will weigh."""
-        return self.pending_bytes + self._outbox.bytes + self._withdrawals.bytes
+        return self.pending_weight + self._outbox.bytes + self._withdrawals.bytes
 
     @property
     def has_to_flush_to_end(self) -> bool:
         """Whether the requests that a run holds keep it from ending; deliveries need no flush."""
-        return self.carry_bytes > CARRY_LIMIT_BYTES and self.pending_bytes >= self._outbox.bytes
+        return self.carry_bytes > CARRY_LIMIT_BYTES and self.pending_weight >= self._outbox.bytes
 
     # Over continue-as-new
 
@@ -566,7 +560,7 @@ class Buffer:
             policy=self.policy,
             paused=self.paused,
             draining=self.draining,
-            pending=list(self._pending.values()),
+            pending=list(self._pending),
             requeued=list(self._batches.requeued),
             outbox=self._outbox.queued,
             withdrawals=self._withdrawals.remembered,
@@ -583,11 +577,11 @@ class Buffer:
         """The buffer that `carry` described."""
         buffer = cls(name, state.policy)
         buffer.paused, buffer.draining = state.paused, state.draining
-        for submission in state.pending:
-            buffer._pending.add(submission)
-        for batch in state.requeued:
+        for batch in state.requeued:  # before what waits for them
             buffer._batches.hold(batch.submissions)
             buffer._batches.requeue(batch)
+        for submission in state.pending:
+            buffer._pending.add(submission)
         for queued in state.outbox:
             buffer._outbox.restore(queued)
         buffer._withdrawals = Withdrawals(state.withdrawals)

@@ -7,15 +7,23 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
-from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.client import (
+    Client,
+    WorkflowExecutionDescription,
+    WorkflowExecutionStatus,
+    WorkflowQueryRejectedError,
+    WorkflowUpdateFailedError,
+)
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
+from temporal_batching.batcher.current_run import describe_current, stats_of_current
 from temporal_batching.batcher.shards import retry_while_not_ready, start_shard, update_with_start
+from temporal_batching.batcher.silence import ShardNotThere
+from temporal_batching.batcher.versions import Routing, ShardVersion, last_change, routing_of
 from temporal_batching.contract import (
     DEFAULT_BATCHER,
     NO_LEDGER,
-    QUERY_STATS,
     UPDATE_CONTROL,
     BatcherStart,
     BatcherStats,
@@ -47,6 +55,8 @@ class BatcherHandle:
         name: The batcher's name.
         shards: How many shards it has.
         task_queue: The task queue of its workers, for shards that are to be started.
+        flush_task_queue: The task queue of its flushes, as its workers announce it; by default shards that this handle
+            starts ask their worker for it.
     """
 
     def __init__(
@@ -56,8 +66,10 @@ class BatcherHandle:
         *,
         shards: int = 1,
         task_queue: str | None = None,
+        flush_task_queue: str | None = None,
     ) -> None:
         self._client = client
+        self._flush_task_queue = flush_task_queue
         self._name = check_name(name)
         self._shards = check_shards(shards)
         self._task_queue = task_queue or default_task_queue(name)
@@ -71,6 +83,11 @@ class BatcherHandle:
     def task_queue(self) -> str:
         """The task queue of its workers."""
         return self._task_queue
+
+    @property
+    def shards(self) -> int:
+        """How many shards it has."""
+        return self._shards
 
     async def start(self, policy: BatchPolicy | None = None) -> None:
         """Starts every shard that does not run yet.
@@ -90,10 +107,78 @@ class BatcherHandle:
         Raises:
             BatcherNotRunning: A shard was cancelled and has not ended yet; after that it can be started again.
         """
-        control = Control(policy=policy.to_wire(), announced=True)
         for shard in range(self._shards):
-            start = self._starting(shard, policy)
-            await self._announce_one(start, control)
+            await self.announce_to(shard, policy)
+
+    async def announce_to(self, shard: int, policy: BatchPolicy, *, routed_at: float | None = None) -> None:
+        """Starts one shard with these limits. If it runs it adopts them, unless an operator has set others.
+
+        Args:
+            shard: Which shard.
+            policy: The limits.
+            routed_at: When the task queue got its current version; see `tell_routing`. None says nothing of it.
+
+        Raises:
+            BatcherNotRunning: The shard was cancelled and has not ended yet.
+        """
+        control = Control(
+            policy=policy.to_wire(), announced=True, routed_at=routed_at, flush_task_queue=self._flush_task_queue
+        )
+        await self._announce_one(self._starting(shard, policy), control)
+
+    async def tell_routing(self, shard: int, routed_at: float) -> None:
+        """Tells a shard that its task queue has another current version: it continues as new in it, once for each time.
+
+        Raises:
+            BatcherNotRunning: The shard does not run.
+        """
+        await self._control_one(shard, Control(routed_at=routed_at))
+
+    async def routing(self) -> Routing:
+        """Where Temporal sends the tasks of the batcher's task queue. No worker is asked.
+
+        Raises:
+            RPCError: Temporal cannot be reached, or refuses access.
+        """
+        return await routing_of(self._client, self._task_queue)
+
+    async def last_change(self, deployment_name: str) -> float:
+        """When the routing of a worker deployment changed last, in seconds since the epoch.
+
+        Raises:
+            RPCError: Temporal cannot be reached, or refuses access.
+        """
+        return await last_change(self._client, deployment_name)
+
+    async def version_of(self, shard: int) -> ShardVersion | None:
+        """Which worker deployment version runs a shard; None if it does not run. No worker is asked.
+
+        Raises:
+            RPCError: Temporal cannot be reached.
+        """
+        described = await self._running(shard)
+        return None if described is None else ShardVersion.of(described.raw_info.versioning_info)
+
+    async def all_running(self) -> bool:
+        """Whether the workflow of every shard runs. No worker is asked.
+
+        Raises:
+            RPCError: Temporal cannot be reached.
+        """
+        for shard in range(self._shards):
+            if await self._running(shard) is None:
+                return False
+        return True
+
+    async def _running(self, shard: int) -> WorkflowExecutionDescription | None:
+        """What Temporal says of a shard's workflow; None if it does not run."""
+        try:
+            described = await describe_current(self._client.get_workflow_handle(batcher_workflow_id(self._name, shard)))
+        except RPCError as err:
+            if err.status is RPCStatusCode.NOT_FOUND:
+                return None
+            raise
+        return described if described.status is WorkflowExecutionStatus.RUNNING else None
 
     async def _announce_one(self, start: BatcherStart, control: Control) -> None:
         def update() -> Awaitable[Any]:
@@ -113,7 +198,21 @@ class BatcherHandle:
         Raises:
             BatcherNotRunning: A shard does not run, or no worker answers for it.
         """
-        return list(await asyncio.gather(*(self._stats(shard) for shard in range(self._shards))))
+        return list(await asyncio.gather(*(self.stats_of(shard) for shard in range(self._shards))))
+
+    async def stats_of(self, shard: int) -> BatcherStats:
+        """The figures of one shard.
+
+        Raises:
+            BatcherNotRunning: The shard does not run, or no worker answers for it.
+        """
+        workflow_id = batcher_workflow_id(self._name, shard)
+        try:
+            return await stats_of_current(self._client.get_workflow_handle(workflow_id))
+        except WorkflowQueryRejectedError:
+            raise ShardNotThere(f"{workflow_id} has ended: start it, or send it a write") from None
+        except RPCError as err:
+            raise _not_running(workflow_id, err) from err
 
     async def flush(self, *, timeout: timedelta = timedelta(minutes=1)) -> None:
         """Flushes what is pending now, and waits until it is settled.
@@ -164,17 +263,7 @@ class BatcherHandle:
         await self._control(Control(policy=policy.to_wire()))
 
     def _starting(self, shard: int, policy: BatchPolicy | None) -> BatcherStart:
-        return BatcherStart(self._name, shard, policy.to_wire() if policy else None)
-
-    async def _stats(self, shard: int) -> BatcherStats:
-        workflow_id = batcher_workflow_id(self._name, shard)
-        try:
-            stats: BatcherStats = await self._client.get_workflow_handle(workflow_id).query(
-                QUERY_STATS, result_type=BatcherStats
-            )
-        except RPCError as err:
-            raise _not_running(workflow_id, err) from err
-        return stats
+        return BatcherStart(self._name, shard, policy.to_wire() if policy else None, self._flush_task_queue)
 
     async def _control(self, control: Control) -> None:
         await asyncio.gather(*(self._control_one(shard, control) for shard in range(self._shards)))
@@ -200,7 +289,7 @@ class BatcherHandle:
 
 def _not_running(workflow_id: str, err: RPCError) -> Exception:
     if err.status == RPCStatusCode.NOT_FOUND:
-        return BatcherNotRunning(f"{workflow_id} does not run: start it, or send it a write")
+        return ShardNotThere(f"{workflow_id} does not run: start it, or send it a write")
     if err.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.FAILED_PRECONDITION):
         return BatcherNotRunning(f"{workflow_id} runs, but no worker answers for it: {err.message}")
     return err

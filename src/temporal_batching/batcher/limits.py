@@ -21,7 +21,7 @@ def check_fits_batch(submission: Submission, policy: BatchPolicy) -> None:
     for noun, what, count, most in (
         ("parcel", "requests", submission.requests, policy.max_batch_size),
         ("request", "records", submission.records, policy.max_batch_records),
-        ("request", "bytes", submission.size, policy.max_batch_bytes),
+        ("request", "bytes", submission.untraced_size, policy.max_batch_bytes),
     ):
         if count > most:
             raise InvalidRequest(f"the {noun} has {count:,} {what}: at most {most:,} fit a batch", RejectCode.TOO_LARGE)

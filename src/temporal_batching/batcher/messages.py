@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 from temporalio.common import RawValue
@@ -12,6 +14,8 @@ from temporal_batching.contract import Control
 from temporal_batching.errors import ErrorType, InvalidPolicy
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.wire.checks import MAX_NAME
+
+CONTROLS = tuple(field.name for field in fields(Control))
 
 
 def decode_submission(requests: RawValue, decode: Callable[[RawValue], Any]) -> list[Any]:
@@ -36,18 +40,20 @@ def read_control(wire: Any) -> Control:
         ApplicationError: Of type ``InvalidRequest`` or ``InvalidPolicy``.
     """
     if not isinstance(wire, dict):
-        raise invalid("control takes one object with any of policy, announced, flush, pause, drain, adopt_ledger")
+        raise invalid(f"control takes one object with any of {', '.join(CONTROLS)}")
     try:
         control = Control(**wire)
     except TypeError:
-        raise invalid(
-            f"control knows policy, announced, flush, pause, drain and adopt_ledger, not {sorted(wire)}"
-        ) from None
-    if not isinstance(control.adopt_ledger, str | None) or len(control.adopt_ledger or "") > MAX_NAME:
-        raise invalid(f"control.adopt_ledger is a ledger's identity, of {MAX_NAME} characters at most, or null")
+        raise invalid(f"control knows {', '.join(CONTROLS)}, not {sorted(wire)}") from None
+    for name, what in (("adopt_ledger", "a ledger's identity"), ("flush_task_queue", "a task queue's name")):
+        value = getattr(control, name)
+        if not isinstance(value, str | None) or len(value or "") > MAX_NAME:
+            raise invalid(f"control.{name} is {what}, of {MAX_NAME} characters at most, or null")
     for name in ("flush", "pause", "drain"):
         if not isinstance(getattr(control, name), bool | None):
             raise invalid(f"control.{name} is true, false or null")
+    if control.routed_at is not None and not _is_moment(control.routed_at):
+        raise invalid("control.routed_at is a time in seconds since the epoch, or null")
     if control.policy is not None:
         try:
             BatchPolicy.from_wire(control.policy)
@@ -63,3 +69,7 @@ def busy(message: str, *, soon: bool = False) -> ApplicationError:
 
 def invalid(message: str) -> ApplicationError:
     return ApplicationError(message, type=ErrorType.INVALID_REQUEST, non_retryable=True)
+
+
+def _is_moment(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf

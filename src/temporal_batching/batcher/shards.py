@@ -11,8 +11,10 @@ from temporalio.client import Client, WithStartWorkflowOperation
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
+from temporal_batching.batcher.details import static_details
 from temporal_batching.contract import WORKFLOW_BATCHER, BatcherStart
 from temporal_batching.routing import batcher_workflow_id
+from temporal_batching.tracing import tracing
 
 T = TypeVar("T")
 
@@ -40,6 +42,7 @@ async def retry_while_not_ready(update: Callable[[], Awaitable[T]]) -> T:
 
 async def start_shard(client: Client, start: BatcherStart, *, task_queue: str) -> None:
     """Starts the shard if it does not run."""
+    client = tracing().untraced(client)
     await client.start_workflow(
         WORKFLOW_BATCHER,
         start,
@@ -47,6 +50,7 @@ async def start_shard(client: Client, start: BatcherStart, *, task_queue: str) -
         task_queue=task_queue,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         static_summary=_summary(start),
+        static_details=static_details(start),
     )
 
 
@@ -54,6 +58,7 @@ async def update_with_start(
     client: Client, update: str, arg: Any, *, start: BatcherStart, task_queue: str, result_type: type[T] | None = None
 ) -> T:
     """Sends the shard an update; starts it first, in the same call, if it does not run."""
+    client = tracing().untraced(client)
     operation: WithStartWorkflowOperation[Any, Any] = WithStartWorkflowOperation(
         WORKFLOW_BATCHER,
         start,
@@ -61,6 +66,7 @@ async def update_with_start(
         task_queue=task_queue,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         static_summary=_summary(start),
+        static_details=static_details(start),
     )
     try:
         result: T = await client.execute_update_with_start_workflow(

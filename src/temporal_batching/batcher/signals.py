@@ -18,6 +18,7 @@ from temporal_batching.contract import SIGNAL_ADD, SIGNAL_WITHDRAW, RejectCode, 
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.wire.addresses import read_replies, read_withdrawal
 from temporal_batching.wire.checks import MAX_NAME
+from temporal_batching.wire.parcels import ParcelReference
 from temporal_batching.wire.submission import read_submission
 
 SIGNALS_AT_ONCE = 2_000
@@ -116,6 +117,8 @@ class SignalQueue:
         """Accepts one request; what is wrong with it is confirmed to its sender as `rejected`."""
         try:
             submission = read_submission(wire)
+            if isinstance(submission.body, ParcelReference):
+                raise InvalidRequest("only a gateway refers to the content of a parcel: a signal brings its own")
             if any(reply.by_activity for reply in submission.replies):
                 raise InvalidRequest("reply_to.activity_id is for gateways alone: a signal is answered by signal")
         except InvalidRequest as err:

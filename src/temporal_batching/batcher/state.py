@@ -72,6 +72,8 @@ class BatcherState:
         cancelled: A run was cancelled: the shard takes no more requests, and ends once it holds none.
         ledger: The identity of the ledger that the shard may have been written to.
         ledger_asked: A batch has decided on the ledger, or on none.
+        upgrade_tried: When the routing to versions changed for which a run ended last; see `Upgrade`.
+        flush_task_queue: Where flushes go; empty for the batcher's own task queue.
     """
 
     buffer: BufferState = field(default_factory=BufferState)
@@ -83,6 +85,8 @@ class BatcherState:
     cancelled: bool = False
     ledger: str | None = None
     ledger_asked: bool = False
+    upgrade_tried: float = 0.0
+    flush_task_queue: str = ""
 
     def to_wire(self) -> JsonObject:
         """The state as JSON."""
@@ -140,8 +144,13 @@ def _load_carried(wire: Mapping[str, Any]) -> Submission:
     return load_submission(wire, size=wire["size"], arrived_at=wire["arrived_at"])
 
 
+_OF_AN_ATTEMPT = ("overlapped", "probe")
+"""Fields of a batch that mean something only while it is in flight. Nothing in flight is carried."""
+
+
 def _batch_to_wire(batch: PendingBatch) -> JsonObject:
-    return {**_values(batch), "submissions": [_submission_to_wire(submission) for submission in batch.submissions]}
+    values = {name: value for name, value in _values(batch).items() if name not in _OF_AN_ATTEMPT}
+    return {**values, "submissions": [_submission_to_wire(submission) for submission in batch.submissions]}
 
 
 def _load_batch(wire: Mapping[str, Any]) -> PendingBatch:

@@ -10,19 +10,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
 from temporalio.common import RawValue, RetryPolicy
-from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError
+from temporalio.exceptions import ActivityError
 
+from temporal_batching.batcher import details
 from temporal_batching.batcher.batches import PendingBatch
 from temporal_batching.batcher.buffer import Buffer
+from temporal_batching.batcher.figures import buffer_stats
+from temporal_batching.batcher.flush_failures import flush_failure, untaken_after
 from temporal_batching.batcher.limits import BufferFull
 from temporal_batching.batcher.messages import busy, decode_submission, read_control
 from temporal_batching.batcher.signals import SignalQueue
 from temporal_batching.batcher.state import BatcherState, BufferState
+from temporal_batching.batcher.upgrade import Upgrade, initial_behavior
 from temporal_batching.contract import (
     ACTIVITY_CANCEL,
     ACTIVITY_CONFIRM,
@@ -44,8 +49,10 @@ from temporal_batching.contract import (
     RejectCode,
     SubmitResult,
 )
-from temporal_batching.errors import ErrorType, InvalidRequest
+from temporal_batching.errors import InvalidRequest
+from temporal_batching.logs import about_requests
 from temporal_batching.policy import CARRY_LIMIT_BYTES, BatchPolicy
+from temporal_batching.web_ui import show_details
 from temporal_batching.wire.decoding import decode_payload
 from temporal_batching.wire.deliveries import delivery_to_wire
 from temporal_batching.wire.submission import read_submission
@@ -69,6 +76,10 @@ HISTORY_WARNING = 10_240
 MAX_HISTORY_BYTES = 16 * 1_048_576
 """Of one run's 50 MiB. Past it a run that is to end takes no more requests; what it holds may enter history a second
 time, with its flushes."""
+
+MAX_TASK_BYTES = 1_048_576
+"""Content of batches past which one workflow task starts no other flush. Its commands are one message of at most 4 MiB:
+the server ends a workflow whose message is larger. So there is room for one more batch, whatever its size."""
 
 LONGEST_TIMER = 86_400.0
 """Seconds; a timer for something later fires once a day and is set again."""
@@ -104,13 +115,17 @@ class BatcherWorkflow:
         self._buffer.ending = self._cancelled
         self._ledger = state.ledger  # that it may have been written to
         self._ledger_asked = state.ledger_asked
+        self._upgrade = Upgrade(state.upgrade_tried)
         self._cancel_requested = False  # this run: without it none can end as cancelled
         self._settled_before = self._buffer.counts.settled
         self._failures_before = self._buffer.counts.attempts_that_failed
         self._signals_received = 0
         self._updates = 0
-        self._policy_known = start.state is not None or start.policy is not None
+        self._flush_task_queue = start.flush_task_queue or state.flush_task_queue
+        self._policy_known = start.state is not None or None not in (start.policy, start.flush_task_queue)
         self._yielding = False
+        self._task_began_at = 0  # the events before the current workflow task: they tell it from others
+        self._task_bytes = 0
         self._awake = True  # what was carried over may be due
         self._timer: asyncio.Task[None] | None = None
         self._timer_at = 0.0
@@ -118,6 +133,7 @@ class BatcherWorkflow:
     @workflow.run
     async def run(self, start: BatcherStart) -> None:
         """Serves until it continues as new; it never completes."""
+        show_details(self._details)
         if self._cancelled:  # a cancellation does not survive continue-as-new
             asyncio.create_task(self._repeat_cancellation())  # noqa: RUF006  the SDK's event loop keeps its tasks
         if not self._policy_known:
@@ -150,7 +166,7 @@ class BatcherWorkflow:
 
     # Ways in. Nothing here awaits.
 
-    @workflow.update(name=UPDATE_SUBMIT)
+    @workflow.update(name=UPDATE_SUBMIT, description=details.SUBMIT_SAYS)
     def submit(self, requests: RawValue) -> SubmitResult:
         """Accepts requests from a gateway, and says which were not."""
         self._updates += 1
@@ -171,8 +187,7 @@ class BatcherWorkflow:
                 refused.append(Refusal(position, RejectCode.OVERLOADED, str(err)))
         self._wake_if_needed(now)
         policy = self._buffer.policy
-        gather = min(MAX_GATHER, policy.linger.total_seconds() / 10)
-        return SubmitResult(refused, gather, policy.max_batch_size, policy.max_batch_records)
+        return SubmitResult(refused, gather_seconds(policy), policy.max_batch_size, policy.max_batch_records)
 
     @submit.validator
     def _may_submit(self, requests: RawValue) -> None:
@@ -186,17 +201,17 @@ class BatcherWorkflow:
             raise busy("the batcher is draining: it takes no more requests")
         if buffer.pending >= buffer.policy.max_pending or buffer.pending_bytes >= buffer.policy.max_pending_bytes:
             raise busy("the batcher's buffer is full")
-        if self._should_end() and buffer.pending_bytes >= CARRY_LIMIT_BYTES // 2:
+        if self._should_end() and buffer.pending_weight >= CARRY_LIMIT_BYTES // 2:
             raise busy("the batcher is about to continue as new and carries enough", soon=True)
 
     # One handler for every signal, which keeps it undecoded: ten thousand of them may come in one activation, after an
     # hour without a worker, and the SDK fails a task whose activation takes two seconds. `_read_signals` reads them.
-    @workflow.signal(dynamic=True)
+    @workflow.signal(dynamic=True, description=details.SIGNALS_SAY)
     def _receive(self, name: str, args: Sequence[RawValue]) -> None:
         self._signals_received += 1
         self._signals.receive(name, args, workflow.time())
 
-    @workflow.update(name=UPDATE_CONTROL)
+    @workflow.update(name=UPDATE_CONTROL, description=details.CONTROL_SAYS)
     def control(self, wire: Any) -> None:
         """Carries out what an operator asks, or a worker that started announces."""
         self._updates += 1
@@ -206,12 +221,16 @@ class BatcherWorkflow:
         if control.policy is not None and not (control.announced and self._operator_policy):
             buffer.policy = BatchPolicy.from_wire(control.policy)
             self._operator_policy = not control.announced
+        if control.flush_task_queue is not None:
+            self._flush_task_queue = control.flush_task_queue
         if control.pause is not None:
             buffer.paused = control.pause
         if control.drain is not None:
             buffer.draining = control.drain
         if control.adopt_ledger is not None:  # this one and no other: a worker with the earlier one is refused
             self._ledger, self._ledger_asked = control.adopt_ledger, True
+        if control.routed_at is not None:
+            self._upgrade.tell(control.routed_at)
         if control.flush or control.drain:
             buffer.flush_now(workflow.time())
         self._awake = True
@@ -221,47 +240,32 @@ class BatcherWorkflow:
         if read_control(wire).announced and self._cancelled:
             raise busy(CANCELLED)  # or no worker would start the shard again
 
-    @workflow.query(name=QUERY_STATS)
+    @workflow.query(name=QUERY_STATS, description=details.STATS_SAYS)
     def stats(self) -> BatcherStats:
         """The figures of this shard."""
-        buffer, counts, info = self._buffer, self._buffer.counts, workflow.info()
-        return BatcherStats(
-            batcher=self._start.batcher,
-            shard=self._start.shard,
+        info = workflow.info()
+        return replace(
+            buffer_stats(self._start, self._buffer, workflow.time()),
             run_id=info.run_id,
             unread=len(self._signals),
-            pending=buffer.pending,
-            pending_bytes=buffer.pending_bytes,
-            in_flight=buffer.in_flight,
-            dedup_ids=buffer.dedup_ids,
-            oldest_pending_seconds=round(buffer.oldest_age(workflow.time()), 3),
-            batches=counts.batches,
-            batches_by_trigger=dict(counts.batches_by_trigger),
-            largest_batch=counts.largest_batch,
-            outcomes=dict(counts.outcomes),
-            requeued=buffer.requeued,
-            retries=counts.retries,
-            unknown=counts.unknown,
-            sink_errors=counts.sink_errors,
-            flush_failures=counts.flush_failures,
-            refused=counts.refused,
             malformed=self._signals.malformed,
-            undelivered=buffer.undelivered,
             run_signals=self._signals_received,
             run_updates=self._updates,
             run_events=info.get_current_history_length(),
             continue_as_new=self._cycles,
             idle_cycles=self._idle_cycles,
             suggested=info.is_continue_as_new_suggested(),
-            paused=buffer.paused,
-            draining=buffer.draining or self._cancelled,
-            breaker="open" if buffer.breaker.open else "closed",
-            sink_error=buffer.breaker.error,
+            draining=self._buffer.draining or self._cancelled,
             ledger=self._ledger,
-            policy=buffer.policy.to_wire(),
+            flush_task_queue=self._flush_task_queue,
         )
 
-    @workflow.query(name=QUERY_BATCH)
+    def _details(self) -> str:
+        now, began = workflow.time(), workflow.info().start_time.timestamp()
+        flags = {"starting": not self._policy_known, "cancelled": self._cancelled}
+        return details.shard_details(self.stats(), self._buffer, now=now, run_began=began, **flags)
+
+    @workflow.query(name=QUERY_BATCH, description=details.BATCH_SAYS)
     def batch(self, batch_id: str) -> list[JsonObject]:
         """The content of a batch in flight, for its flush if it is a retry. Empty if it is not in flight."""
         batch = self._buffer.batch_in_flight(batch_id)
@@ -278,9 +282,9 @@ class BatcherWorkflow:
             self._awake = True
         problems, more = self._signals.take_problems()
         for problem in problems:
-            workflow.logger.warning("A signal was ignored: %s", problem)
+            workflow.logger.warning("A signal was ignored: %s", problem, extra=self._about())
         if more:
-            workflow.logger.warning("%d more signals, or requests in them, were ignored", more)
+            workflow.logger.warning("%d more signals, or requests in them, were ignored", more, extra=self._about())
         self._log_unreported()
         self._wake_if_needed(now)
 
@@ -292,15 +296,16 @@ class BatcherWorkflow:
         return None
 
     async def _yield(self) -> None:
-        await asyncio.sleep(0.001)
+        await workflow.sleep(0.001, summary=details.NEXT_PART)
         self._yielding = False
 
     def _log_unreported(self) -> None:
         """Logs requests that are not written and have no reply address: some by id, the others by number."""
-        unreported, self._buffer.unreported = self._buffer.unreported, []
+        unreported, self._buffer.unreported = self._buffer.unreported, {}
         if unreported:
-            some = ", ".join(unreported[:5]) + ("" if len(unreported) <= 5 else f" and {len(unreported) - 5} more")
-            workflow.logger.warning("Not written, and without a reply address: %s", some)
+            some = [f"{request_id!r} ({why})" for request_id, why in unreported.items()]
+            extra = self._about(list(unreported))
+            workflow.logger.warning("Not written, and without a reply address: %s", _first(some), extra=extra)
 
     def _wake_if_needed(self, now: float) -> None:
         """Wakes the loop if a message changed anything it acts on; most only join a batch that waits."""
@@ -320,9 +325,11 @@ class BatcherWorkflow:
             result_type=dict[str, Any],
             start_to_close_timeout=timedelta(seconds=10),
             retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=5)),
+            summary="the policy that its worker has",
         )
-        if not self._operator_policy:
-            self._buffer.policy = BatchPolicy.from_wire(wire)
+        if not self._operator_policy and self._start.policy is None:
+            self._buffer.policy = BatchPolicy.from_wire(wire["policy"])
+        self._flush_task_queue = wire["flush_task_queue"]
         self._policy_known = True
         self._read_signals()
 
@@ -331,8 +338,25 @@ class BatcherWorkflow:
         if ending and (self._buffer.batches_in_flight or not self._buffer.has_to_flush_to_end):
             return
         force = ending or self._is_runaway()
-        while (batch := self._next_batch(now, force=force)) is not None:
+        while self._has_room_in_task():
+            batch = self._next_batch(now, force=force)
+            if batch is None:
+                return
+            self._task_bytes += 0 if batch.tried else batch.size
             asyncio.create_task(self._flush(batch))  # noqa: RUF006  the SDK's event loop keeps its tasks
+        at = self._buffer.wake_at()
+        if at is not None and at <= now:
+            asyncio.create_task(self._continue_in_next_task())  # noqa: RUF006  the SDK's event loop keeps its tasks
+
+    def _has_room_in_task(self) -> bool:
+        events = workflow.info().get_current_history_length()
+        if events != self._task_began_at:
+            self._task_began_at, self._task_bytes = events, 0
+        return self._task_bytes < MAX_TASK_BYTES
+
+    async def _continue_in_next_task(self) -> None:
+        await workflow.sleep(0.001, summary=details.NEXT_PART)
+        self._awake = True
 
     def _next_batch(self, now: float, *, force: bool) -> PendingBatch | None:
         if not self._ledger_asked and self._buffer.batches_in_flight:
@@ -350,15 +374,18 @@ class BatcherWorkflow:
             submissions=None if batch.tried else [submission.to_wire() for submission in batch.submissions],
             in_doubt=batch.in_doubt,
             attempt=batch.attempt,
-            halved=bool(batch.part),
+            halved=bool(batch.part) or batch.apart,
             ledger=self._ledger,
             may_choose_ledger=not self._ledger_asked,
+            waited=batch.waited(workflow.time()),
         )
         try:
             result = await workflow.execute_activity(
                 ACTIVITY_FLUSH,
                 _shallow(flush),
+                task_queue=self._flush_task_queue or None,
                 result_type=FlushResult,
+                schedule_to_start_timeout=untaken_after(self._flush_task_queue),
                 start_to_close_timeout=self._buffer.policy.flush_timeout,
                 heartbeat_timeout=HEARTBEAT_TIMEOUT,
                 # One attempt: between two the deadlines are looked at, and a newer policy applies.
@@ -366,30 +393,30 @@ class BatcherWorkflow:
                 summary=f"{batch.id}: {batch.requests} requests, by {batch.trigger}",
             )
         except ActivityError as err:
-            problem, in_doubt, ledger = _sink_problem(err)
+            problem, in_doubt, ledger = flush_failure(err, self._flush_task_queue)
             if self._ledger is None and ledger is not None:
                 if in_doubt:
                     self._ledger, self._ledger_asked = ledger, True
                 else:
                     self._ledger_asked = False  # nothing was written there yet: the next batch goes alone, and decides
             self._buffer.fail(batch.id, workflow.time(), problem, in_doubt=in_doubt, backoff_factor=_backoff_factor())
-            workflow.logger.warning("Batch %s is requeued: %s", batch.id, problem)
+            workflow.logger.warning("Batch %s is requeued: %s", batch.id, problem, extra=self._about(batch=batch))
         except Exception as err:
             # The content of the batch made scheduling fail. In flight it would stay forever and block the shard;
             # requeued, and never written, it can expire.
             problem = f"cannot be scheduled: {err}"
             self._buffer.fail(batch.id, workflow.time(), problem, in_doubt=False, backoff_factor=_backoff_factor())
-            workflow.logger.exception("Batch %s cannot be scheduled", batch.id)
+            workflow.logger.exception("Batch %s cannot be scheduled", batch.id, extra=self._about(batch=batch))
         else:
             if self._ledger is None:
                 self._ledger = result.ledger
             self._ledger_asked = True
             self._buffer.complete(batch.id, result, workflow.time(), backoff_factor=_backoff_factor())
-            if result.requeued:
-                workflow.logger.info(
-                    "Batch %s: %d submissions are to be retried by themselves", batch.id, batch.requests
-                )
         self._awake = True
+
+    def _about(self, request_ids: Sequence[str] = (), *, batch: PendingBatch | None = None) -> dict[str, Any]:
+        of_batch = {"batch_id": batch.id, "attempt": batch.attempt} if batch is not None else {}
+        return about_requests(request_ids, batcher=self._start.batcher, shard=self._start.shard, **of_batch)
 
     def _start_delivery(self) -> None:
         deliveries = self._buffer.next_deliveries()
@@ -401,6 +428,8 @@ class BatcherWorkflow:
             result = await workflow.execute_activity(
                 ACTIVITY_CONFIRM,
                 [delivery_to_wire(delivery) for delivery in deliveries],
+                # What was returned is read from the sink, which the batcher's own workers may not have.
+                task_queue=(self._flush_task_queue if any(one.unread for one in deliveries) else "") or None,
                 result_type=DeliveryResult,
                 start_to_close_timeout=timedelta(seconds=30),
                 retry_policy=RetryPolicy(maximum_attempts=3),
@@ -413,7 +442,7 @@ class BatcherWorkflow:
 
     def _set_timer(self, now: float) -> None:
         """Keeps one timer for what is due next. One that fires early costs less than cancelling it for a later one."""
-        at = self._buffer.wake_at()
+        at = self._buffer.timer_at(now)
         if at is None or (self._timer is not None and self._timer_at <= at):
             return
         if at <= now:
@@ -425,7 +454,7 @@ class BatcherWorkflow:
         self._timer = asyncio.create_task(self._fire_timer(min(at - now, LONGEST_TIMER) + 0.001))
 
     async def _fire_timer(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+        await workflow.sleep(seconds, summary=details.NEXT_PROBE if self._buffer.breaker.open else details.NEXT_BATCH)
         self._timer = None
         self._awake = True
 
@@ -437,7 +466,8 @@ class BatcherWorkflow:
             try:
                 await wait()
             except asyncio.CancelledError:
-                workflow.logger.warning("The shard was cancelled: it writes what it holds, then ends")
+                problem = "The shard was cancelled: it writes what it holds, then ends"
+                workflow.logger.warning(problem, extra=self._about())
                 self._cancelled = self._cancel_requested = self._buffer.ending = self._awake = True
                 self._buffer.flush_now(workflow.time())
                 continue
@@ -447,11 +477,10 @@ class BatcherWorkflow:
         """Drops requests whose outcome cannot be known: they must not keep a cancelled shard from ending."""
         gone = self._buffer.give_up(now)
         if gone:
-            more = f" and {len(gone) - 5} more" if len(gone) > 5 else ""
             workflow.logger.warning(
-                "Past their deadlines, and with the sink down it is not known whether they are written: %s%s",
-                ", ".join(map(repr, gone[:5])),
-                more,
+                "Past their deadlines, and with the sink down it is not known whether they are written: %s",
+                _first(list(map(repr, gone))),
+                extra=self._about(gone),
             )
 
     async def _repeat_cancellation(self) -> None:
@@ -469,6 +498,7 @@ class BatcherWorkflow:
             workflow.info().is_continue_as_new_suggested()
             or self._signals_received >= MAX_SIGNALS_PER_RUN
             or self._updates >= MAX_UPDATES_PER_RUN
+            or self._upgrade.due(elsewhere=workflow.info().is_target_worker_deployment_version_changed())
         )
         return due and not self._is_runaway()
 
@@ -511,9 +541,20 @@ class BatcherWorkflow:
             cancelled=self._cancelled,
             ledger=self._ledger,
             ledger_asked=self._ledger_asked,
+            upgrade_tried=self._upgrade.carry(elsewhere=workflow.info().is_target_worker_deployment_version_changed()),
+            flush_task_queue=self._flush_task_queue,
         )
         next_run = BatcherStart(self._start.batcher, self._start.shard, state=state.to_wire())
-        workflow.continue_as_new(_shallow(next_run))
+        workflow.continue_as_new(_shallow(next_run), initial_versioning_behavior=initial_behavior(workflow.info()))
+
+
+def gather_seconds(policy: BatchPolicy) -> float:
+    """How long a gateway may gather requests before it submits them."""
+    return min(MAX_GATHER, policy.linger.total_seconds() / 10)
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _decode(value: RawValue) -> Any:
@@ -531,16 +572,6 @@ def _epoch(carried: str | None) -> str:
     if info.run_id != info.original_execution_run_id:
         return info.run_id[-8:]
     return carried or info.first_execution_run_id[-8:]
-
-
-def _sink_problem(err: ActivityError) -> tuple[str, bool, str | None]:
-    """What went wrong with a flush, whether it may have committed all the same, and in which ledger."""
-    cause = err.cause
-    if isinstance(cause, ApplicationError) and cause.type == ErrorType.SINK_UNAVAILABLE:
-        in_doubt, ledger = cause.details if len(cause.details) == 2 else (True, None)
-        return cause.message, bool(in_doubt), ledger
-    declared = cause.last_heartbeat_details if isinstance(cause, TimeoutError) else ()
-    return str(cause or err), True, declared[0] if declared else None
 
 
 def _shallow(message: FlushInput | BatcherStart) -> JsonObject:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from temporal_batching.batcher.buffer import Accepted
+from temporal_batching.batcher.accepted import Accepted
 from temporal_batching.batcher.limits import BufferFull
 from temporal_batching.batcher.outbox import MAX_DELIVERIES, OUTBOX_PART
 from temporal_batching.contract import Confirmation, Delivery, FlushResult, OutcomeKind, RejectCode, Trigger, Withdrawal

@@ -8,13 +8,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from temporal_batching.batcher.buffer import Accepted, Buffer
+from temporal_batching.batcher.accepted import Accepted
+from temporal_batching.batcher.buffer import Buffer
 from temporal_batching.batcher.limits import BufferFull
 from temporal_batching.batcher.outbox import MAX_DELIVERIES, MAX_NOTIFIED
 from temporal_batching.batcher.withdrawals import MAX_AGE, MAX_REMEMBERED, MAX_REMEMBERED_BYTES
-from temporal_batching.contract import Confirmation, Delivery, FlushResult, OutcomeKind, RejectCode, Trigger, Withdrawal
+from temporal_batching.contract import (
+    Confirmation,
+    Delivery,
+    FlushResult,
+    OutcomeKind,
+    RejectCode,
+    ReplyTo,
+    Trigger,
+    Withdrawal,
+)
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.wire.addresses import MAX_REPLIES
+from temporal_batching.wire.submission import Submission
 from tests.support.buffers import NOW, buffer, caller, carried, confirmations, ids, policy, restored, submission, take
 
 # One id, many submissions
@@ -55,7 +66,7 @@ def test_another_caller_with_an_id_in_flight_becomes_a_request_of_its_own() -> N
 
 
 def test_a_repetition_is_not_refused_for_what_another_caller_brought_under_its_id() -> None:
-    # It used to be told `id_reused` while its records were in a flush, and were written.
+    # It used to be answered `id_reused` while its records were in a flush, and were written.
     buf = buffer()
     buf.accept(submission("a", "v", n=1), NOW)
     take(buf, NOW, force=True)
@@ -64,7 +75,7 @@ def test_a_repetition_is_not_refused_for_what_another_caller_brought_under_its_i
 
 
 def test_a_repetition_does_not_join_a_later_request_while_its_own_is_in_flight() -> None:
-    # The later one could expire first, and its first caller be told so, though it was being written.
+    # The later one could expire first, and its first caller receive `expired`, though it was being written.
     buf = buffer()
     buf.accept(submission("a", "v"), NOW)
     take(buf, NOW, force=True)
@@ -75,7 +86,7 @@ def test_a_repetition_does_not_join_a_later_request_while_its_own_is_in_flight()
 
 
 def test_a_repetition_is_not_refused_for_a_limit_that_was_lowered_since() -> None:
-    # It used to be told `too_large` while its records waited to be written.
+    # It used to be answered `too_large` while its records waited to be written.
     buf = buffer()
     buf.accept(submission("a", records=5), NOW)
     buf.policy = policy(max_batch_records=2)
@@ -115,7 +126,7 @@ def test_an_activity_whose_answer_is_on_its_way_gets_no_second_one() -> None:
 
 
 def test_an_attempt_that_arrives_after_its_activity_was_told_is_not_taken_in() -> None:
-    # It was taken for a new request: one that was told `rejected` could be written then.
+    # It was taken for a new request: one that was answered `rejected` could be written then.
     buf = buffer(max_batch_size=1)
     buf.accept(submission("a", "v"), NOW)
     buf.complete(take(buf, NOW).id, FlushResult({"rejected": 1}), NOW)
@@ -281,6 +292,34 @@ def test_a_withdrawal_meets_its_own_run_of_its_own_caller_alone() -> None:
     assert not accepted.withdrawn
 
 
+def of_standalone(request_id: str, run_id: str) -> Submission:
+    asked = submission(request_id)
+    asked.replies[:] = [ReplyTo(run_id=run_id, activity_id=f"activity of {run_id}")]
+    return asked
+
+
+def test_a_standalone_activity_is_a_caller_by_its_run() -> None:
+    """As the one behind a Nexus operation: its withdrawal meets no other caller of the same request."""
+    buf = buffer()
+    buf.accept(of_standalone("a", "run"), NOW)
+    buf.accept(of_standalone("a", "another run"), NOW)
+    assert buf.withdraw(Withdrawal("a", None, "a third run"), NOW) is False
+    assert buf.withdraw(Withdrawal("a", None, "run"), NOW) is False
+    (only,) = take(buf, NOW, force=True).submissions
+    assert [reply.run_id for reply in only.replies] == ["another run"]
+
+
+def test_a_withdrawal_by_a_standalone_activity_may_overtake_its_request() -> None:
+    buf = buffer()
+    buf.withdraw(Withdrawal("a", None, "run"), NOW)
+    buf = over_continue_as_new(buf)
+    own, others = of_standalone("a", "run"), of_standalone("a", "another run")
+    buf.accept(own, NOW)
+    assert own.withdrawn
+    buf.accept(others, NOW)
+    assert not own.withdrawn, "the other caller has not taken it back"
+
+
 def test_a_withdrawal_is_forgotten_when_its_request_can_no_longer_come() -> None:
     buf = buffer()
     buf.withdraw(Withdrawal("a", "w-a", "run"), NOW)
@@ -307,3 +346,12 @@ def test_of_too_many_withdrawals_the_oldest_are_forgotten() -> None:
     for one in (early, late):
         buf.accept(one, NOW)
     assert (early.withdrawn, late.withdrawn) == (False, True)
+
+
+def test_requests_without_key_do_not_wait_for_one_whose_id_is_in_flight() -> None:
+    buf = buffer(linger=0, max_in_flight=2)
+    buf.accept(submission("a", "v"), NOW)
+    take(buf, NOW)
+    buf.accept(submission("a", "w", n=2), NOW)  # another caller's, with the same id
+    buf.accept(submission("b"), NOW)
+    assert ids(take(buf, NOW + 1)) == ["b"]

@@ -1,10 +1,12 @@
-"""What cannot be written now waits by itself: its key waits with it, and nobody else."""
+"""What cannot be written now waits by itself: its key waits with it, and nothing else."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from temporal_batching.batcher.batches import PendingBatch
+from temporal_batching.batcher.batches import OVERLAP_AFTER, PendingBatch
 from temporal_batching.batcher.buffer import PROBES_EACH, Buffer
 from temporal_batching.contract import FlushResult, Requeued, Withdrawal
 from tests.support.buffers import NOW, buffer, caller, carried, confirmations, ids, parcel, restored, submission, take
@@ -71,8 +73,8 @@ def test_batches_that_overlap_keep_the_order_of_a_key() -> None:
     buf = buffer(linger=0, max_in_flight=4, max_batch_size=2)
     fill(buf, "a1", "a2", "a3", key="a")
     fill(buf, "b1", key="b")
-    assert [ids(take(buf, NOW)), ids(take(buf, NOW))] == [["a1", "a2"], ["b1"]]
-    assert buf.next_batch(NOW) is None
+    assert [ids(take(buf, NOW)), ids(take(buf, NOW + 1))] == [["a1", "a2"], ["b1"]]
+    assert buf.next_batch(NOW + 1) is None
     assert buf.wake_at() == NOW + 10_000
 
 
@@ -162,7 +164,7 @@ def test_one_request_that_takes_the_sink_down_is_isolated_and_its_neighbours_get
     assert written == {"a", "b", "c", *(f"r{n}" for n in range(8))}
     assert (buf.pending, now < NOW + 500) == (1, True)
     fill(buf, "later", now=now)
-    assert ids(take(buf, now + 8)) == ["later"], "longer than one pause nobody waits for it"
+    assert ids(take(buf, now + 8)) == ["later"], "no request waits for it longer than one pause"
 
 
 def test_halves_that_share_a_key_keep_its_order() -> None:
@@ -289,7 +291,7 @@ def test_a_paused_shard_retries_nothing(in_doubt: bool) -> None:
     assert buf.wake_at() == (None if in_doubt else NOW + 60)
 
 
-def test_only_those_who_were_told_count_as_told() -> None:
+def test_only_callers_whose_answer_was_delivered_count_as_answered() -> None:
     buf = buffer(linger=0)
     fill(buf, "a", "b")
     requeue(buf, take(buf, NOW), 0)
@@ -365,3 +367,128 @@ def test_only_who_waits_for_the_retry_can_withdraw_it() -> None:
     assert confirmations(buf) == [("a", "rejected", "withdrawn", ["w"])]
     (other,) = take(buf, NOW).submissions
     assert other.replies == [caller("x")]
+
+
+# Batches that overlap
+
+
+def test_while_a_batch_is_in_flight_one_that_is_not_full_waits_for_its_end_or_for_a_second() -> None:
+    """Group commit stays group commit: batches that overlap are no smaller than those one after the other."""
+    buf = buffer(linger=0, max_in_flight=4, max_batch_size=3)
+    fill(buf, "a")
+    first = take(buf, NOW)
+    fill(buf, "b", now=NOW + 0.2)
+    assert (buf.next_batch(NOW + 0.9), buf.wake_at()) == (None, NOW + OVERLAP_AFTER)
+    fill(buf, "c", now=NOW + 0.3)
+    buf.complete(first.id, FlushResult({"written": 1}), NOW + 0.4)
+    second = take(buf, NOW + 0.4)
+    assert ids(second) == ["b", "c"]
+    fill(buf, "d", now=NOW + 0.5)
+    assert ids(take(buf, NOW + 1.4)) == ["d"], "the second hangs"
+    fill(buf, "e", "f", "g", now=NOW + 1.5)
+    assert ids(take(buf, NOW + 1.5)) == ["e", "f", "g"], "full"
+
+
+@pytest.mark.parametrize("why", ["flush", "deadline", "ending"])
+def test_what_cannot_wait_starts_beside_a_batch_in_flight_at_once(why: str) -> None:
+    buf = buffer(linger=0, max_in_flight=2, deadline_margin=2)
+    fill(buf, "a")
+    take(buf, NOW)
+    fill(buf, "b", expires_at=NOW + 2.1 if why == "deadline" else NOW + 1_000)
+    assert buf.next_batch(NOW) is None
+    if why == "flush":
+        buf.flush_now(NOW)
+    assert ids(take(buf, NOW + 0.1, force=why == "ending")) == ["b"]
+
+
+def test_a_batch_that_fails_while_others_get_through_waits_by_itself() -> None:
+    """One that hangs on a lock until its time is up must not stop everybody."""
+    buf = buffer(linger=0, max_batch_size=2, max_in_flight=2, retry_initial=1)
+    fill(buf, "a", "b", key="hot")
+    hanging = take(buf, NOW)
+    fill(buf, "c", "d")
+    other = take(buf, NOW + 1)
+    buf.complete(other.id, FlushResult({"written": 2}), NOW + 2)
+    buf.fail(hanging.id, NOW + 30, "timed out", in_doubt=True)
+    assert (buf.breaker.open, buf.requeued) == (False, 2)
+    fill(buf, "e", "f", now=NOW + 30)
+    assert ids(take(buf, NOW + 30)) == ["e", "f"]
+    again = take(buf, NOW + 61)
+    assert (ids(again), again.id, again.in_doubt) == (["a", "b"], hanging.id, True)
+    buf.fail(again.id, NOW + 62, "timed out", in_doubt=True)
+    assert buf.breaker.open, "nothing got through meanwhile"
+
+
+def test_batches_that_fail_in_one_outage_lengthen_its_pauses_once() -> None:
+    buf = buffer(linger=0, max_batch_size=1, max_in_flight=4, retry_initial=1)
+    fill(buf, "a", "b", "c", "d")
+    flying = [take(buf, NOW) for _ in range(4)]
+    for number, batch in enumerate(flying):
+        buf.fail(batch.id, NOW + number, f"down {number}", in_doubt=True)
+    assert (buf.breaker.failures, buf.breaker.retry_at, buf.breaker.error) == (1, NOW + 1, "down 0")
+    probe = take(buf, NOW + 3)
+    assert buf.next_batch(NOW + 3) is None, "one probe at a time"
+    buf.fail(probe.id, NOW + 3, "still down", in_doubt=True)
+    assert (buf.breaker.failures, buf.breaker.retry_at) == (2, NOW + 5)
+
+
+def test_a_batch_that_hangs_keeps_no_probe_from_its_turn() -> None:
+    buf = buffer(linger=0, max_batch_size=1, max_in_flight=3, retry_initial=1)
+    fill(buf, "hangs", "b", "c")
+    take(buf, NOW)
+    buf.fail(take(buf, NOW).id, NOW, "down", in_doubt=False)
+    probe = take(buf, NOW + 1)
+    assert (ids(probe), buf.next_batch(NOW + 1)) == (["b"], None)
+    buf.complete(probe.id, FlushResult({"written": 1}), NOW + 1)
+    assert ids(take(buf, NOW + 1)) == ["c"]
+
+
+def test_a_parcel_in_flight_blocks_each_of_its_keys_and_waits_for_each_of_them() -> None:
+    buf = buffer(linger=0, max_in_flight=4, max_batch_size=2)
+    fill(buf, "a1", "a2", key="a")
+    first = take(buf, NOW)
+    buf.accept(parcel("p", "p1", "p2", keys=["a", "b"]), NOW)
+    fill(buf, "b1", "b2", key="b")
+    fill(buf, "c1", "c2", key="c")
+    assert ids(take(buf, NOW)) == ["c1", "c2"], "b waits behind the parcel"
+    buf.complete(first.id, FlushResult({"written": 2}), NOW)
+    second = take(buf, NOW)
+    assert ids(second) == ["p"]
+    fill(buf, "a3", "a4", key="a")
+    assert buf.next_batch(NOW) is None, "both keys of the parcel are in flight"
+    buf.complete(second.id, FlushResult({"written": 2}), NOW)
+    assert [ids(take(buf, NOW)), ids(take(buf, NOW))] == [["b1", "b2"], ["a3", "a4"]]
+
+
+# What more batches at a time cost
+
+
+def trickle(max_in_flight: int, every: float, takes: float) -> tuple[int, int]:
+    """Batches, and timers that a shard sets, of ten seconds of requests with a linger of zero."""
+    buf = buffer(linger=0, max_in_flight=max_in_flight, deadline_margin=0)
+    now, batches, timers, timer = NOW, 0, 0, math.inf
+    ends: list[tuple[float, PendingBatch]] = []
+    arrivals = [NOW + n * every for n in range(int(10 / every))]
+    while arrivals or ends:
+        now = min([*arrivals[:1], *(at for at, _ in ends), timer])
+        if now == timer:
+            timer = math.inf
+        while ends and ends[0][0] <= now:
+            batch = ends.pop(0)[1]
+            buf.complete(batch.id, FlushResult({"written": batch.requests}), now)
+        if arrivals and arrivals[0] <= now:
+            buf.accept(submission(f"r{len(arrivals)}", expires_at=NOW + 10_000), arrivals.pop(0))
+        while (started := buf.next_batch(now)) is not None:
+            batches += 1
+            ends.append((now + takes, started))
+        wake = buf.wake_at()
+        if wake is not None and now < wake < timer and wake < NOW + 10_000:  # as the workflow keeps its timer
+            timer, timers = wake, timers + 1
+    return batches, timers
+
+
+@pytest.mark.parametrize(("every", "takes"), [(0.5, 0.05), (0.1, 0.05), (0.03, 0.08), (0.01, 0.5)])
+def test_a_lightly_used_shard_makes_as_many_batches_as_with_one_at_a_time(every: float, takes: float) -> None:
+    one, four = trickle(1, every, takes), trickle(4, every, takes)
+    assert four[0] == one[0]
+    assert four[1] <= one[1] + 11, "no more than a timer a second"

@@ -9,7 +9,7 @@
 - One delivery of answers: 200, and `PART_BYTES`; at least one, which is no larger than a request.
 
 Not carried: signals that are not read yet (a run ends after it has read them; Temporal takes 10,000 a run), activities
-that were told lately (2,000), the log of what nobody is told.
+that were answered lately (2,000), the log of what no caller receives.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from temporal_batching.batcher.signals import MAX_PROBLEMS, SignalQueue
 from temporal_batching.batcher.withdrawals import MAX_REMEMBERED_BYTES
 from temporal_batching.policy import CARRY_LIMIT_BYTES, MAX_REQUEST_BYTES
 from temporal_batching.wire.deliveries import delivery_to_wire
-from tests.support.buffers import NOW, buffer, carried, restored
+from tests.support.buffers import NOW, buffer, carried, restored, with_many_keys
 
 ROOM = 60_000
 """Bytes that may wait in the buffers here."""
@@ -96,3 +96,16 @@ def test_junk_is_bounded_in_what_a_run_carries(
         if not answers:
             break
     assert buf.outbox == 0
+
+
+def test_a_signal_brings_the_content_of_its_parcel() -> None:
+    """A reference is a gateway's, which has seen the content."""
+    buf = buffer()
+    signals = SignalQueue(buf)
+    reference = with_many_keys("p")
+    signals.receive("add_write_request", [raw({**reference.to_wire(), "reply_to": {"workflow_id": "w"}})], NOW)
+    signals.read(NOW, decode)
+    assert (signals.malformed, buf.pending) == (1, 0)
+    (delivery,) = buf.next_deliveries()
+    assert delivery.confirmation is not None
+    assert (delivery.confirmation.request_id, delivery.confirmation.code) == ("p", "invalid")
