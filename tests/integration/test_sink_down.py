@@ -17,11 +17,12 @@ from temporal_batching.sinks.base import Batch
 from tests.support.callers import WAYS_IN, Write
 from tests.support.service import QUICK, Service, entry, running
 from tests.support.waiting import assert_eventually
+from tests.support.ways import by_every_way_in
 
 DOWN = 1_000_000
 
 
-@pytest.mark.parametrize("way_in", WAYS_IN)
+@by_every_way_in
 async def test_a_failed_batch_is_retried_until_the_sink_is_available(client: Client, way_in: str) -> None:
     sink = MemorySink()
     sink.fail_next(3)
@@ -56,7 +57,7 @@ async def test_the_breaker_opens_and_requests_keep_coming_in(client: Client) -> 
     assert [row["n"] for row in sink.rows["entries"]] == [1, 2]
 
 
-@pytest.mark.parametrize("way_in", WAYS_IN)
+@by_every_way_in
 async def test_a_commit_whose_answer_was_lost_is_not_repeated(client: Client, way_in: str) -> None:
     sink = MemorySink()
     sink.fail_next(2, committed=True)
@@ -70,7 +71,7 @@ async def test_past_its_deadline_while_paused_a_request_expires_and_is_never_wri
     sink = MemorySink()
     async with running(client, sink) as service:
         await service.handle.pause()
-        callers = await asyncio.gather(*(service.start(way_in, [entry(1)], timeout=4.0) for way_in in WAYS_IN))
+        callers = await asyncio.gather(*(service.start(way_in, [entry(1)], timeout=8.0) for way_in in WAYS_IN))
         late = [(await caller.result())[0] for caller in callers]
         await service.handle.resume()
         (later,) = await service.call("activity", [entry(2)])
@@ -85,16 +86,16 @@ async def test_past_its_deadline_while_the_sink_is_down_a_request_expires(client
     sink = MemorySink()
     sink.fail_next(DOWN, error=SinkUnavailable("down", in_doubt=False))
     async with running(client, sink) as service:
-        callers = await asyncio.gather(*(service.start(way_in, [entry(1)], timeout=4.0) for way_in in WAYS_IN))
+        callers = await asyncio.gather(*(service.start(way_in, [entry(1)], timeout=8.0) for way_in in WAYS_IN))
         late = [(await caller.result())[0] for caller in callers]
         sink.stop_failing()
     assert [result.error for result in late] == ["WriteExpired"] * 3
     assert not sink.rows
 
 
-@pytest.mark.parametrize("way_in", WAYS_IN)
+@by_every_way_in
 async def test_an_attempt_that_committed_has_the_last_word_over_the_deadline(client: Client, way_in: str) -> None:
-    """Nobody is told `expired` of a request that is in the database."""
+    """No caller receives `expired` for a request that is in the database."""
 
     class LosesAnswers(MemorySink):
         up = False
@@ -113,7 +114,7 @@ async def test_an_attempt_that_committed_has_the_last_word_over_the_deadline(cli
     sink = LosesAnswers()
     policy = BatchPolicy(linger=QUICK.linger, retry_initial=QUICK.retry_initial, retry_max=QUICK.retry_initial)
     async with running(client, sink, policy) as service:
-        caller = await service.start(way_in, [entry(1)], timeout=2.0)
+        caller = await service.start(way_in, [entry(1)], timeout=8.0)
         (result,) = await caller.result()
         assert result.error == "WriteNotConfirmed", result
         sink.up = True
@@ -136,7 +137,7 @@ async def test_a_sink_that_breaks_on_one_request_keeps_that_one_waiting_and_fenc
 
     sink = Fragile()
     async with running(client, sink) as service:
-        results = await service.call("activity", [entry(n) for n in range(6)], timeout=4.0)
+        results = await service.call("activity", [entry(n) for n in range(6)], timeout=8.0)
         stats = await service.stats()
     assert [one.outcome for one in results] == ["written"] * 3 + ["expired"] + ["written"] * 2
     assert stats.sink_errors >= 1
@@ -186,8 +187,15 @@ async def test_however_often_a_batch_is_tried_it_enters_history_once(client: Cli
     text = "x" * 200_000
     writes = [Write([["entries", {"n": n, "text": text}]]) for n in range(7)]
     async with running(client, sink, policy) as service:
+        await service.handle.pause()  # or slow arrivals make more batches, and each enters history once
         callers = [await service.start("activity", [write], timeout=80.0) for write in writes]
         tried = 0
+
+        async def all_wait() -> None:
+            assert (await service.stats()).pending == len(writes)
+
+        await assert_eventually(all_wait)
+        await service.handle.resume()
 
         async def tries(most: int) -> None:
             stats = await service.stats()

@@ -1,4 +1,4 @@
-"""When a write cannot be handed over or confirmed, its caller is told what is certain, and no more."""
+"""A caller whose write cannot be submitted or confirmed receives what is certain, and no more."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from temporal_batching.writers import writer
 from tests.support.callers import FailingCaller
 from tests.support.service import QUICK, count, entry, running
 from tests.support.waiting import assert_eventually
+from tests.support.ways import by_way_in
 
 
 async def test_without_a_worker_on_the_batchers_queue_nothing_is_submitted(client: Client) -> None:
@@ -87,7 +88,7 @@ async def test_a_worker_that_comes_up_in_time_takes_the_write(client: Client) ->
             assert [result.outcome for result in await caller.result()] == ["written"]
 
 
-@pytest.mark.parametrize("way_in", ["activity", "signal"])
+@by_way_in("activity", "signal")
 async def test_an_error_that_is_not_caught_fails_the_workflow_with_its_type(client: Client, way_in: str) -> None:
     async with running(client, MemorySink(reject=lambda _: "no")) as service:
         caller = await service.run(FailingCaller.run, service.job(way_in, [entry()]))
@@ -102,7 +103,7 @@ async def test_an_error_that_is_not_caught_fails_the_workflow_with_its_type(clie
 FULL = BatchPolicy(linger=QUICK.linger, max_pending=5, confirmation_timeout=timedelta(seconds=30))
 
 
-@pytest.mark.parametrize("way_in", ["activity", "local"])
+@by_way_in("activity", "local")
 async def test_a_write_by_activity_waits_while_the_buffer_is_full(client: Client, way_in: str) -> None:
     sink = MemorySink()
     async with running(client, sink, FULL) as service:
@@ -130,7 +131,7 @@ async def test_not_accepted_until_the_end_means_not_submitted(client: Client) ->
             assert (await service.stats()).pending == 5
 
         await assert_eventually(full)
-        (result,) = await service.call("activity", [entry(9)], timeout=4.0)
+        (result,) = await service.call("activity", [entry(9)], timeout=8.0)
         assert result.error == "WriteNotSubmitted", result
         assert "full" in result.reason
         await service.handle.resume()

@@ -7,14 +7,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
 from temporalio import activity, client, worker, workflow
 
 from temporal_batching import Batch, Outcome, Sink
-from temporal_batching.contract import ACTIVITY_FLUSH, SIGNAL_ADD, SIGNAL_CONFIRMATION, UPDATE_SUBMIT
+from temporal_batching.contract import (
+    ACTIVITY_FLUSH,
+    OPERATIONS,
+    SIGNAL_ADD,
+    SIGNAL_CONFIRMATION,
+    UPDATE_SUBMIT,
+    ReturnedRow,
+)
 from temporal_batching.sinks.dead_letters import DeadLetter
 
 
@@ -48,6 +55,9 @@ OnFault = Callable[[FaultPoint], None]
 class FaultSink(Sink):
     """A sink with the fault points around its write."""
 
+    takes_references = True
+    operations = OPERATIONS
+
     def __init__(self, sink: Sink, on_fault: OnFault) -> None:
         self._sink = sink
         self._on_fault = on_fault
@@ -71,6 +81,9 @@ class FaultSink(Sink):
 
     async def fence(self, batch: Batch) -> Sequence[Outcome]:
         return await self._sink.fence(batch)
+
+    async def read_returned(self, request_ids: Sequence[str]) -> Mapping[str, Sequence[ReturnedRow | None]]:
+        return await self._sink.read_returned(request_ids)
 
     async def keep_dead_letters(self, letters: Sequence[DeadLetter]) -> bool:
         return await self._sink.keep_dead_letters(letters)

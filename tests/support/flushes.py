@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -20,6 +22,7 @@ from temporal_batching.contract import (
 )
 from temporal_batching.flush.activity import Flusher
 from temporal_batching.flush.settlement import BatchResult, write_batch
+from temporal_batching.metrics.flushes import FlushMetrics
 from temporal_batching.sinks.base import Batch, Sink
 from temporal_batching.wire.submission import load_submission
 from tests.support.buffers import caller
@@ -56,6 +59,12 @@ def wire(request_id: str, *callers: ReplyTo, expires_at: float | None = None, n:
         "expires_at": expires_at,
         "reply_to": [one.to_wire() for one in callers or [caller(f"w-{request_id}")]],
     }
+
+
+def asking(request_id: str, *columns: str) -> JsonObject:
+    """A request for columns of its row, by default ``note``."""
+    record = {"table": "t", "values": {"n": 1}, "returning": list(columns or ["note"])}
+    return wire(request_id) | {"records": [record]}
 
 
 def flush_of(*submissions: JsonObject, in_doubt: bool = False) -> FlushInput:
@@ -98,9 +107,17 @@ class Calls:
             raise RPCError("no", status, b"")
 
 
-async def run(sink: Sink, flush: FlushInput, calls: Calls | None = None) -> FlushResult:
+async def run(
+    sink: Sink,
+    flush: FlushInput,
+    calls: Calls | None = None,
+    *,
+    metrics: FlushMetrics | None = None,
+    longest: timedelta = timedelta(minutes=1),
+) -> FlushResult:
     environment = ActivityEnvironment(client=(calls or Calls()).client)
-    activity: Callable[[FlushInput], Awaitable[FlushResult]] = Flusher(sink).flush_batch
+    environment.info = replace(environment.info, start_to_close_timeout=longest)
+    activity: Callable[[FlushInput], Awaitable[FlushResult]] = Flusher(sink, metrics=metrics).flush_batch
     return await environment.run(activity, flush)
 
 

@@ -5,24 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from temporalio import activity
 from temporalio.client import ActivityExecutionStatus, AsyncActivityHandle, Client
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from temporal_batching.contract import (
-    ACTIVITY_CONFIRM,
     SIGNAL_CONFIRMATION,
     Confirmation,
     Delivery,
-    DeliveryResult,
     JsonObject,
     OutcomeKind,
     ReplyTo,
 )
 from temporal_batching.errors import ErrorType
+from temporal_batching.flush.sink_calls import named
+from temporal_batching.logs import about_requests, logger
+from temporal_batching.policy import MAX_MESSAGE_RETURNED
+from temporal_batching.wire.checks import measure
 from temporal_batching.wire.deliveries import confirmation_to_wire, receipt_to_wire
+from temporal_batching.wire.safe_integers import with_safe_integers
 
 CONCURRENT_DELIVERIES = 32
 """Calls to Temporal at the same time, from one flush."""
@@ -51,6 +54,23 @@ class _Call:
     reply_to: ReplyTo
     deliveries: list[Delivery] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
+    bytes: int = 0
+
+    def __str__(self) -> str:
+        to = self.reply_to
+        where = f"workflow {to.workflow_id!r}" if to.workflow_id else f"activity {to.activity_id!r}"
+        return f"The confirmation of {named(self.request_ids) or 'a parcel'} to the {where}"
+
+    @property
+    def request_ids(self) -> list[str]:
+        """Of what is confirmed; a parcel's receipt names none."""
+        return [one.confirmation.request_id for one in self.deliveries if one.confirmation is not None]
+
+    @property
+    def ids(self) -> dict[str, Any]:
+        """What a line of the log about it is about."""
+        to = self.reply_to
+        return about_requests(self.request_ids, caller_workflow_id=to.workflow_id, caller_activity_id=to.activity_id)
 
     @property
     def fails(self) -> bool:
@@ -75,14 +95,14 @@ async def deliver(client: Client, deliveries: Sequence[Delivery]) -> Undelivered
                 if err.status == RPCStatusCode.NOT_FOUND:
                     return
                 if err.status == RPCStatusCode.INVALID_ARGUMENT:  # an address that no attempt will reach
-                    activity.logger.warning("A confirmation was not delivered: its address is invalid; given up")
+                    logger.warning("%s was not delivered: its address is invalid; given up", call, extra=call.ids)
                     return
-                activity.logger.warning("A confirmation was not delivered: %s; to be retried", err.status.name)
+                logger.warning("%s was not delivered: %s; to be retried", call, err.status.name, extra=call.ids)
                 undelivered.failed += call.positions
             except Exception:
                 # An address or a reason that cannot be encoded, a codec that fails. The batch is committed: one
                 # caller that cannot be notified must not make its flush fail, which would be repeated forever.
-                activity.logger.exception("A confirmation could not be sent; to be retried")
+                logger.exception("%s could not be sent; to be retried", call, extra=call.ids)
                 undelivered.failed += call.positions
 
     await asyncio.gather(*(one(call) for call in _by_call(deliveries)))
@@ -90,14 +110,22 @@ async def deliver(client: Client, deliveries: Sequence[Delivery]) -> Undelivered
 
 
 def _by_call(deliveries: Sequence[Delivery]) -> list[_Call]:
-    """One call per activity; one signal per workflow, however many confirmations it receives."""
+    """One call per activity; one signal per workflow, unless what its requests returned is too much for one."""
     calls: dict[tuple[str | None, ...], _Call] = {}
+    full: list[_Call] = []
     for position, delivery in enumerate(deliveries):
         to = delivery.reply_to
-        call = calls.setdefault((to.workflow_id, to.run_id, to.activity_id), _Call(to))
+        address = (to.workflow_id, to.run_id, to.activity_id)
+        size = 0 if delivery.confirmation is None else measure(delivery.confirmation.returned or [])
+        call = calls.get(address)
+        if call is None or call.bytes + size > MAX_MESSAGE_RETURNED:
+            if call is not None:
+                full.append(call)
+            call = calls[address] = _Call(to)
+        call.bytes += size
         call.deliveries.append(delivery)
         call.positions.append(position)
-    return list(calls.values())
+    return [*full, *calls.values()]
 
 
 async def _reaches(client: Client, call: _Call) -> bool:
@@ -155,15 +183,11 @@ def _failure(confirmation: Confirmation | None) -> ApplicationError | None:
 
 
 def _to_wire(delivery: Delivery) -> JsonObject:
+    wire: JsonObject = {}
     if delivery.receipt is not None:
-        return receipt_to_wire(delivery.receipt)
-    return confirmation_to_wire(delivery.confirmation) if delivery.confirmation is not None else {}
-
-
-@activity.defn(name=ACTIVITY_CONFIRM)
-async def deliver_confirmations(deliveries: list[Delivery]) -> DeliveryResult:
-    """Makes deliveries from a shard's outbox."""
-    undelivered = await deliver(activity.client(), deliveries)
-    return DeliveryResult(
-        sorted(undelivered.failed), [deliveries[position].reply_to for position in undelivered.unreached]
-    )
+        wire = receipt_to_wire(delivery.receipt)
+    elif delivery.confirmation is not None:
+        wire = confirmation_to_wire(delivery.confirmation)
+    if delivery.reply_to.safe_integers and "returned" in wire:
+        wire["returned"] = with_safe_integers(wire["returned"])
+    return wire

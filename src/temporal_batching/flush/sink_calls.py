@@ -8,15 +8,17 @@ that the sink fails on, so that its neighbours are not affected.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from temporalio import activity
-
-from temporal_batching.contract import FlushInput, Outcome, OutcomeKind, Trigger, WriteRequest
-from temporal_batching.errors import SinkUnavailable
+from temporal_batching.contract import OPERATIONS, FlushInput, Outcome, OutcomeKind, RejectCode, Trigger, WriteRequest
+from temporal_batching.errors import InvalidRequest, SinkUnavailable
+from temporal_batching.logs import about_requests, logger
+from temporal_batching.policy import MAX_MESSAGE_RETURNED
 from temporal_batching.sinks.base import Batch, Sink
+from temporal_batching.sinks.returned import has_references, only_asked
+from temporal_batching.wire.checks import measure
 
 MAX_LOGGED = 5
 """How many requests one line of the log names."""
@@ -35,6 +37,7 @@ class SinkCalls:
             stays as much in doubt as before.
         answered: Whether any request got an outcome, other than that it is to be retried.
         errors: Requests that the sink failed on, or gave no valid outcome.
+        splits: How often requests were halved to find one that the sink fails on.
         doubted: Ids of requests in a call that raised without declaring what it had committed, and that were then asked
             about in parts. That call may have committed them, whatever the parts return: `retry`, or `rejected`
             for a row that is there already.
@@ -45,6 +48,7 @@ class SinkCalls:
         self.in_doubt = False
         self.answered = False
         self.errors = 0
+        self.splits = 0
         self.doubted: set[str] = set()
         self._sink = sink
         self._flush = flush
@@ -58,8 +62,10 @@ class SinkCalls:
         Raises:
             SinkUnavailable: The sink takes no writes now. `in_doubt` says what may be committed.
         """
-        outcomes: dict[int, Outcome] = {}
-        await self._write_part(requests, range(len(requests)), outcomes, set())
+        outcomes = _refused(self._sink, requests)
+        self.answered |= bool(outcomes)
+        ready = [position for position in range(len(requests)) if position not in outcomes]
+        await self._write_part(requests, ready, outcomes, set())
         self._log_problems()
         return [outcomes[position] for position in range(len(requests))]
 
@@ -79,6 +85,7 @@ class SinkCalls:
         answers = await self._ask("write", self._write_once, [requests[position] for position in ready])
         if answers is None and len(ready) > 1:
             self.doubted.update(requests[position].request_id for position in ready)
+            self.splits += 1
             middle = len(ready) // 2
             await self._write_part(requests, ready[:middle], outcomes, waiting)
             await self._write_part(requests, ready[middle:], outcomes, waiting)
@@ -137,6 +144,7 @@ class SinkCalls:
             return
         answers = await self._ask("fence", self._sink.fence, requests)
         if answers is None and len(requests) > 1:
+            self.splits += 1
             middle = len(requests) // 2
             await self._fence_part(requests[:middle], outcomes)
             await self._fence_part(requests[middle:], outcomes)
@@ -155,7 +163,8 @@ class SinkCalls:
         except Exception as err:
             if len(requests) == 1:
                 self._note(requests[0], f"{name} raised {without_values(err)}")
-                activity.logger.debug("The sink failed on %r: %s", requests[0].request_id, err)
+                one = requests[0].request_id
+                logger.debug("The sink failed on %r: %s", one, err, extra=about_requests([one]))
             return None
         if not isinstance(answers, Sequence) or isinstance(answers, str):
             problem = f"{name} answered {type(answers).__name__} instead of outcomes"
@@ -170,12 +179,24 @@ class SinkCalls:
     def _outcome(self, request: WriteRequest, answer: Any, name: str) -> Outcome | None:
         if isinstance(answer, Outcome) and isinstance(answer.kind, OutcomeKind):
             self.answered |= answer.kind is not OutcomeKind.RETRY
-            return answer
+            return answer if answer.returned is None else self._with_returned(request, answer, name)
         what = (
             f"an Outcome of kind {type(answer.kind).__name__}" if isinstance(answer, Outcome) else type(answer).__name__
         )
         self._note(request, f"{name} answered {what} where an Outcome belongs")
         return None
+
+    def _with_returned(self, request: WriteRequest, answer: Outcome, name: str) -> Outcome:
+        """The outcome with the columns that the request asks for; a duplicate's are those of the first request."""
+        returned = answer.returned
+        problem = _shape_fault(request, returned)
+        if problem is None and returned is not None and answer.kind is OutcomeKind.WRITTEN:
+            returned = only_asked(request.records, returned)
+        problem = problem or _size_fault(returned)
+        if problem is not None:
+            self._note(request, f"{name} answered an Outcome with returned: {problem}")
+            returned = None
+        return replace(answer, returned=returned)
 
     def _batch(self, requests: Sequence[WriteRequest]) -> Batch:
         flush = self._flush
@@ -195,9 +216,48 @@ class SinkCalls:
     def _log_problems(self) -> None:
         problems, self._problems = self._problems, {}
         for problem, ids in problems.items():
-            activity.logger.error(
-                "The sink gave no outcome for %s of batch %s: %s", named(ids), self._flush.batch_id, problem
+            logger.error(
+                "The sink gave no outcome for %s of batch %s: %s",
+                named(ids),
+                self._flush.batch_id,
+                problem,
+                extra=about_requests(ids, batch_id=self._flush.batch_id),
             )
+
+
+def _refused(sink: Sink, requests: Sequence[WriteRequest]) -> dict[int, Outcome]:
+    """Outcomes of requests that a sink would not understand, by position."""
+    if sink.takes_references and set(OPERATIONS) <= set(sink.operations):
+        return {}
+    faults = {position: _not_understood(sink, request) for position, request in enumerate(requests)}
+    return {position: Outcome.rejected(RejectCode.INVALID, fault) for position, fault in faults.items() if fault}
+
+
+def _not_understood(sink: Sink, request: WriteRequest) -> str | None:
+    for record in request.records:
+        if record.operation not in sink.operations:
+            return f"{record.table!r}: operation {record.operation}: this sink takes {', '.join(sink.operations)}"
+    if not sink.takes_references and has_references(request.records):
+        return "a value refers to an earlier record of the request, and this sink takes no references"
+    return None
+
+
+def _shape_fault(request: WriteRequest, returned: Any) -> str | None:
+    """What is wrong with the form of what a sink returned, or None. The request is written all the same."""
+    if not isinstance(returned, Sequence) or len(returned) != len(request.records):
+        return f"one element is needed for each of the {len(request.records)} records"
+    if not all(row is None or isinstance(row, Mapping) for row in returned):
+        return "each element is a mapping of columns, or None"
+    return None
+
+
+def _size_fault(returned: Any) -> str | None:
+    """Why it cannot be sent to a caller, or None."""
+    try:
+        size = measure(returned)
+    except InvalidRequest as err:
+        return str(err)
+    return f"{size:,} bytes: at most {MAX_MESSAGE_RETURNED:,}" if size > MAX_MESSAGE_RETURNED else None
 
 
 def named(request_ids: Sequence[str]) -> str:

@@ -10,13 +10,20 @@ import pytest
 from temporalio.exceptions import ApplicationError
 
 from temporal_batching.contract import (
+    JsonObject,
     Outcome,
+    Record,
     RejectCode,
     Requeued,
+    Returned,
+    WriteRequest,
 )
 from temporal_batching.errors import ErrorType, SinkUnavailable
+from temporal_batching.policy import MAX_MESSAGE_RETURNED
 from temporal_batching.sinks.base import Batch, Sink
-from tests.support.flushes import Calls, FakeSink, all_written, confirmed, flush_of, run, settle, wire
+from temporal_batching.wire.encoding import encode_request
+from tests.support.buffers import caller
+from tests.support.flushes import Calls, FakeSink, all_written, asking, confirmed, flush_of, run, settle, wire
 
 # A sink that fails
 
@@ -234,3 +241,81 @@ async def test_what_is_no_outcome_is_the_sinks_mistake_and_no_verdict(caplog: py
     result = await settle(FakeSink(lambda _: nothing), flush_of(wire("a")))
     assert [one.position for one in result.requeued] == [0]
     assert "FakeSink.write answered NoneType instead of outcomes" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        ([], "one element is needed for each of the 1 records"),
+        ([{"note": 1}, {}], "one element is needed"),
+        ([7], "each element is a mapping of columns, or None"),
+        ([{"note": float("nan")}], "NaN"),
+        ([{"note": "x" * MAX_MESSAGE_RETURNED}], "bytes: at most"),
+    ],
+)
+async def test_returned_values_of_another_shape_are_left_out_of_a_write_that_is_done(
+    returned: Any, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = await settle(FakeSink(lambda batch: [Outcome.written(returned) for _ in batch]), flush_of(asking("a")))
+    (delivery,) = result.deliveries
+    assert delivery.confirmation is not None
+    assert (delivery.confirmation.outcome, delivery.confirmation.returned) == ("written", None)
+    assert result.sink_errors == 1
+    assert words in caplog.text
+
+
+async def test_a_caller_gets_the_columns_that_it_asked_for_however_many_its_sink_has() -> None:
+    row = {"note": "x", "secret": "y", "size": 7}
+
+    def write(batch: Batch) -> Sequence[Outcome]:
+        kinds = {"again": Outcome.duplicate}
+        return [kinds.get(request.request_id, Outcome.written)([row]) for request in batch]
+
+    submissions = [asking("a"), asking("unknown", "nothing", "size"), wire("silent"), asking("again", "size")]
+    result = await settle(FakeSink(write), flush_of(*submissions))
+    returned = [delivery.confirmation.returned for delivery in result.deliveries if delivery.confirmation]
+    assert returned == [[{"note": "x"}], [{"nothing": None, "size": 7}], None, [row]], "a duplicate has the first one's"
+    assert result.sink_errors == 0
+
+
+async def test_a_request_that_a_sink_would_not_understand_is_rejected_alone_before_it() -> None:
+    def refers(name: str) -> JsonObject:
+        records = [Record("t", {"n": 1}), Record("t", {"parent": Returned(0, "id")})]
+        return wire(name) | {"records": encode_request(WriteRequest(name, records))["records"]}
+
+    sink = FakeSink(all_written)
+    result = await settle(sink, flush_of(wire("a"), refers("r"), wire("b")))
+    assert confirmed(result) == [("a", "written"), ("r", "rejected"), ("b", "written")]
+    rejected = [one.confirmation for one in result.deliveries if one.confirmation]
+    assert (rejected[1].code, rejected[1].reason) == (
+        RejectCode.INVALID,
+        "a value refers to an earlier record of the request, and this sink takes no references",
+    )
+    assert sink.written == [["a", "b"]]
+    deleting = wire("d") | {"records": [{"table": "t", "values": {"n": 1}, "operation": "delete"}]}
+    result = await settle(sink, flush_of(wire("a"), deleting))
+    assert confirmed(result) == [("a", "written"), ("d", "rejected")]
+    assert [one.confirmation.reason for one in result.deliveries if one.confirmation] == [
+        None,
+        "'t': operation delete: this sink takes insert",
+    ]
+    alone = await settle(sink, flush_of(refers("r")))
+    assert (confirmed(alone), alone.stalled) == ([("r", "rejected")], False)
+    sink.takes_references, sink.operations = True, ("insert", "delete")
+    assert confirmed(await settle(sink, flush_of(deleting))) == [("d", "written")]
+    assert confirmed(await settle(sink, flush_of(refers("r")))) == [("r", "written")]
+
+
+async def test_a_receipt_that_is_full_says_that_more_was_returned() -> None:
+    """Also if what is in it fills it to the last byte."""
+    frame = len('[{"note":""}]')
+    sizes = [MAX_MESSAGE_RETURNED - frame, 1]
+    parcel = {
+        "request_id": "p",
+        "requests": [asking(name) | {"reply_to": []} for name in ("a", "b")],
+        "reply_to": [caller("p").to_wire()],
+    }
+    sink = FakeSink(lambda batch: [Outcome.written([{"note": "x" * size}]) for size in sizes])
+    (delivery,) = (await settle(sink, flush_of(parcel))).deliveries
+    assert delivery.receipt is not None
+    assert (list(delivery.receipt.returned), delivery.receipt.unread) == (["0"], True)
