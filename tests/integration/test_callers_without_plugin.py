@@ -15,9 +15,10 @@ from temporalio.worker import Worker
 from temporal_batching import GatewayPlugin, MemorySink
 from tests.support.callers import Caller, Job
 from tests.support.service import LONGEST_CALLER, QUICK, entry, running
+from tests.support.ways import by_way_in
 
 
-@pytest.mark.parametrize("way_in", ["activity", "signal"])
+@by_way_in("activity", "signal")
 async def test_a_callers_worker_needs_nothing_of_ours(client: Client, way_in: str) -> None:
     async with running(client, MemorySink(), QUICK) as service:
         queue = f"plain-{uuid4().hex}"
@@ -36,7 +37,7 @@ class LocalActivityCaller:
         await workflow.execute_local_activity(way_in, wire, schedule_to_close_timeout=timedelta(seconds=3))
 
 
-@pytest.mark.parametrize("way_in", ["batch_write", "batch_write_many"])
+@by_way_in("batch_write", "batch_write_many")
 async def test_a_write_by_local_activity_is_refused_before_it_is_submitted(client: Client, way_in: str) -> None:
     """Nobody could complete it: a local activity has no id that the server knows."""
     sink = MemorySink()

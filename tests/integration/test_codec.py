@@ -6,9 +6,9 @@ import pytest
 from temporalio.client import Client, WorkflowUpdateFailedError
 
 from temporal_batching import MemorySink, Record
-from tests.support.callers import WAYS_IN
 from tests.support.codec import CONVERTER
 from tests.support.service import entry, running
+from tests.support.ways import by_every_way_in
 
 SECRET = "the-plain-text-of-a-value"
 
@@ -20,7 +20,7 @@ def encrypting_client(client: Client) -> Client:
     return Client(**config)
 
 
-@pytest.mark.parametrize("way_in", WAYS_IN)
+@by_every_way_in
 async def test_values_are_in_the_sink_and_in_no_history(client: Client, encrypting_client: Client, way_in: str) -> None:
     sink = MemorySink(reject=lambda request: f"no: {SECRET}" if request.records[0].values["n"] == 2 else None)
     async with running(encrypting_client, sink) as service:

@@ -175,7 +175,7 @@ async def test_a_program_writes_one_row_and_receives_its_confirmation(client: Cl
             await service.writer.write("entries", {"n": float("nan")})
         await service.handle.pause()
         with pytest.raises(WriteExpired):
-            await service.writer.write("entries", {"n": 3}, timeout=timedelta(seconds=4))
+            await service.writer.write("entries", {"n": 3}, timeout=timedelta(seconds=8))
     assert sink.rows["entries"] == [{"n": 1}]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from itertools import groupby, zip_longest
 from typing import Any
@@ -13,15 +14,17 @@ from temporal_batching.batcher.buffer import Buffer
 from temporal_batching.batcher.state import BatcherState
 from temporal_batching.contract import JsonObject, ReplyTo
 from temporal_batching.policy import BatchPolicy
-from temporal_batching.wire.submission import Submission, read_submission
+from temporal_batching.wire.parcels import Parcel, ParcelSource
+from temporal_batching.wire.submission import ENVELOPE_BYTES, Submission, read_submission
 
 NOW = 1_000_000.0
 
 
 def policy(**limits: Any) -> BatchPolicy:
+    """A policy; one batch at a time, unless a test says otherwise."""
     seconds = {"linger", "confirmation_timeout", "retry_initial", "retry_max", "deadline_margin", "flush_timeout"}
     given: dict[str, Any] = {k: timedelta(seconds=v) if k in seconds else v for k, v in limits.items()}
-    return BatchPolicy(**given)
+    return BatchPolicy(**{"max_in_flight": 1, **given})
 
 
 def buffer(**limits: Any) -> Buffer:
@@ -70,6 +73,15 @@ def parcel(parcel_id: str, *request_ids: str, keys: Sequence[str] = ()) -> Submi
         {"request_id": i, "key": key, "records": records} for i, key in zip_longest(request_ids, keys, fillvalue="")
     ]
     return read_submission({"request_id": parcel_id, "requests": requests, "reply_to": caller(parcel_id).to_wire()})
+
+
+def with_many_keys(parcel_id: str, *request_ids: str) -> Submission:
+    """A parcel by reference that does not name its keys."""
+    plain = parcel(parcel_id, *(request_ids or (f"{parcel_id}/1",)))
+    assert isinstance(plain.body, Parcel)
+    packed = plain.body.pack(plain.size - ENVELOPE_BYTES)
+    packed = replace(packed, announced=replace(packed.announced, keys=None))
+    return replace(plain, body=packed).by_reference(ParcelSource(parcel_id, "run"))
 
 
 def take(buf: Buffer, now: float, **options: Any) -> PendingBatch:

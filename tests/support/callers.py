@@ -5,20 +5,29 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from temporal_batching import BatchWriter, Confirmation, Record, WriteError
+    from temporal_batching import BatchWriter, Confirmation, Record, Returned, WriteError
 
 WAYS_IN = ("activity", "local", "signal")
 """The activity with the gateway on the batcher, the activity with a gateway beside the caller, the signal."""
 
+EVERY_WAY_IN = (*WAYS_IN, "nexus")
+"""These, and the operation; it needs an endpoint, which a `Service` creates."""
+
+VIA: dict[str, Literal["activity", "signal", "nexus"]] = {"signal": "signal", "nexus": "nexus"}
+
+
+def endpoint_of(batcher: str) -> str:
+    return f"batcher-{batcher}"
+
 
 @dataclass
 class Write:
-    """One write request of a caller; ``rows`` are [table, values]."""
+    """One write request of a caller; ``rows`` are [table, values], then returning, references and operation if any."""
 
     rows: list[list[Any]]
     key: str = ""
@@ -36,6 +45,9 @@ class Job:
     shards: int = 1
     timeout: float = 30.0
     attempt_timeout: float = 30.0
+    details: str = ""
+    """Current details that the caller sets itself."""
+    endpoint: str | None = None  # with "nexus"; by default the one that a `Service` creates
 
 
 @dataclass
@@ -50,6 +62,7 @@ class CallerResult:
     code: str | None = None
     reason: str = ""
     error: str | None = None
+    returned: list[Any] | None = None
 
 
 @dataclass
@@ -64,7 +77,8 @@ class Carry:
 def writer_for(job: Job) -> BatchWriter:
     return BatchWriter(
         job.batcher,
-        via="signal" if job.way_in == "signal" else "activity",
+        via=VIA.get(job.way_in, "activity"),
+        endpoint=(job.endpoint or endpoint_of(job.batcher)) if job.way_in == "nexus" else None,
         gateway="local" if job.way_in == "local" else "batcher",
         shards=job.shards,
         task_queue=job.queue,
@@ -73,8 +87,16 @@ def writer_for(job: Job) -> BatchWriter:
     )
 
 
+def record_of(row: list[Any]) -> Record:
+    table, values = row[:2]
+    references: dict[str, Any] = row[3] if len(row) > 3 else {}
+    refers = {name: Returned(number, column) for name, (number, column) in references.items()}
+    operation: Any = row[4] if len(row) > 4 else "insert"
+    return Record(table, {**values, **refers}, row[2] if len(row) > 2 else [], operation)
+
+
 async def write_one(writer: BatchWriter, write: Write) -> CallerResult:
-    records = [Record(table, values) for table, values in write.rows]
+    records = [record_of(row) for row in write.rows]
     try:
         confirmation = await writer.write_all(records, key=write.key, request_id=write.request_id)
     except WriteError as err:
@@ -93,6 +115,7 @@ def _result(confirmation: Confirmation) -> CallerResult:
         shard=confirmation.shard,
         code=confirmation.code,
         reason=confirmation.reason or "",
+        returned=confirmation.returned,
     )
 
 
@@ -103,6 +126,8 @@ class Caller:
     @workflow.run
     async def run(self, job: Job) -> list[CallerResult]:
         writer = writer_for(job)
+        if job.details:
+            workflow.set_current_details(job.details)
         return list(await asyncio.gather(*(write_one(writer, write) for write in job.writes)))
 
 
@@ -114,7 +139,7 @@ class FailingCaller:
     async def run(self, job: Job) -> None:
         writer = writer_for(job)
         write = job.writes[0]
-        await writer.write_all([Record(table, values) for table, values in write.rows], request_id=write.request_id)
+        await writer.write_all([record_of(row) for row in write.rows], request_id=write.request_id)
 
 
 @workflow.defn

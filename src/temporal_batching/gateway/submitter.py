@@ -7,10 +7,10 @@ import contextlib
 import math
 import time
 from collections.abc import Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import timedelta
 
-from temporalio import activity
 from temporalio.client import Client, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.service import RPCError, RPCStatusCode
@@ -18,8 +18,9 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporal_batching.batcher.shards import retry_while_not_ready, update_with_start
 from temporal_batching.contract import UPDATE_SUBMIT, BatcherStart, JsonObject, Refusal, RejectCode, SubmitResult
 from temporal_batching.errors import ErrorType
-from temporal_batching.policy import BatchPolicy
+from temporal_batching.logs import about_requests, logger
 from temporal_batching.routing import batcher_workflow_id
+from temporal_batching.tracing import tracing
 from temporal_batching.wire.submission import Submission
 
 MAX_SUBMISSION_REQUESTS = 500
@@ -54,13 +55,19 @@ class PendingSubmission:
 
 
 class ShardSubmitter:
-    """The way to one shard: at most one update under way, the rest waits for the next."""
+    """The way to one shard: at most one update under way, the rest waits for the next.
 
-    def __init__(self, client: Client, name: str, shard: int, task_queue: str, policy: BatchPolicy | None) -> None:
+    Args:
+        client: A client of the batcher's namespace.
+        start: The shard, as it is started if it does not run.
+        task_queue: Where.
+    """
+
+    def __init__(self, client: Client, start: BatcherStart, task_queue: str) -> None:
         self._client = client
-        self._workflow_id = batcher_workflow_id(name, shard)
+        self._workflow_id = batcher_workflow_id(start.batcher, start.shard)
         self._task_queue = task_queue
-        self._start = BatcherStart(name, shard, policy.to_wire() if policy else None)
+        self._start = start
         self._waiting: list[PendingSubmission] = []
         self._arrived = asyncio.Event()
         self._gather = FIRST_GATHER
@@ -80,7 +87,8 @@ class ShardSubmitter:
         self._waiting.append(waiting)
         self._arrived.set()
         if self._runner is None:
-            self._runner = asyncio.create_task(self._run())
+            # In a context of its own: it serves many requests, and belongs to none of their activities and traces.
+            self._runner = asyncio.create_task(self._run(), context=Context())
         return await waiting.refusal
 
     async def _run(self) -> None:
@@ -92,7 +100,11 @@ class ShardSubmitter:
                 result = await self._send(part)
             except Exception as err:  # of any kind: it must not end this task, or every later request waits forever
                 failure = err if isinstance(err, ApplicationError) else _unreachable(f"{type(err).__name__}: {err}")
-                activity.logger.warning("%d requests are left to Temporal's retries: %s", len(part), failure.message)
+                ids = [waiting.submission.id for waiting in part]
+                extra = about_requests(ids, workflow_id=self._workflow_id, shard=self._start.shard)
+                logger.warning(
+                    "%d requests are left to Temporal's retries: %s", len(part), failure.message, extra=extra
+                )
                 for waiting in part:
                     if not waiting.refusal.done():
                         waiting.refusal.set_exception(_copy_error(failure))
@@ -113,7 +125,7 @@ class ShardSubmitter:
                 until = min(until, waiting.arrived + min(self._gather, waiting.max_gather))
                 requests += waiting.submission.requests
                 records += waiting.submission.records
-                size += waiting.submission.size
+                size += waiting.submission.weight
             looked_at = len(self._waiting)
             left = until - asyncio.get_running_loop().time()
             full = requests >= self._enough[0] or records >= self._enough[1] or size >= MAX_SUBMISSION_BYTES
@@ -129,7 +141,7 @@ class ShardSubmitter:
         part: list[PendingSubmission] = []
         size = 0
         for waiting in self._waiting:
-            size += waiting.submission.size
+            size += waiting.submission.weight
             if part and (len(part) >= MAX_SUBMISSION_REQUESTS or size > MAX_SUBMISSION_BYTES):
                 break
             part.append(waiting)
@@ -168,7 +180,7 @@ class ShardSubmitter:
         result: SubmitResult
         # A plain update costs the server less than one with start; a shard that runs needs no start.
         if self._known_to_run:
-            handle = self._client.get_workflow_handle(self._workflow_id)
+            handle = tracing().untraced(self._client).get_workflow_handle(self._workflow_id)
             try:
                 result = await handle.execute_update(UPDATE_SUBMIT, wires, result_type=SubmitResult)
             except RPCError as err:

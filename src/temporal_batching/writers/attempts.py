@@ -7,6 +7,8 @@ from typing import TypedDict
 
 from temporalio.common import RetryPolicy
 
+from temporal_batching.errors import InvalidRequest
+
 ATTEMPT_TIMEOUT = timedelta(seconds=30)
 """How long one attempt to submit a write may go unanswered. Longer than the default linger, or a request that waits
 for its batch would be submitted twice: harmless, but not free."""
@@ -29,3 +31,8 @@ def activity_times(timeout: timedelta, attempt_timeout: timedelta) -> ActivityTi
         "start_to_close_timeout": min(timeout, attempt_timeout),
         "retry_policy": RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=10)),
     }
+
+
+def check_timeout(timeout: timedelta) -> None:
+    if not timedelta(0) < timeout:
+        raise InvalidRequest(f"timeout {timeout}: more than zero")

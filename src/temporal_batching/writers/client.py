@@ -2,52 +2,57 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any, TypeAlias
+from functools import partial
+from secrets import token_hex
+from typing import Any
 from uuid import uuid4
 
 from temporalio.client import ActivityFailureError, Client
 
 from temporal_batching.batcher.handle import BatcherHandle
 from temporal_batching.contract import (
+    ACTIVITY_RETURNED,
     ACTIVITY_WRITE,
     ACTIVITY_WRITE_MANY,
     DEFAULT_BATCHER,
+    INSERT,
     Confirmation,
     JsonObject,
-    Outcome,
-    OutcomeKind,
+    Operation,
     ParcelReceipt,
     Record,
-    RejectCode,
+    ReturnedRow,
     WriteRequest,
 )
-from temporal_batching.errors import (
-    BatcherNotRunning,
-    InvalidRequest,
-    WriteError,
-    WriteExpired,
-    WriteRejected,
-)
+from temporal_batching.errors import BatcherNotRunning, InvalidRequest
+from temporal_batching.logs import about_requests
 from temporal_batching.policy import CONFIRMATION_TIMEOUT, BatchPolicy
-from temporal_batching.routing import check_name, check_shards, default_task_queue, shard_of
+from temporal_batching.routing import check_name, check_shards, default_task_queue
+from temporal_batching.tracing import tracing
 from temporal_batching.wire.encoding import encode_request
-from temporal_batching.wire.submission import ENVELOPE_BYTES, Submission, read_submission
-from temporal_batching.writers.attempts import ATTEMPT_TIMEOUT, activity_times
+from temporal_batching.wire.submission import read_submission
+from temporal_batching.writers.attempts import ATTEMPT_TIMEOUT, activity_times, check_timeout
 from temporal_batching.writers.failures import rejected_before_submission, write_error
+from temporal_batching.writers.many import Room, read_returned, write_parcels
+from temporal_batching.writers.parcels import (
+    PACKED_PARCEL_BYTES,
+    ManyWrites,
+    OutgoingParcel,
+    ParcelFailure,
+    ParcelLimits,
+    WriteResult,
+    numbered_ids,
+)
+from temporal_batching.writers.summaries import returned_summary, write_summary
+from temporal_batching.writers.traces import followed, traced
 
-WriteResult: TypeAlias = Confirmation | WriteError
+UNIQUE_BYTES = 12
+"""Random bytes in the ids of one call of `write_many`: among 10^12 calls two are alike with a probability of 10^-5."""
 
-PARCEL_BYTES = 400_000
-"""Bytes of one parcel: large enough to be few, small enough that one does not fill the buffer."""
-
-PARCEL_ENVELOPE_BYTES = ENVELOPE_BYTES + 100
-"""Bytes of a parcel without its requests."""
-
-PARCELS_UNDER_WAY = 16
-"""Parcels of one `write_many` that wait for their confirmation at the same time."""
+logger = logging.getLogger(__name__)
 
 
 class BatchClient:
@@ -100,12 +105,17 @@ class BatchClient:
         key: str = "",
         request_id: str | None = None,
         timeout: timedelta | None = None,
+        returning: Sequence[str] = (),
+        operation: Operation = INSERT,
     ) -> Confirmation:
         """Writes one record and waits until it is committed.
 
         Args:
             table: The destination, by the name the sink knows.
             values: Column name to value: JSON, Decimal, datetime, date, time, UUID, bytes or Enum.
+            returning: Columns whose values in the database come back, in ``confirmation.returned[0]``: a generated key,
+                a default, what a trigger has set.
+            operation: ``insert``, ``update`` or ``delete``; the table's rule says which it allows.
             key: Requests with one key are applied in the order they arrive. Empty: no order.
             request_id: The idempotency key; by default a fresh one. Give one of your own if the
                 program may be run again.
@@ -120,7 +130,8 @@ class BatchClient:
             WriteExpired: Its deadline passed first; it is not and will not be written.
             WriteRejected: The batcher or the sink refused it.
         """
-        return await self.write_all([Record(table, values)], key=key, request_id=request_id, timeout=timeout)
+        record = Record(table, values, returning, operation)
+        return await self.write_all([record], key=key, request_id=request_id, timeout=timeout)
 
     async def write_all(
         self,
@@ -155,11 +166,7 @@ class BatchClient:
         except InvalidRequest as err:
             raise rejected_before_submission(request.request_id, err) from None
         timeout = timeout or self._timeout
-        try:
-            confirmation: Confirmation = await self._run(ACTIVITY_WRITE, wire, Confirmation, timeout)
-        except ActivityFailureError as err:
-            raise write_error(request.request_id, err.cause, timeout) from err
-        return confirmation
+        return await followed(self._submit(traced({**wire, "batcher": self._name}), timeout))
 
     async def write_many(
         self, requests: Sequence[WriteRequest | Record], *, timeout: timedelta | None = None
@@ -177,74 +184,55 @@ class BatchClient:
             For each request, in order: its `Confirmation`, whose outcome may be `rejected` or `expired`, or the
             `WriteError` if there is no confirmation.
         """
-        timeout = timeout or self._timeout
-        results: list[WriteResult | None] = [None] * len(requests)
-        submissions: list[tuple[int, Submission]] = []
-        for position, given in enumerate(requests):
-            request = WriteRequest(str(uuid4()), [given]) if isinstance(given, Record) else given
-            try:
-                submissions.append((position, read_submission(encode_request(request))))
-            except InvalidRequest as err:
-                results[position] = rejected_before_submission(request.request_id, err)
-        slots = asyncio.Semaphore(PARCELS_UNDER_WAY)
-
-        async def one(parcel: list[tuple[int, Submission]], before: set[asyncio.Task[None]]) -> None:
-            if before:
-                await asyncio.wait(before)
-            async with slots:
-                for (position, _), result in zip(parcel, await self._write_parcel(parcel, timeout), strict=True):
-                    results[position] = result
-
-        latest: dict[str, asyncio.Task[None]] = {}
-        async with asyncio.TaskGroup() as group:
-            for parcel in self._parcels(submissions, await self._batch_limit()):
-                # Concurrent parcels may overtake each other: those that share a key go one after the other.
-                keys = {key for _, submission in parcel for key in submission.keys}
-                task = group.create_task(one(parcel, {latest[key] for key in keys if key in latest}))
-                latest.update(dict.fromkeys(keys, task))
-        return [result for result in results if result is not None]
-
-    def _parcels(
-        self, submissions: list[tuple[int, Submission]], limit: BatchPolicy
-    ) -> list[list[tuple[int, Submission]]]:
-        """Requests of one shard, in order, as many as fit one batch."""
-        most_bytes = min(PARCEL_BYTES, limit.max_batch_bytes)
-        parcels: list[list[tuple[int, Submission]]] = []
-        current: dict[int, tuple[list[tuple[int, Submission]], int, int]] = {}
-        for position, submission in submissions:
-            shard = shard_of(submission.routing_key, self._shards)
-            parcel, records, size = current.get(shard, ([], 0, PARCEL_ENVELOPE_BYTES))
-            own = submission.size - ENVELOPE_BYTES + 1  # a parcel has one envelope for all, and commas
-            fits = (
-                len(parcel) < limit.max_batch_size
-                and records + submission.records <= limit.max_batch_records
-                and size + own <= most_bytes
-            )
-            if not parcel or not fits:
-                parcel, records, size = [], 0, PARCEL_ENVELOPE_BYTES
-                parcels.append(parcel)
-            parcel.append((position, submission))
-            current[shard] = (parcel, records + submission.records, size + own)
-        return parcels
-
-    async def _write_parcel(self, parcel: list[tuple[int, Submission]], timeout: timedelta) -> list[WriteResult]:
-        submissions = [submission for _, submission in parcel]
-        first = submissions[0]
-        wire: JsonObject = {
-            "request_id": f"parcel-{uuid4()}",
-            "shard_key": first.routing_key,
-            "requests": [submission.body.to_wire() for submission in submissions],
-        }
+        timeout = self._timeout if timeout is None else timeout
         try:
-            receipt = await self._run(ACTIVITY_WRITE_MANY, wire, ParcelReceipt, timeout)
+            check_timeout(timeout)
+        except InvalidRequest as err:
+            raise rejected_before_submission("", err) from None
+        writes = ManyWrites(requests, new_id=numbered_ids(lambda: token_hex(UNIQUE_BYTES)))
+        limits = ParcelLimits.of(await self._batch_limit(), size=PACKED_PARCEL_BYTES)
+        await write_parcels(writes, limits, self._shards, Room(), partial(self._submit_parcel, timeout=timeout))
+        await read_returned(writes, partial(self._read_returned, timeout=timeout))
+        return writes.results
+
+    async def _submit(self, wire: JsonObject, timeout: timedelta) -> Confirmation:
+        try:
+            summary = write_summary(wire)
+            confirmation: Confirmation = await self._run(ACTIVITY_WRITE, wire, Confirmation, timeout, summary=summary)
         except ActivityFailureError as err:
-            if _is_too_large(write_error(first.id, err.cause, timeout)) and len(parcel) > 1:
-                # The limits in force are narrower than those it was cut for: nothing of it was accepted.
-                half = len(parcel) // 2
-                first_half = await self._write_parcel(parcel[:half], timeout)
-                return [*first_half, *await self._write_parcel(parcel[half:], timeout)]
-            return [_for_each(write_error(submission.id, err.cause, timeout)) for submission in submissions]
-        return [_confirmation(receipt, position, submission.id) for position, submission in enumerate(submissions)]
+            raise write_error(wire["request_id"], err.cause, timeout) from err
+        return confirmation
+
+    async def _read_returned(
+        self, request_ids: list[str], read_from: str, *, timeout: timedelta
+    ) -> dict[str, list[ReturnedRow | None]]:
+        wire: JsonObject = {"batcher": self._name, "request_ids": request_ids}
+        try:
+            found: dict[str, list[ReturnedRow | None]] = await self._run(
+                ACTIVITY_RETURNED,
+                wire,
+                dict[str, Any],
+                timeout,
+                summary=returned_summary(len(request_ids)),
+                task_queue=read_from,
+            )
+        except ActivityFailureError as err:
+            extra = about_requests(request_ids, batcher=self._name)
+            logger.warning(
+                "Returned values of %d requests could not be read: %s", len(request_ids), err.cause, extra=extra
+            )
+            return {}
+        return found
+
+    async def _submit_parcel(self, parcel: OutgoingParcel, *, timeout: timedelta) -> ParcelReceipt | ParcelFailure:
+        wire = traced(parcel.to_packed_wire(f"parcel-{uuid4()}", self._name))
+        try:
+            summary = f"{len(parcel)} requests"
+            receipt: ParcelReceipt = await self._run(ACTIVITY_WRITE_MANY, wire, ParcelReceipt, timeout, summary=summary)
+        except ActivityFailureError as err:
+            return ParcelFailure(err.cause, timeout)
+        tracing().received(receipt)
+        return receipt
 
     async def _batch_limit(self) -> BatchPolicy:
         """The limits in force, so that a parcel is a batch; the defaults while no shard runs."""
@@ -254,43 +242,22 @@ class BatchClient:
             return BatchPolicy()
         return BatchPolicy.from_wire(stats[0].policy)
 
-    async def _run(self, activity: str, wire: JsonObject, result_type: type[Any], timeout: timedelta) -> Any:
-        wire["batcher"] = self._name
+    async def _run(
+        self,
+        activity: str,
+        wire: JsonObject,
+        result_type: type[Any],
+        timeout: timedelta,
+        *,
+        summary: str,
+        task_queue: str = "",
+    ) -> Any:
         return await self._client.execute_activity(
             activity,
             wire,
             id=f"{activity}-{uuid4()}",
-            task_queue=self._task_queue,
+            task_queue=task_queue or self._task_queue,
             result_type=result_type,
+            summary=summary,
             **activity_times(timeout, self._attempt_timeout),
         )
-
-
-def _is_too_large(error: WriteError) -> bool:
-    return (
-        isinstance(error, WriteRejected)
-        and error.confirmation is not None
-        and error.confirmation.code == RejectCode.TOO_LARGE
-    )
-
-
-def _for_each(error: WriteError) -> WriteResult:
-    """A parcel that was refused or expired as a whole: each request in it has that outcome."""
-    if isinstance(error, WriteExpired | WriteRejected) and error.confirmation is not None:
-        known = error.confirmation
-        return Confirmation(error.request_id, known.outcome, code=known.code, reason=known.reason)
-    return error
-
-
-def _confirmation(receipt: ParcelReceipt, position: int, request_id: str) -> Confirmation:
-    outcome = receipt.others.get(str(position)) or Outcome(OutcomeKind.WRITTEN)
-    return Confirmation(
-        request_id=request_id,
-        outcome=outcome.kind,
-        batch_id=receipt.batch_id,
-        batch_size=receipt.batch_size,
-        shard=receipt.shard,
-        settled_at=receipt.settled_at,
-        code=outcome.code,
-        reason=outcome.reason,
-    )

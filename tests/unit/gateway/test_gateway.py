@@ -9,16 +9,18 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
+from temporalio.activity import _CompleteAsyncError
 from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.common import RawValue
 from temporalio.converter import DataConverter
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from temporal_batching.contract import JsonObject, Refusal, RejectCode, SubmitResult
+from temporal_batching.contract import BatcherStart, JsonObject, Refusal, RejectCode, SubmitResult
 from temporal_batching.errors import ErrorType
 from temporal_batching.gateway.activities import Gateway
 from temporal_batching.gateway.submitter import ShardSubmitter
+from temporal_batching.wire.requests import default_request_id
 from temporal_batching.wire.submission import Submission, read_submission
 
 CALL = {"request_id": "r", "records": [{"table": "entries", "values": {"n": 1}}]}
@@ -50,7 +52,7 @@ class Submitter(ShardSubmitter):
     """A submitter whose shard answers as the test says, and notes what it was sent."""
 
     def __init__(self, gather: float = 0.0, enough: int = 100, busy: Sequence[bool] = ()) -> None:
-        super().__init__(cast(Client, None), "main", 0, "queue", None)
+        super().__init__(cast(Client, None), BatcherStart("main", 0), "queue")
         self._gather, self._enough = gather, (enough, 3 * enough)
         self.busy = list(busy)
         self.sent: list[list[JsonObject]] = []
@@ -141,6 +143,29 @@ async def test_a_caller_whose_next_attempt_would_be_too_late_hears_for_certain_t
     assert list(failure.value.details) == [heartbeat_details != [1]]
 
 
+@pytest.mark.parametrize("activity", ["batch_write", "batch_write_many"])
+@pytest.mark.parametrize("named", [{}, {"request_id": None}])
+@pytest.mark.parametrize("workflow", ["order-1", "order-" + "é" * 900])
+async def test_a_request_without_an_id_has_that_of_its_activity(
+    activity: str, named: JsonObject, workflow: str
+) -> None:
+    """As long as ids of workflows may be, and also where a language writes null for what is missing."""
+    environment = ActivityEnvironment()
+    environment.info = dataclasses.replace(environment.info, workflow_id=workflow, workflow_run_id="r", activity_id="7")
+    gateway, submitter = Gateway(cast(Client, None)), Submitter()
+    gateway._submitters = [submitter]
+    one = {"records": CALL["records"]}
+    call = {**named, **(one if activity == "batch_write" else {"requests": [CALL]})}
+    with pytest.raises(_CompleteAsyncError):
+        await environment.run(getattr(gateway, activity), sent(call))
+    ((submitted,),) = submitter.sent
+    assert submitted["request_id"] == default_request_id(workflow, "r", "7")
+    if workflow == "order-1":
+        assert submitted["request_id"] == "order-1/r/7"
+    else:
+        assert len(submitted["request_id"]) == 64
+
+
 def sent(call: Any) -> RawValue:
     """A call as the worker hands it to the activity."""
     return RawValue(DataConverter.default.payload_converter.to_payload(call))
@@ -156,13 +181,6 @@ async def test_parcels_go_packed_and_nothing_else_does() -> None:
     await submitter.submit(parcel(0))
     await submitter.submit(request(0))
     assert ["packed" in update[0] for update in submitter.sent] == [True, False]
-
-
-async def test_a_caller_cannot_pack_a_parcel_itself() -> None:
-    environment = ActivityEnvironment()
-    packed = parcel(0).packed().to_wire()
-    with pytest.raises(ApplicationError, match="only the gateway packs them"):
-        await environment.run(Gateway(cast(Client, None)).batch_write_many, sent(packed))
 
 
 @pytest.mark.parametrize(
