@@ -20,6 +20,8 @@ from temporal_batching.contract import (
     SIGNAL_CONFIRMATION,
     OutcomeKind,
 )
+from temporal_batching.sinks.ledger import returned_mark
+from temporal_batching.wire.requests import default_request_id
 
 WRITE_ACTIVITIES = (ACTIVITY_WRITE, ACTIVITY_WRITE_MANY)
 
@@ -93,7 +95,8 @@ class CallerRun:
                 reached = request.request_id in delivered
                 ended = CallResult.NOT_CONFIRMED if reached else CallResult.NOT_SUBMITTED
                 result = CallResult.UNKNOWN if self._running else ended
-                self._results.add(CallFact(self._caller, request.request_id, request.digest, result), sent.at)
+                call = CallFact(self._caller, request.request_id, request.digest, result, sent=sent.at)
+                self._results.add(call, sent.at)
 
     async def _activity_scheduled(self, event: HistoryEvent) -> None:
         scheduled = event.activity_task_scheduled_event_attributes
@@ -102,7 +105,7 @@ class CallerRun:
         sent = await self._payloads.read_sent(
             scheduled.input,
             seconds(event),
-            default_id=f"{self._caller}/{self._run_id}/{scheduled.activity_id}",
+            default_id=default_request_id(self._caller, self._run_id, scheduled.activity_id),
             task_queue=scheduled.task_queue.name,
             timeout=scheduled.schedule_to_close_timeout.ToTimedelta(),
         )
@@ -115,7 +118,7 @@ class CallerRun:
         if sent is None:
             return
         if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
-            await self._results.completed(self._caller, sent, ended.result)
+            await self._results.completed(self._caller, sent, ended.result, seconds(event))
         elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_CANCELED:
             self._results.add_all(self._caller, sent, CallResult.CANCELLED)
         else:
@@ -142,7 +145,12 @@ class CallerRun:
             request_id = str(confirmation.get("request_id"))
             self._confirmed.add(request_id)
             # The request may be missing: an earlier run of this workflow sent it, or another workflow.
-            digest, at = self._signalled.get(request_id, ("", seconds(event)))
+            digest, sent = self._signalled.get(request_id, ("", 0.0))
             code, batch_id = str(confirmation.get("code") or ""), str(confirmation.get("batch_id") or "")
             result = CallResult(confirmation["outcome"])
-            self._results.add(CallFact(self._caller, request_id, digest, result, code, batch_id), at)
+            mark = returned_mark(confirmation.get("returned"))
+            ended = seconds(event)
+            call = CallFact(
+                self._caller, request_id, digest, result, code, batch_id, returned=mark, sent=sent, ended=ended
+            )
+            self._results.add(call, sent or ended)

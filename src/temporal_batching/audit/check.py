@@ -18,6 +18,7 @@ from temporal_batching.audit.order import find_overtaken
 from temporal_batching.audit.records import RecordCheck
 from temporal_batching.audit.report import Findings
 from temporal_batching.audit.rules import (
+    POSITIVE,
     Call,
     CallResult,
     Rule,
@@ -29,7 +30,7 @@ from temporal_batching.audit.rules import (
 from temporal_batching.audit.store import FactStore
 from temporal_batching.audit.tables import AuditedTables
 from temporal_batching.sinks.ledger import DEFAULT_LEDGER
-from temporal_batching.sinks.sql.schema import TableRule
+from temporal_batching.sinks.rules import TableRule
 
 IDS_AT_ONCE = 500
 """Request ids that are looked up together."""
@@ -78,7 +79,7 @@ class _DatabaseCheck:
         self._connection = database.connection
         self._findings = Findings()
         self._ledger = LedgerReader(database.connection, database.ledger)
-        tables = AuditedTables(database.connection, database.adapter, scope.tables)
+        tables = AuditedTables(database.connection, database.adapter, scope.tables, store.changed_tables())
         self._records = RecordCheck(database, tables, store, self._findings)
 
     def run(self) -> Findings:
@@ -93,6 +94,7 @@ class _DatabaseCheck:
         all_known = self._find_unexpected_ids()
         self._connection.rollback()
         self._records.assign_equal_rows(all_known=all_known)
+        self._records.judge_rows(all_known=all_known, complete=self._scope.complete)
         for case in self._store.cases():
             for violation in self._judge(case):
                 self._findings.add(violation)
@@ -156,6 +158,7 @@ class _DatabaseCheck:
             yield from check_tombstone(case.request_id, ledger.status, [fact.result for fact in facts])
         if ledger and written:
             yield from _check_batches(case, ledger)
+            yield from _check_returned(case, ledger)
 
     def _calls_of(self, case: RequestCase) -> list[CallFact]:
         """The calls with their contents. A caller's history takes precedence over the facts of the shards."""
@@ -191,6 +194,13 @@ class _DatabaseCheck:
             self._findings.unchecked["order: a shard's earlier runs are gone"] += cut
         if overlapping:
             self._findings.unchecked["order: a shard had several flushes at a time"] += overlapping
+
+
+def _check_returned(case: RequestCase, ledger: LedgerFact) -> Iterator[Violation]:
+    for fact in case.calls:
+        if fact.result in POSITIVE and fact.complete and not fact.from_shard and fact.returned != ledger.returned:
+            detail = f"what {fact.caller} received is not what the ledger says was returned"
+            yield Violation(Rule.OTHER_RETURNED, case.request_id, detail)
 
 
 def _check_batches(case: RequestCase, ledger: LedgerFact) -> Iterator[Violation]:

@@ -18,6 +18,7 @@ from temporal_batching.redaction import driver_message, redact_url, without_secr
 from temporal_batching.sinks.sql.connect import create_engine, make_database
 from temporal_batching.sinks.sql.database import DatabaseAdapter, SinkCounters
 from temporal_batching.sinks.sql.ledger import ledger_table
+from temporal_batching.sinks.sql.tables import has_schemas, is_mariadb
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
 NO_LIMIT = timedelta(minutes=1)
@@ -55,7 +56,7 @@ def open_for_reading(url: str, ledger_name: str) -> Iterator[OpenDatabase]:
     """
     try:
         engine = create_engine(read_only_url(url), connect_timeout=CONNECT_TIMEOUT)
-        ledger = ledger_table(ledger_name, schemas=engine.dialect.name == "postgresql")
+        ledger = ledger_table(ledger_name, schemas=has_schemas(engine.dialect))
     except SinkConfigurationError as problem:
         raise InvalidAudit("database", without_secrets(str(problem), url)) from None
     adapter = make_database(
@@ -71,7 +72,11 @@ def open_for_reading(url: str, ledger_name: str) -> Iterator[OpenDatabase]:
 def _finder(connection: sa.Connection) -> RowFinder:
     if connection.dialect.name == "sqlite":
         return SqliteRowFinder(connection)
-    # psycopg is imported only here, so that SQLite does not need it.
+    # The drivers are imported only here, so that SQLite does not need them.
+    if is_mariadb(connection.dialect):
+        from temporal_batching.audit.finder_mariadb import MariadbRowFinder
+
+        return MariadbRowFinder(connection)
     from temporal_batching.audit.finder_postgresql import PostgresqlRowFinder
 
     connection.execution_options(postgresql_readonly=True)

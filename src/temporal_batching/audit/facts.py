@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from temporal_batching.audit.row_history import RowWrite
 from temporal_batching.audit.rules import CallResult
-from temporal_batching.contract import Record
+from temporal_batching.contract import Record, ReturnedRow
 from temporal_batching.sinks.ledger import TOMBSTONES, LedgerStatus
 
 UNREADABLE = "unreadable"
@@ -53,6 +54,10 @@ class CallFact:
         code: Why it was rejected, if it was.
         batch_id: The batch in its confirmation.
         from_shard: Whether the fact comes from the batcher's history instead of the caller's.
+        returned: The `returned_mark` of what its confirmation returned.
+        complete: Whether all that was returned is in the confirmation.
+        sent: When it was sent, in seconds since the epoch; 0 if that is not known.
+        ended: When its result was recorded, by the same clock; 0 if that is not known.
     """
 
     caller: str
@@ -62,6 +67,10 @@ class CallFact:
     code: str = ""
     batch_id: str = ""
     from_shard: bool = False
+    returned: str = ""
+    complete: bool = True
+    sent: float = 0.0
+    ended: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -137,6 +146,23 @@ class RecordMatch:
 
 
 @dataclass(frozen=True)
+class KeptWrite:
+    """A written record of a table whose rows change, with what is known of its row.
+
+    Attributes:
+        table: The record's table.
+        key: The values of the row's key, as JSON.
+        spot: The same for all spellings of one key.
+        write: The record's write; its period is not known yet.
+    """
+
+    table: str
+    key: str
+    spot: str
+    write: RowWrite
+
+
+@dataclass(frozen=True)
 class RowPool:
     """Equal rows, and the records that they may belong to.
 
@@ -180,6 +206,8 @@ class LedgerFact:
         digest: The digest of its records.
         batch_id: The batch that entered the row.
         committed_at: The time of the entry, in seconds since the epoch.
+        returned: The `returned_mark` of what the request returned.
+        rows: What the request returned; None if it asked for nothing, or if only the mark is known.
     """
 
     request_id: str
@@ -187,6 +215,8 @@ class LedgerFact:
     digest: str
     batch_id: str
     committed_at: float = 0.0
+    returned: str = ""
+    rows: Sequence[ReturnedRow | None] | None = None
 
     @property
     def written(self) -> bool:
@@ -229,6 +259,7 @@ class ReadCounts:
         activities: The number of activities that programs started.
         unreadable: The number of payloads that are invalid or that this client cannot decode.
         deleted: The number of histories that were deleted during the audit.
+        gone_parcels: The number of parcels whose activity Temporal has deleted: a shard only refers to it.
         no_activities: Whether this server cannot list activities.
     """
 
@@ -236,4 +267,5 @@ class ReadCounts:
     activities: int = 0
     unreadable: int = 0
     deleted: int = 0
+    gone_parcels: int = 0
     no_activities: bool = False

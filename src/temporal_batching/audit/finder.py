@@ -27,10 +27,12 @@ class FoundRow:
     Attributes:
         row: Identifies the row until it is written to.
         differs: The columns whose values differ from the record's.
+        shown: The values of the columns that were asked for, as the driver gives them.
     """
 
     row: str
     differs: tuple[str, ...] = ()
+    shown: tuple[Any, ...] = ()
 
 
 class RowFinder(ABC):
@@ -41,7 +43,12 @@ class RowFinder(ABC):
 
     @abstractmethod
     def find(
-        self, table: AuditedTable, columns: tuple[str, ...], key: tuple[str, ...], rows: Sequence[Sequence[Any]]
+        self,
+        table: AuditedTable,
+        columns: tuple[str, ...],
+        key: tuple[str, ...],
+        rows: Sequence[Sequence[Any]],
+        shown: tuple[str, ...] = (),
     ) -> list[list[FoundRow]]:
         """Finds the rows of each record.
 
@@ -50,6 +57,7 @@ class RowFinder(ABC):
             columns: The columns of the records.
             key: The columns of a unique key; empty to find rows by all values.
             rows: The bound values of each record.
+            shown: Columns whose values are wanted.
 
         Returns:
             The rows of each record. By a key there is at most one, with the columns that differ.
@@ -62,6 +70,10 @@ class RowFinder(ABC):
     @abstractmethod
     def pages(self, table: AuditedTable) -> Iterator[list[tuple[str, str]]]:
         """All rows of a table, in pages: what identifies the row, and its primary key as text."""
+
+    def _shown(self, columns: Sequence[str]) -> str:
+        """The columns that are shown, as the end of a list of columns."""
+        return "".join(f", t.{self._quote(column)}" for column in columns)
 
     def _quote(self, name: str) -> str:
         return self._connection.dialect.identifier_preparer.quote_identifier(name)

@@ -16,12 +16,17 @@ class PostgresqlRowFinder(RowFinder):
     """Sends the wanted values as one array of text for each column, and joins the table with them."""
 
     def find(
-        self, table: AuditedTable, columns: tuple[str, ...], key: tuple[str, ...], rows: Sequence[Sequence[Any]]
+        self,
+        table: AuditedTable,
+        columns: tuple[str, ...],
+        key: tuple[str, ...],
+        rows: Sequence[Sequence[Any]],
+        shown: tuple[str, ...] = (),
     ) -> list[list[FoundRow]]:
         types = self._types(table)
         found: list[list[FoundRow]] = [[] for _ in rows]
         if key or not rows:
-            self._find(table, columns, key or columns, types, list(enumerate(rows)), found)
+            self._find(table, columns, key or columns, types, list(enumerate(rows)), found, shown=shown)
             return found
         # A comparison that includes nulls cannot be hashed, so the join would compare every pair of rows.
         masks: dict[tuple[str, ...], list[tuple[int, Sequence[Any]]]] = {}
@@ -29,7 +34,7 @@ class PostgresqlRowFinder(RowFinder):
             filled = tuple(column for column, value in zip(columns, row, strict=True) if value != PG_NULL)
             masks.setdefault(filled, []).append((number, row))
         for filled, part in masks.items():
-            self._find(table, columns, filled, types, part, found, exactly=True)
+            self._find(table, columns, filled, types, part, found, exactly=True, shown=shown)
         return found
 
     def _find(
@@ -42,6 +47,7 @@ class PostgresqlRowFinder(RowFinder):
         found: list[list[FoundRow]],
         *,
         exactly: bool = False,
+        shown: tuple[str, ...] = (),
     ) -> None:
         pairs = {}
         for i, column in enumerate(columns):
@@ -56,14 +62,15 @@ class PostgresqlRowFinder(RowFinder):
         arrays = ", ".join(["%s::bigint[]", *["%s::text[]" for _ in columns]])
         names = ", ".join(["n", *(f"v{i}" for i in range(len(columns)))])
         query = (
-            f"SELECT w.n, t.tableoid::text || t.ctid::text, {same} FROM unnest({arrays}) AS w ({names})"
-            f" JOIN {self._table_sql(table)} AS t ON {' AND '.join(conditions) or 'true'}"
+            f"SELECT w.n, t.tableoid::text || t.ctid::text, {same}{self._shown(shown)}"
+            f" FROM unnest({arrays}) AS w ({names}) JOIN {self._table_sql(table)} AS t"
+            f" ON {' AND '.join(conditions) or 'true'}"
         )
         values = [array_literal(row[i] for _, row in rows) for i in range(len(columns))]
         numbers = array_literal(str(number) for number, _ in rows)
-        for n, row, *equal in self._connection.exec_driver_sql(query, (numbers, *values)):
-            differs = tuple(column for column, same in zip(columns, equal, strict=True) if not same)
-            found[n].append(FoundRow(row, differs))
+        for n, row, *rest in self._connection.exec_driver_sql(query, (numbers, *values)):
+            differs = tuple(column for column, same in zip(columns, rest, strict=False) if not same)
+            found[n].append(FoundRow(row, differs, tuple(rest[len(columns) :])))
 
     def _types(self, table: AuditedTable) -> dict[str, tuple[str, bool]]:
         """Each column's full type, and whether the type has an equality operator."""

@@ -15,7 +15,12 @@ class SqliteRowFinder(RowFinder):
     """Inserts the wanted values into a temporary table with the columns' affinities, and joins the table with it."""
 
     def find(
-        self, table: AuditedTable, columns: tuple[str, ...], key: tuple[str, ...], rows: Sequence[Sequence[Any]]
+        self,
+        table: AuditedTable,
+        columns: tuple[str, ...],
+        key: tuple[str, ...],
+        rows: Sequence[Sequence[Any]],
+        shown: tuple[str, ...] = (),
     ) -> list[list[FoundRow]]:
         name = self._row_name(table)
         quoted = [self._quote(column) for column in columns]
@@ -38,12 +43,12 @@ class SqliteRowFinder(RowFinder):
                 run(f"CREATE INDEX temp.audit_by_value ON audit_wanted ({values})")
         found: list[list[FoundRow]] = [[] for _ in rows]
         query = (
-            f"SELECT w.n, {name}, {', '.join(same)} FROM temp.audit_wanted AS w, {self._table_sql(table)} AS t"
-            f" WHERE {' AND '.join(conditions)}"
+            f"SELECT w.n, {name}, {', '.join(same)}{self._shown(shown)} FROM temp.audit_wanted AS w,"
+            f" {self._table_sql(table)} AS t WHERE {' AND '.join(conditions)}"
         )
-        for n, row, *equal in run(query):
-            differs = tuple(column for column, same in zip(columns, equal, strict=True) if not same)
-            found[n].append(FoundRow(str(row), differs))
+        for n, row, *rest in run(query):
+            differs = tuple(column for column, same in zip(columns, rest, strict=False) if not same)
+            found[n].append(FoundRow(str(row), differs, tuple(rest[len(columns) :])))
         return found
 
     def _indexed(self, table: AuditedTable, columns: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ from temporal_batching.audit.rules import CallResult
 from temporal_batching.audit.shards import ShardHistory
 from temporal_batching.audit.store import FactStore
 from temporal_batching.contract import WORKFLOW_BATCHER
+from temporal_batching.wire.requests import default_request_id
 
 READ_AT_ONCE = 8
 """The number of histories that are read concurrently."""
@@ -53,8 +54,7 @@ class HistoryReader:
         self._since = since
         self._shard_ids = re.compile(rf"batcher-{re.escape(batcher)}-(\d+)")
         self._counts = ReadCounts()
-        converter = client.data_converter
-        self._payloads = PayloadReader(converter, store, self._counts, batcher=batcher, task_queue=task_queue)
+        self._payloads = PayloadReader(client, store, self._counts, batcher=batcher, task_queue=task_queue)
         self._results = ResultRecorder(self._payloads, store, self._counts, since=since)
 
     async def read(self, query: str | None = None) -> ReadCounts:
@@ -164,7 +164,7 @@ class HistoryReader:
         sent = await self._payloads.read_sent(
             activity.raw_input or Payloads(),
             execution.schedule_time.timestamp(),
-            default_id="/".join(filter(None, [execution.activity_run_id, execution.activity_id])),
+            default_id=default_request_id(execution.activity_run_id, execution.activity_id),
             task_queue=execution.task_queue,
             timeout=activity.schedule_to_close_timeout or timedelta(0),
         )
@@ -173,7 +173,8 @@ class HistoryReader:
         caller = f"activity {execution.activity_id}"
         outcome = activity.raw_outcome
         if outcome is not None and outcome.HasField("result"):
-            await self._results.completed(caller, sent, outcome.result)
+            ended = execution.close_time.timestamp() if execution.close_time else 0.0
+            await self._results.completed(caller, sent, outcome.result, ended)
         elif activity.status is ActivityExecutionStatus.CANCELED:
             self._results.add_all(caller, sent, CallResult.CANCELLED)
         elif outcome is not None and outcome.HasField("failure"):

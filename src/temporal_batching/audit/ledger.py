@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 
 from temporal_batching.audit.facts import LedgerFact
 from temporal_batching.audit.isolate import VALUE_ERRORS, Refused, look_up_each
+from temporal_batching.sinks.ledger import returned_mark
 
 LEDGER_PAGE = 5_000
 
@@ -51,4 +53,6 @@ class LedgerReader:
 
 def _read(row: Any) -> LedgerFact:
     at: datetime = row.committed_at if row.committed_at.tzinfo else row.committed_at.replace(tzinfo=UTC)
-    return LedgerFact(row.request_id, row.status, row.digest, row.batch_id, at.timestamp())
+    returned = None if row.returned is None else json.loads(row.returned)
+    mark = returned_mark(returned)
+    return LedgerFact(row.request_id, row.status, row.digest, row.batch_id, at.timestamp(), mark, returned)

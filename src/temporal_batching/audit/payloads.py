@@ -9,14 +9,16 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio.api.common.v1 import Payloads
-from temporalio.converter import DataConverter
+from temporalio.client import Client
 
 from temporal_batching.audit.facts import UNREADABLE, ReadCounts, RequestContent
 from temporal_batching.audit.store import FactStore
+from temporal_batching.contents import Missing, read_parcel_of
 from temporal_batching.contract import Record
 from temporal_batching.errors import InvalidRequest
 from temporal_batching.sinks.ledger import NotJson, digest, request_id_fault
-from temporal_batching.wire.bodies import decompress_requests
+from temporal_batching.wire.parcels import ParcelSource, decompress_requests
+from temporal_batching.wire.records import load_record
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class PayloadReader:
     """Decodes payloads, and stores the contents of the requests in them.
 
     Args:
-        converter: Decodes the payloads.
+        client: Its data converter decodes the payloads; it reads the parcels that a shard knows by reference.
         store: Where the contents are stored.
         counts: Counts the payloads that cannot be read.
         batcher: The name of the batcher that is audited.
@@ -59,10 +61,9 @@ class PayloadReader:
         converter: Decodes the payloads.
     """
 
-    def __init__(
-        self, converter: DataConverter, store: FactStore, counts: ReadCounts, *, batcher: str, task_queue: str
-    ) -> None:
-        self.converter = converter
+    def __init__(self, client: Client, store: FactStore, counts: ReadCounts, *, batcher: str, task_queue: str) -> None:
+        self.converter = client.data_converter
+        self._client = client
         self._store = store
         self._counts = counts
         self._batcher = batcher
@@ -97,10 +98,11 @@ class PayloadReader:
         wire = await self.decode(payloads)
         if isinstance(wire, Mapping):
             # A caller in another language may leave out both. Then the task queue identifies the batcher.
-            ours = wire["batcher"] == self._batcher if "batcher" in wire else task_queue in ("", self._task_queue)
+            named = wire.get("batcher")
+            ours = named == self._batcher if named is not None else task_queue in ("", self._task_queue)
             if not ours:
                 return None
-            wire = wire if "request_id" in wire or not default_id else {**wire, "request_id": default_id}
+            wire = {**wire, "request_id": default_id} if wire.get("request_id") is None and default_id else wire
         parts = [self.read_wire(one, at) for one in (wire if isinstance(wire, list) else [wire])]
         known = [part for part in parts if part is not None]
         if not known:
@@ -108,13 +110,28 @@ class PayloadReader:
         requests = tuple(request for part in known for request in part.requests)
         return SentRequests(at, requests, any(part.parcel for part in known), timeout)
 
+    async def read_reference(self, wire: Mapping[str, Any]) -> Any:
+        """A parcel by reference, with its content from where that lies; None if it cannot be read."""
+        source = wire["source"]
+        if not isinstance(source, list) or len(source) != 2:
+            self._counts.unreadable += 1
+            return None
+        packed = await read_parcel_of(self._client, ParcelSource(str(source[0]), str(source[1])))
+        if isinstance(packed, Missing):
+            if packed.gone:
+                self._counts.gone_parcels += 1
+            else:
+                self._counts.unreadable += 1
+            return None
+        return {**wire, "packed": packed}
+
     def read_wire(self, wire: Any, at: float) -> SentRequests | None:
         """The requests in a decoded request or parcel; None if it is neither."""
         if not isinstance(wire, Mapping):
             self._counts.unreadable += 1
             return None
         bodies = wire.get("requests")
-        if "packed" in wire:
+        if wire.get("packed") is not None:
             with contextlib.suppress(InvalidRequest):
                 bodies = decompress_requests(wire["packed"])
         if isinstance(bodies, list):
@@ -145,5 +162,8 @@ def _read_records(wire: Any) -> list[Record] | None:
             return None
         if not isinstance(one.get("values"), Mapping):
             return None
-        records.append(Record(one["table"], one["values"]))
+        try:
+            records.append(load_record({**one, "returning": ()}))
+        except (TypeError, ValueError, AttributeError):  # its references are not those of a record
+            return None
     return records

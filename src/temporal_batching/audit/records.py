@@ -14,10 +14,11 @@ from temporal_batching.audit.facts import LedgerFact, RecordMatch, RowPool
 from temporal_batching.audit.finder import FoundRow
 from temporal_batching.audit.isolate import VALUE_ERRORS, Refused, look_up_each
 from temporal_batching.audit.report import Findings
+from temporal_batching.audit.row_check import RowCheck
 from temporal_batching.audit.rules import POSITIVE, CallResult, Rule, Violation
 from temporal_batching.audit.store import FactStore
 from temporal_batching.audit.tables import AuditedTable, AuditedTables, NotCheckable
-from temporal_batching.contract import RejectCode
+from temporal_batching.contract import Record, RejectCode
 from temporal_batching.redaction import driver_message
 
 
@@ -26,6 +27,7 @@ class _Wanted:
     """A record to look up, with its bound values."""
 
     match: RecordMatch
+    record: Record
     values: Sequence[Any]
 
 
@@ -36,6 +38,8 @@ class _Shape:
     table: str
     columns: tuple[str, ...]
     key: tuple[str, ...]
+    history: bool
+    """Whether the row is that of several records."""
 
 
 class RecordCheck:
@@ -55,6 +59,7 @@ class RecordCheck:
         self._findings = findings
         self._refused: dict[str, str] = {}
         """Tables that cannot be queried, with the reason."""
+        self._rows = RowCheck(tables, store, findings)
         self._partly: set[str] = set()
         """Tables with a written record that could not be looked up."""
 
@@ -73,12 +78,14 @@ class RecordCheck:
                 match = RecordMatch(content.request_id, content.digest, position, record.table, written)
                 try:
                     table = self._tables.get(record.table)
-                    columns, values = table.bind(record)
+                    known = table.known(record, position, fact.rows if fact is not None and written else None)
+                    columns, values = table.bind(known)
                 except NotCheckable as reason:
                     self._skip(match, str(reason))
                     continue
                 key = table.key_for(columns, values, self._database.adapter.null)
-                groups[_Shape(record.table, columns, key)].append(_Wanted(match, values))
+                history = bool(key) and key == tuple(table.bound.rule.key)
+                groups[_Shape(record.table, columns, key, history)].append(_Wanted(match, known, values))
         for shape, group in groups.items():
             self._look_up_group(shape, group)
 
@@ -99,6 +106,8 @@ class RecordCheck:
             looked_up = found[distinct[tuple(one.values)]]
             if looked_up.found is None:
                 self._skip(one.match, looked_up.reason)
+            elif shape.history:
+                self._keep(one, looked_up.found)
             else:
                 self._compare(one.match, self._tables.get(shape.table), shape.key, looked_up.found)
 
@@ -126,19 +135,46 @@ class RecordCheck:
 
     def _query(self, shape: _Shape, rows: Sequence[Sequence[Any]]) -> list[list[FoundRow]]:
         # A savepoint, so that a query that fails does not end the transaction.
+        table = self._tables.get(shape.table)
+        shown = tuple(table.bound.rule.add) if shape.history else ()
         with self._database.connection.begin_nested():
-            return self._database.finder.find(self._tables.get(shape.table), shape.columns, shape.key, rows)
+            return self._database.finder.find(table, shape.columns, shape.key, rows, shown)
+
+    def _keep(self, wanted: _Wanted, found: Sequence[FoundRow]) -> None:
+        """Keeps a record of a row that others write to as well: the last of them decides what the row is."""
+        match = wanted.match
+        match.exclusive = False
+        self._findings.records += 1
+        if match.written:
+            self._rows.keep(match, self._tables.get(match.table), wanted.record, found)
+            match.rows = [row.row for row in found] or None
+        self._store.add_match(match)
+
+    def judge_rows(self, *, all_known: bool, complete: bool) -> None:
+        """Judges the rows that several records may have written to.
+
+        Args:
+            all_known: Whether there is a call for every id in the ledger.
+            complete: Whether the rows were empty before, so that sums can be checked.
+        """
+        self._rows.judge(all_known=all_known, complete=complete, partly=self._partly)
 
     def _compare(
         self, match: RecordMatch, table: AuditedTable, key: tuple[str, ...], found: Sequence[FoundRow]
     ) -> None:
         conflict = table.bound.rule.conflict
         exact = [row for row in found if not row.differs]
-        match.exclusive = conflict == "error"
+        changes = table.bound.rule.changes_rows
+        match.exclusive = conflict == "error" and not changes
         match.rows = [row.row for row in (exact if match.exclusive else found)]
         self._findings.records += 1
         if not match.written:
             match.exclusive = match.exclusive and bool(exact)
+        elif changes:
+            # Without the key of its rule: which row it is, or was, cannot be told from later values.
+            self._findings.unchecked[f"{table.name}: records without the key's columns"] += 1
+            self._partly.add(table.name)
+            match.rows = [row.row for row in exact] or None
         elif conflict != "error":
             if any(row.differs for row in found) or not found:
                 self._findings.unchecked[f"{table.name}: values under the rule '{conflict}'"] += 1

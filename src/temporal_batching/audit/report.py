@@ -80,6 +80,8 @@ class Findings:
             unchecked["payloads that this client cannot read"] = read.unreadable
         if read.deleted:
             unchecked["histories that were deleted meanwhile"] = read.deleted
+        if read.gone_parcels:
+            unchecked["parcels of programs whose activities were deleted"] = read.gone_parcels
         if read.no_activities:
             unchecked["programs' activities: this server cannot list them"] = 1
         return AuditReport(

@@ -51,6 +51,9 @@ class Rule(StrEnum):
     INCOMPLETE = "incomplete request"
     MIXED_CONTENTS = "two requests under one id"
     OTHER_VALUES = "other values"
+    DELETED_BUT_PRESENT = "deleted but present"
+    OTHER_SUM = "other sum"
+    OTHER_RETURNED = "other returned values"
     OUT_OF_ORDER = "out of order"
 
 

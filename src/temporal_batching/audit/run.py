@@ -18,7 +18,7 @@ from temporal_batching.contract import DEFAULT_BATCHER
 from temporal_batching.errors import AuditError, InvalidAudit, SinkConfigurationError
 from temporal_batching.routing import default_task_queue
 from temporal_batching.sinks.ledger import DEFAULT_LEDGER
-from temporal_batching.sinks.sql.schema import TableRule
+from temporal_batching.sinks.rules import TableRule
 
 
 async def audit(
@@ -58,8 +58,8 @@ async def audit(
         task_queue: The batcher's task queue; by default the one of its name. Requests that name no batcher belong to
             it if they were sent to this queue.
         ledger_table: The ledger's table, as `SqlSink` takes it.
-        tables: The conflict rules, as `SqlSink` takes them. If a conflict keeps or overwrites a row, only the presence
-            of the row is checked.
+        tables: The tables' rules, as `SqlSink` takes them. A row that several records write to is compared with the
+            last of them; where the histories show no order between two, either may have been the last.
         query: A visibility query that selects the callers' workflows; by default all workflows of the namespace.
         since: Check only requests that were sent after this moment, or within this time before now.
         complete: Whether all callers that write through this ledger are in the client's namespace, are selected by the

@@ -65,6 +65,10 @@ class ShardHistory:
             self._flushes.discard(ended.scheduled_event_id)
         else:
             for wire in await self._received(event):
+                if isinstance(wire, Mapping) and "source" in wire:
+                    wire = await self._payloads.read_reference(wire)
+                    if wire is None:
+                        continue
                 self._add(wire, event)
 
     def end(self) -> None:
@@ -91,7 +95,9 @@ class ShardHistory:
             return
         caller = _read_caller(wire.get("reply_to")) or f"{self._batcher}-{self._shard}"
         for request in sent.requests:
-            call = CallFact(caller, request.request_id, request.digest, CallResult.UNKNOWN, from_shard=True)
+            call = CallFact(
+                caller, request.request_id, request.digest, CallResult.UNKNOWN, from_shard=True, sent=sent.at
+            )
             self._results.add(call, sent.at)
             if request.key and request_id_fault(request.request_id) is None:
                 self._store.add_arrival(

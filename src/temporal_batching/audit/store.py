@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from hashlib import blake2b
 from itertools import groupby
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from temporal_batching.audit.facts import (
     BatchRef,
     CallFact,
+    KeptWrite,
     KeyArrival,
     LedgerFact,
     PoolMember,
@@ -26,20 +28,23 @@ from temporal_batching.audit.facts import (
     ShardRun,
 )
 from temporal_batching.audit.order import ArrivalSpan
-from temporal_batching.audit.rules import CallResult
-from temporal_batching.contract import Record
+from temporal_batching.audit.row_history import SKEW, Period, RowWrite
+from temporal_batching.audit.rules import POSITIVE, CallResult
+from temporal_batching.contract import INSERT
+from temporal_batching.wire.records import load_record, record_to_wire
 
 CASES_AT_ONCE = 500
 """The number of request ids whose facts are in memory at the same time."""
 
 _SCHEMA = """
-CREATE TABLE calls (request_id TEXT, caller TEXT, digest TEXT, result TEXT, code TEXT, batch_id TEXT, from_shard INT);
+CREATE TABLE calls (request_id TEXT, caller TEXT, digest TEXT, result TEXT, code TEXT, batch_id TEXT, from_shard INT,
+    returned TEXT, complete INT, sent REAL, ended REAL);
 CREATE TABLE contents (request_id TEXT, digest TEXT, records TEXT, count INT, PRIMARY KEY (request_id, digest));
 CREATE TABLE judged (request_id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE known (request_id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE ledger (
     request_id TEXT PRIMARY KEY, status TEXT, digest TEXT, batch_id TEXT,
-    batcher TEXT, shard INT, execution TEXT, number INT
+    returned TEXT, batcher TEXT, shard INT, execution TEXT, number INT
 ) WITHOUT ROWID;
 CREATE TABLE matches (
     request_id TEXT, digest TEXT, position INT, table_name TEXT, written INT, pool TEXT, found INT, copies INT,
@@ -49,6 +54,8 @@ CREATE TABLE seen (
     table_name TEXT, row TEXT, pool TEXT, explained INT, PRIMARY KEY (table_name, row, pool)
 ) WITHOUT ROWID;
 CREATE TABLE arrivals (shard INT, chain TEXT, run_started REAL, event INT, key TEXT, request_id TEXT);
+CREATE TABLE changes (table_name TEXT, request_id TEXT, digest TEXT);
+CREATE TABLE row_writes (table_name TEXT, spot TEXT, key TEXT, request_id TEXT, position INT, write TEXT);
 CREATE TABLE shards (shard INT, chain TEXT, first INT, overlapping INT);
 """
 _INDEXES = """
@@ -56,6 +63,7 @@ CREATE INDEX IF NOT EXISTS calls_by_id ON calls (request_id);
 CREATE INDEX IF NOT EXISTS matches_by_id ON matches (request_id);
 CREATE INDEX IF NOT EXISTS matches_by_pool ON matches (pool);
 CREATE INDEX IF NOT EXISTS arrivals_by_id ON arrivals (request_id);
+CREATE INDEX IF NOT EXISTS row_writes_by_key ON row_writes (table_name, spot);
 """
 
 
@@ -74,9 +82,21 @@ class FactStore:
     # From Temporal
 
     def add_content(self, content: RequestContent) -> None:
-        encoded = json.dumps([[record.table, record.values] for record in content.records])
+        encoded = json.dumps(
+            [record_to_wire(record.table, record.values, operation=record.operation) for record in content.records]
+        )
         row = [content.request_id, content.digest, encoded, len(content.records)]
         self._db.execute("INSERT OR IGNORE INTO contents VALUES (?, ?, ?, ?)", row)
+        changed = {record.table for record in content.records if record.operation != INSERT}
+        self._db.executemany(
+            "INSERT INTO changes VALUES (?, ?, ?)",
+            [[table, content.request_id, content.digest] for table in changed],
+        )
+
+    def changed_tables(self) -> set[str]:
+        """The tables in which a caller has updated or deleted rows."""
+        query = "SELECT DISTINCT table_name FROM changes JOIN calls USING (request_id, digest) WHERE result IN (?, ?)"
+        return {row[0] for row in self._db.execute(query, sorted(POSITIVE))}
 
     def copy_content(self, request_id: str, digest: str, to: str) -> None:
         self._db.execute(
@@ -97,8 +117,20 @@ class FactStore:
             self._db.execute("INSERT OR IGNORE INTO judged VALUES (?)", [call.request_id])
         result = call.result if judged else CallResult.UNKNOWN
         self._db.execute(
-            "INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [call.request_id, call.caller, call.digest, result.value, call.code, call.batch_id, call.from_shard],
+            "INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                call.request_id,
+                call.caller,
+                call.digest,
+                result.value,
+                call.code,
+                call.batch_id,
+                call.from_shard,
+                call.returned,
+                call.complete,
+                call.sent,
+                call.ended,
+            ],
         )
 
     def add_arrival(self, arrival: KeyArrival) -> None:
@@ -136,7 +168,7 @@ class FactStore:
         for request_id in request_ids:
             query = "SELECT digest, records FROM contents WHERE request_id = ?"
             for digest, records in self._db.execute(query, [request_id]).fetchall():
-                decoded = [Record(table, values) for table, values in json.loads(records)]
+                decoded = [load_record(record) for record in json.loads(records)]
                 yield RequestContent(request_id, digest, decoded)
 
     def results_of(self, request_id: str, digest: str) -> set[tuple[CallResult, str]]:
@@ -149,8 +181,8 @@ class FactStore:
         batch = BatchRef.parse(fact.batch_id)
         parts = [batch.batcher, batch.shard, batch.execution, batch.number] if batch else [None] * 4
         self._db.execute(
-            "INSERT OR REPLACE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [fact.request_id, fact.status, fact.digest, fact.batch_id, *parts],
+            "INSERT OR REPLACE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [fact.request_id, fact.status, fact.digest, fact.batch_id, fact.returned, *parts],
         )
 
     def is_known(self, request_ids: Sequence[str]) -> set[str]:
@@ -178,6 +210,60 @@ class FactStore:
         self._db.execute(
             "INSERT INTO matches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [*request, pool, found, copies, match.difference]
         )
+
+    def add_row_write(self, kept: KeptWrite) -> None:
+        """Stores a written record of a table whose rows change."""
+        write = kept.write
+        parts = {
+            "deletes": write.deletes,
+            "whole": write.whole,
+            "sets": list(write.sets),
+            "leaves": list(write.leaves),
+            "adds": {name: _text(number) for name, number in write.adds.items()},
+            "numbers": {name: _text(number) for name, number in write.numbers.items()},
+            "row": write.row,
+            "differs": list(write.differs),
+            "found": {name: n if isinstance(n, float | None) else str(n) for name, n in write.found.items()},
+        }
+        self._db.execute(
+            "INSERT INTO row_writes VALUES (?, ?, ?, ?, ?, ?)",
+            [kept.table, kept.spot, kept.key, write.request_id, write.position, json.dumps(parts)],
+        )
+
+    def row_writes(self) -> Iterator[list[KeptWrite]]:
+        """The records of each row, or of rows whose keys differ only in spelling, with their periods."""
+        rows = self._db.execute(
+            "SELECT table_name, spot, key, request_id, position, write FROM row_writes ORDER BY table_name, spot"
+        )
+        for _, group in groupby(rows, key=lambda row: row[:2]):
+            one = list(group)
+            periods = {request_id: self._period(request_id) for request_id in {row[3] for row in one}}
+            yield [_read_row_write(row, periods[row[3]]) for row in one]
+
+    def _period(self, request_id: str) -> Period:
+        """When a request was applied, as far as the histories show it."""
+        period = Period()
+        calls = self._db.execute("SELECT caller, result, sent, ended FROM calls WHERE request_id = ?", [request_id])
+        found = calls.fetchall()
+        sent = [row[2] for row in found]
+        if sent and all(sent):
+            period.begins["server"] = min(sent)
+            if len({row[0] for row in found}) == 1:
+                period.begins["caller", found[0][0]] = min(sent)
+        for caller, result, _, ended in found:
+            if ended and CallResult(result) in POSITIVE:
+                for clock, end in (("server", ended + SKEW), (("caller", caller), ended)):
+                    period.ends[clock] = min(period.ends.get(clock, end), end)
+        arrivals = self._db.execute(
+            "SELECT shard, chain, key, min(printf('%020.6f %09d', run_started, event)),"
+            "  max(printf('%020.6f %09d', run_started, event)) FROM arrivals WHERE request_id = ?"
+            " GROUP BY shard, chain, key",
+            [request_id],
+        ).fetchall()
+        if len(arrivals) == 1:  # in several shards, or again after the shard was started again, it has no order
+            shard, chain, key, first, last = arrivals[0]
+            period.begins["key", shard, chain, key], period.ends["key", shard, chain, key] = first, last
+        return period
 
     def uneven_pools(self) -> list[RowPool]:
         """The pools whose number of rows differs from that of their written records."""
@@ -234,7 +320,8 @@ class FactStore:
             calls = self._grouped(f"SELECT * FROM calls WHERE request_id IN ({marks})", ids)
             counts = self._grouped(f"SELECT request_id, digest, count FROM contents WHERE request_id IN ({marks})", ids)
             ledger = self._grouped(
-                f"SELECT request_id, status, digest, batch_id FROM ledger WHERE request_id IN ({marks})", ids
+                f"SELECT request_id, status, digest, batch_id, 0.0, returned FROM ledger WHERE request_id IN ({marks})",
+                ids,
             )
             matches = self._grouped(
                 f"SELECT request_id, digest, position, copies, difference FROM matches WHERE request_id IN ({marks})",
@@ -292,6 +379,30 @@ class FactStore:
         return cut, overlapping
 
 
+def _text(number: Decimal | None) -> str | None:
+    return None if number is None else str(number)
+
+
+def _read_row_write(row: Sequence[Any], period: Period) -> KeptWrite:
+    table, spot, key, request_id, position, encoded = row
+    parts = json.loads(encoded)
+    for name in ("adds", "numbers", "found"):
+        parts[name] = {column: Decimal(n) if isinstance(n, str) else n for column, n in parts[name].items()}
+    return KeptWrite(table, key, spot, RowWrite(request_id, position, period, **parts))
+
+
 def _read_call(row: Sequence[Any]) -> CallFact:
-    request_id, caller, digest, result, code, batch_id, from_shard = row
-    return CallFact(caller, request_id, digest, CallResult(result), code, batch_id, bool(from_shard))
+    request_id, caller, digest, result, code, batch_id, from_shard, returned, complete, sent, ended = row
+    return CallFact(
+        caller,
+        request_id,
+        digest,
+        CallResult(result),
+        code,
+        batch_id,
+        bool(from_shard),
+        returned,
+        bool(complete),
+        sent,
+        ended,
+    )

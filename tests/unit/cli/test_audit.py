@@ -10,12 +10,12 @@ import pytest
 from temporalio.client import Client
 from temporalio.converter import DataConverter
 
-from temporal_batching import TableRule
 from temporal_batching.audit import AuditReport, Violation
 from temporal_batching.cli import audit_report as command
 from temporal_batching.cli import connect as connecting
-from temporal_batching.cli.audit_report import Scope, read_moment, read_rules
+from temporal_batching.cli.audit_report import Scope
 from temporal_batching.cli.connect import Target
+from temporal_batching.cli.options import read_moment
 from temporal_batching.errors import InvalidAudit
 from temporal_batching.settings import SettingsError, load
 
@@ -23,22 +23,11 @@ CONVERTER = DataConverter()
 
 
 def test_a_moment_is_a_duration_back_or_a_date() -> None:
-    assert read_moment(None) is None
-    assert read_moment("24h") == timedelta(days=1)
-    assert read_moment("2026-01-31") == read_moment("2026-01-31T01:00+01:00") == datetime(2026, 1, 31, tzinfo=UTC)
+    day = datetime(2026, 1, 31, tzinfo=UTC)
+    assert read_moment("--since", "24h") == timedelta(days=1)
+    assert read_moment("--since", "2026-01-31") == read_moment("--since", "2026-01-31T01:00+01:00") == day
     with pytest.raises(SettingsError, match="--since 'yesterday': a duration such as 24h, or a moment"):
-        read_moment("yesterday")
-
-
-def test_rules_are_read_as_the_sink_has_them() -> None:
-    assert read_rules(["a=ignore", "b=ignore:x,y", "s.c=update:id"]) == {
-        "a": TableRule(conflict="ignore", key=[]),
-        "b": TableRule(conflict="ignore", key=["x", "y"]),
-        "s.c": TableRule(conflict="update", key=["id"]),
-    }
-    for wrong in ("a", "a=merge", "a=update", "=ignore", "a=error"):
-        with pytest.raises(SettingsError, match="--rule"):
-            read_rules([wrong])
+        read_moment("--since", "yesterday")
 
 
 def test_the_callers_converter_is_loaded_by_name() -> None:
@@ -58,7 +47,7 @@ def test_the_callers_converter_is_loaded_by_name() -> None:
 async def test_an_audit_that_makes_no_sense_is_refused_before_anything_is_read(
     sink: str, scope: dict[str, Any], why: str
 ) -> None:
-    wanted = Scope(**{"query": None, "since": None, "complete": False, "ledger": "l", "rules": [], **scope})
+    wanted = Scope(**{"query": None, "since": None, "complete": False, **scope})
     with pytest.raises(SettingsError, match=why):
         await command.audit_deployment(load({"sink": sink}), Target("127.0.0.1:1"), wanted, as_json=False)
 
@@ -77,7 +66,7 @@ async def test_the_callers_converter_reads_their_histories(
 
     monkeypatch.setattr(connecting, "connect", connect)
     monkeypatch.setattr(command, "audit", audit)
-    scope = Scope(None, None, False, "ledger", [])
+    scope = Scope(None, None, False)
     settings, target = load({"sink": "sqlite:///x.db"}), Target(data_converter=f"{__name__}:CONVERTER")
     assert await command.audit_deployment(settings, target, scope, as_json=True) == 0
     assert await command.audit_deployment(settings, target, scope, as_json=True) == 1
@@ -94,8 +83,8 @@ async def test_an_argument_that_is_invalid_is_named_as_its_option(monkeypatch: p
 
     monkeypatch.setattr(connecting, "connect", connect)
     monkeypatch.setattr(command, "audit", audit)
-    scope = Scope(None, None, False, "ledger", ["a=ignore"])
-    with pytest.raises(SettingsError, match=r"--rule: no unique key covers \(x\)"):
+    scope = Scope(None, None, False)
+    with pytest.raises(SettingsError, match=r"--table: no unique key covers \(x\)"):
         await command.audit_deployment(load({"sink": "sqlite:///x.db"}), Target(), scope, as_json=False)
 
 
