@@ -10,8 +10,8 @@ from temporal_batching.service import BatcherSettings, prepare_database
 
 
 async def open_sink(settings: BatcherSettings, *, create_tables: bool = False) -> Sink:
-    """The console, or the database that `--sink` names."""
+    """The console, or the database that `--sink` names, with the tables and limits of the settings."""
     if settings.sink_url() == "console":
         return ConsoleSink()
     await prepare_database(settings.sink_url(), create_tables=create_tables)
-    return SqlSink(settings.sink_url())
+    return SqlSink(settings.sink_url(), **settings.sink_options())

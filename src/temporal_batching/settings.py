@@ -19,23 +19,41 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from temporalio.common import WorkerDeploymentVersion
+from temporalio.runtime import Runtime
+from temporalio.worker import WorkerDeploymentConfig
 
 from temporal_batching.contract import DEFAULT_BATCHER
 from temporal_batching.errors import BatchingError, InvalidPolicy
-from temporal_batching.policy import BatchPolicy
+from temporal_batching.health.responder import ADDRESS, parse_address
+from temporal_batching.metrics.runtime import batching_runtime
+from temporal_batching.metrics.shards import SHORTEST_INTERVAL, STATS_INTERVAL
+from temporal_batching.policy import MAX_MESSAGE_RETURNED, BatchPolicy
 from temporal_batching.redaction import redact_url
 from temporal_batching.routing import MAX_SHARDS, check_name, check_shards, default_task_queue
+from temporal_batching.sinks.dead_letters import DEFAULT_DEAD_LETTERS
+from temporal_batching.sinks.ledger import DEFAULT_LEDGER
+from temporal_batching.table_settings import parse_tables, tables_as_json
 
 ENV_PREFIX = "BATCHING_"
 CONFIG_VARIABLE = "BATCHING_CONFIG"
 CONSOLE = "console"
+NONE = "none"
+"""The name of a table that is not wanted."""
 
+_SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_BYTES = {"": 1, "kb": 1000, "mb": 1000**2, "kib": 1024, "mib": 1024**2}
-_SIZE = re.compile(r"(\d+)\s*(|kb|mb|kib|mib)", re.IGNORECASE)
+_BYTES = {"": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
+_SIZE = re.compile(r"(\d+)\s*(|[kmg]b|[kmg]ib)", re.IGNORECASE)
 _LOGIN = re.compile(r"(?<=://).*(?=@)|(?<=\?).*", re.DOTALL)
 _URL = re.compile(r"[a-z][a-z0-9+_.-]*:(?://.*)?", re.DOTALL)
 
@@ -82,7 +100,7 @@ def parse_size(value: Any) -> int:
 
 def format_size(value: int) -> str:
     """The shortest form that `parse_size` reads back: ``1MiB``, ``512KiB``, ``1500000``."""
-    for unit, size in (("MiB", 1024**2), ("KiB", 1024)):
+    for unit, size in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):
         if value and value % size == 0:
             return f"{value // size}{unit}"
     return str(value)
@@ -114,19 +132,138 @@ def parse_shards(value: Any) -> int:
         raise ValueError(f"a whole number from 1 to {MAX_SHARDS}") from None
 
 
-def parse_task_queue(value: Any) -> str:
+def parse_listen_address(value: Any) -> str:
+    """Accepts ``HOST:PORT``, or nothing at all."""
+    if not isinstance(value, str):
+        raise ValueError(ADDRESS)
+    if value:
+        parse_address(value)
+    return value
+
+
+def parse_interval(value: Any) -> timedelta:
+    interval = parse_duration(value)
+    if interval and interval < SHORTEST_INTERVAL:
+        raise ValueError("at least 1s, or 0 to ask for nothing")
+    return interval
+
+
+def parse_filled(value: Any) -> str:
     if isinstance(value, str) and value.strip():
         return value
     raise ValueError("a name of at least one character")
+
+
+def parse_build_id(value: Any) -> str:
+    """Accepts what Temporal accepts as a build id, or nothing at all."""
+    if isinstance(value, str) and len(value) <= MAX_VERSION_NAME and not value.startswith("__"):
+        return value
+    raise ValueError(f"at most {MAX_VERSION_NAME} characters, not beginning with '__'")
+
+
+def parse_deployment_name(value: Any) -> str:
+    """Accepts what Temporal accepts as the name of a worker deployment, or nothing at all."""
+    if isinstance(value, str) and not set(value) & set(".:"):
+        return parse_build_id(value)
+    raise ValueError(f"at most {MAX_VERSION_NAME} characters, none of them '.' or ':'")
+
+
+def parse_queue(value: Any) -> str:
+    """Accepts a task queue's name, or nothing at all."""
+    return value if value == "" else parse_filled(value)
+
+
+def parse_serve(value: Any) -> str:
+    if value in SERVE:
+        return str(value)
+    raise ValueError(f"one of {', '.join(SERVE)}")
+
+
+def parse_switch(value: Any) -> bool:
+    """Reads ``true`` or ``false``, also as ``yes``, ``no``, ``on``, ``off``, ``1`` and ``0``."""
+    found = value if isinstance(value, bool) else _SWITCH.get(str(value).strip().lower())
+    if found is None:
+        raise ValueError("true or false")
+    return found
+
+
+def parse_optional_table(value: Any) -> str | None:
+    """Reads a table's name; ``none``, in a file also false, is no table."""
+    if value is None or value is False or value == NONE:
+        return None
+    if isinstance(value, str) and value.strip():
+        return value
+    raise ValueError(f"a table's name, or {NONE}")
+
+
+def parse_time_limit(value: Any) -> timedelta:
+    """Reads a duration of more than zero."""
+    limit = parse_duration(value)
+    if limit <= timedelta(0):
+        raise ValueError("more than zero")
+    return limit
+
+
+def parse_connections(value: Any) -> int:
+    number = parse_whole(value)
+    if number < 1:
+        raise ValueError("a whole number of at least 1")
+    return number
+
+
+def parse_returned_bytes(value: Any) -> int:
+    size = parse_size(value)
+    if not 1 <= size <= MAX_MESSAGE_RETURNED:
+        raise ValueError(f"from 1 to {MAX_MESSAGE_RETURNED:,} bytes")
+    return size
+
+
+def parse_log_level(value: Any) -> str:
+    return _one_of(LOG_LEVELS, value)
+
+
+def parse_log_format(value: Any) -> str:
+    return _one_of(LOG_FORMATS, value)
+
+
+def _one_of(allowed: tuple[str, ...], value: Any) -> str:
+    text = value.strip().lower() if isinstance(value, str) else None
+    if text not in allowed:
+        raise ValueError(f"{', '.join(allowed[:-1])} or {allowed[-1]}")
+    return text
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 Size = Annotated[int, BeforeValidator(parse_size)]
 Whole = Annotated[int, BeforeValidator(parse_whole)]
 SinkUrl = Annotated[SecretStr, BeforeValidator(parse_sink)]
+TimeLimit = Annotated[timedelta, BeforeValidator(parse_time_limit)]
+Switch = Annotated[bool, BeforeValidator(parse_switch)]
+ListenAddress = Annotated[str, BeforeValidator(parse_listen_address)]
+
+MAX_VERSION_NAME = 400
+"""Characters of a deployment's name, and of a build id: Temporal puts both into the id of a workflow of its own."""
 
 _DEFAULTS = BatchPolicy()
 POLICY_FIELDS = tuple(f.name for f in fields(BatchPolicy))
+SINK_FIELDS = (
+    "tables", "ledger_table", "create_ledger", "dead_letters", "statement_timeout", "lock_timeout", "connect_timeout",
+    "max_connections", "max_returned_bytes", "wal",
+)  # fmt: skip
+"""The settings that are options of `SqlSink`, by its names of them."""
+FLUSH_FIELDS = ("flush_task_queue", "serve")
+"""Where flushes go, and which of a batcher's work a worker does."""
+SERVE = ("all", "shards", "flushes")
+OBSERVED_FIELDS = ("health", "metrics", "metrics_interval")
+"""How a worker is observed."""
+VERSION_FIELDS = ("deployment_name", "build_id")
+"""Which worker deployment version a worker is of."""
+_GIVEN_BY_PLATFORM = {"deployment_name": "TEMPORAL_DEPLOYMENT_NAME", "build_id": "TEMPORAL_WORKER_BUILD_ID"}
+"""Variables in which Temporal's Worker Controller for Kubernetes names the version to a worker."""
+LOG_FIELDS = ("log_level", "log_format")
+"""What a process that serves writes to its log, and how."""
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
 
 
 class BatcherSettings(BaseSettings):
@@ -137,7 +274,7 @@ class BatcherSettings(BaseSettings):
     )
 
     name: Annotated[str, BeforeValidator(check_name)] = Field(DEFAULT_BATCHER, description="The batcher's name")
-    task_queue: Annotated[str, BeforeValidator(parse_task_queue)] = Field(
+    task_queue: Annotated[str, BeforeValidator(parse_filled)] = Field(
         default_factory=lambda known: default_task_queue(known["name"]), description="The batcher's task queue"
     )
     shards: Annotated[int, BeforeValidator(parse_shards)] = Field(
@@ -146,7 +283,56 @@ class BatcherSettings(BaseSettings):
     data_converter: str = Field(
         "", description="The data converter of the batcher and its callers, where a codec encodes what travels"
     )
+    flush_task_queue: Annotated[str, BeforeValidator(parse_queue)] = Field(
+        "", description="A task queue of their own for the flushes"
+    )
+    serve: Annotated[str, BeforeValidator(parse_serve)] = Field(
+        "all", description="What the worker does: 'all', 'shards' without flushes, or only 'flushes'"
+    )
     sink: SinkUrl = Field(SecretStr(CONSOLE), description="Where records go: 'console' or a database URL")
+
+    tables: Annotated[Mapping[str, Any] | None, NoDecode, BeforeValidator(parse_tables)] = Field(
+        None, description="The tables that requests may write to, with their rules"
+    )
+    ledger_table: Annotated[str, BeforeValidator(parse_filled)] = Field(
+        DEFAULT_LEDGER, description="The table that keeps the request ids"
+    )
+    create_ledger: Switch = Field(True, description="Create a missing ledger")
+    dead_letters: Annotated[str | None, BeforeValidator(parse_optional_table)] = Field(
+        DEFAULT_DEAD_LETTERS, description="The table of rejected requests without a reply address, or 'none'"
+    )
+    statement_timeout: TimeLimit = Field(
+        timedelta(seconds=25), description="All statements of a flush together; less than the flush timeout"
+    )
+    lock_timeout: TimeLimit = Field(timedelta(seconds=10), description="The longest wait for a lock in the database")
+    connect_timeout: TimeLimit = Field(timedelta(seconds=10), description="The longest wait for a connection to it")
+    max_connections: Annotated[int, BeforeValidator(parse_connections)] = Field(
+        4, description="Connections that a worker may use concurrently"
+    )
+    max_returned_bytes: Annotated[int, BeforeValidator(parse_returned_bytes)] = Field(
+        16_384, description="Bytes that one request may return"
+    )
+    wal: Switch = Field(True, description="Switch a SQLite file to write-ahead logging")
+
+    deployment_name: Annotated[str, BeforeValidator(parse_deployment_name)] = Field(
+        "", description="The worker deployment that this worker belongs to; with --build-id it is of a version"
+    )
+    build_id: Annotated[str, BeforeValidator(parse_build_id)] = Field(
+        "", description="The worker's version in its deployment; empty: it is of none"
+    )
+
+    health: ListenAddress = Field("", description="Answer /healthz and /readyz here")
+    metrics: ListenAddress = Field("", description="Serve metrics for Prometheus here")
+    metrics_interval: Annotated[timedelta, BeforeValidator(parse_interval)] = Field(
+        STATS_INTERVAL, description="How often a worker that serves metrics asks each shard; 0 never asks"
+    )
+
+    log_level: Annotated[str, BeforeValidator(parse_log_level)] = Field(
+        "info", description="The least severe lines of the log: debug, info, warning or error"
+    )
+    log_format: Annotated[str, BeforeValidator(parse_log_format)] = Field(
+        "text", description="The log as text, or as a JSON object in each line"
+    )
 
     max_batch_size: Whole = Field(_DEFAULTS.max_batch_size, description="Requests in one batch")
     max_batch_records: Whole = Field(_DEFAULTS.max_batch_records, description="Records in one batch and in one request")
@@ -184,6 +370,33 @@ class BatcherSettings(BaseSettings):
         """The limits, if any of them was set; None leaves them to the shards that have others."""
         return self.policy() if self.model_fields_set & set(POLICY_FIELDS) else None
 
+    def sink_options(self) -> dict[str, Any]:
+        """The options of `SqlSink` beside its URL."""
+        return {name: getattr(self, name) for name in SINK_FIELDS}
+
+    def runtime(self) -> Runtime | None:
+        """What publishes the metrics where they are to be served; None leaves it to the SDK.
+
+        Raises:
+            AddressUnusable: Nothing can listen there.
+        """
+        return batching_runtime(self.metrics) if self.metrics else None
+
+    def flushes(self) -> dict[str, Any]:
+        """Where flushes go, as arguments of `BatcherPlugin`."""
+        return {"flush_task_queue": self.flush_task_queue or None}
+
+    def observed(self) -> dict[str, Any]:
+        """How a worker is observed, as arguments of `BatcherPlugin`."""
+        return {"health": self.health or None, "metrics_interval": self.metrics_interval or None}
+
+    def deployment_config(self) -> WorkerDeploymentConfig | None:
+        """The worker's version, as the option of `Worker`; None for a worker without one."""
+        if not self.build_id:
+            return None
+        version = WorkerDeploymentVersion(self.deployment_name, self.build_id)
+        return WorkerDeploymentConfig(version, use_worker_versioning=True)
+
     def sink_url(self) -> str:
         """The URL with its secrets: hand it to the driver, print `describe_sink` instead."""
         return self.sink.get_secret_value()
@@ -194,7 +407,7 @@ class BatcherSettings(BaseSettings):
 
     def to_environment(self) -> dict[str, str]:
         """The settings as variables, so that a child process reads exactly these."""
-        return {f"{ENV_PREFIX}{name.upper()}": _as_text(getattr(self, name)) for name in type(self).model_fields}
+        return {variable(name): _as_text(name, getattr(self, name)) for name in type(self).model_fields}
 
 
 def load(
@@ -213,17 +426,20 @@ def load(
     Raises:
         SettingsError: One sentence for people, without secrets.
     """
-    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    given = {name: value for name, value in (flags or {}).items() if value is not None and value != []}
     environment = EnvSettingsSource(BatcherSettings)()
     path = config or os.environ.get(CONFIG_VARIABLE)
     file = _read_file(Path(path)) if path else {}
     _check_names(file, path)
     said_by = (
         {name: f"{name} in {path}" for name in file}
-        | {name: f"{ENV_PREFIX}{name.upper()}" for name in environment}
+        | {name: variable(name) for name in environment}
         | {name: flag(name) for name in given}
     )
-    merged = {**(defaults or {}), **file, **environment, **given}
+    platform = {name: os.environ.get(there, "") for name, there in _GIVEN_BY_PLATFORM.items()}
+    if not all(platform.values()):
+        platform = {}
+    merged = {**(defaults or {}), **platform, **file, **environment, **given}
     try:
         settings = BatcherSettings(**merged)
     except ValidationError as err:
@@ -233,6 +449,12 @@ def load(
         if name in POLICY_FIELDS:
             cause = f"{cause}, {_range_of(name)}"
         raise SettingsError(_sentence(name, merged.get(name), said_by.get(name, name), cause)) from None
+    if bool(settings.deployment_name) != bool(settings.build_id):
+        lacks, has = VERSION_FIELDS if settings.build_id else reversed(VERSION_FIELDS)
+        raise SettingsError(f"{said_by.get(has, has)}: {flag(lacks)} belongs to it, or {variable(lacks)}")
+    if settings.serve != "all" and not settings.flush_task_queue:
+        missing = f"{flag('flush_task_queue')} is needed too, the task queue of the flushes"
+        raise SettingsError(f"{said_by.get('serve', 'serve')} {settings.serve!r}: {missing}")
     try:
         settings.policy()
     except InvalidPolicy as err:
@@ -243,10 +465,20 @@ def load(
 
 def flag(name: str) -> str:
     """The flag of a setting, e.g. ``--max-batch-size``."""
-    return "--" + name.replace("_", "-")
+    # It names one table, and may be repeated.
+    return "--table" if name == "tables" else "--" + name.replace("_", "-")
 
 
-def _as_text(value: Any) -> str:
+def variable(name: str) -> str:
+    """The environment variable of a setting, e.g. ``BATCHING_MAX_BATCH_SIZE``."""
+    return f"{ENV_PREFIX}{name.upper()}"
+
+
+def _as_text(name: str, value: Any) -> str:
+    if value is None:
+        return NONE if name == "dead_letters" else ""  # an empty variable counts as not set
+    if name == "tables":
+        return tables_as_json(value)
     if isinstance(value, timedelta):
         return f"{value.total_seconds()!r}s"
     return str(value.get_secret_value() if isinstance(value, SecretStr) else value)
@@ -268,10 +500,10 @@ def _check_names(file: Mapping[str, Any], path: str | Path | None) -> None:
             hint = _hint(name, known) or f": the settings are {', '.join(sorted(known))}"
             raise SettingsError(f"{name} in {path} is not a setting{hint}")
     # Only near misses: Kubernetes puts BATCHING_PORT and the like into pods, for a service of that name.
-    variables = [f"{ENV_PREFIX}{name.upper()}" for name in known] + [CONFIG_VARIABLE]
-    for variable in os.environ:
-        if variable.startswith(ENV_PREFIX) and variable not in variables and (hint := _hint(variable, variables)):
-            raise SettingsError(f"{variable} is not a setting{hint}")
+    variables = [variable(name) for name in known] + [CONFIG_VARIABLE]
+    for found in os.environ:
+        if found.startswith(ENV_PREFIX) and found not in variables and (hint := _hint(found, variables)):
+            raise SettingsError(f"{found} is not a setting{hint}")
 
 
 def _hint(name: str, known: Any) -> str:
@@ -280,7 +512,7 @@ def _hint(name: str, known: Any) -> str:
 
 
 def _sentence(name: str, value: Any, said_by: str, cause: str) -> str:
-    if name == "sink":
+    if name in ("sink", "tables"):  # the one is a secret, and the other's cause says which part of it
         return f"{said_by}: {cause}"
     if isinstance(value, timedelta):
         value = format_duration(value)

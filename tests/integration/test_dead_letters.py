@@ -1,4 +1,4 @@
-"""Rejected requests that nobody waits for are kept, once each, and can be sent again when the cause is gone."""
+"""Rejected requests without a reply address are kept, once each, and can be resubmitted when the cause is gone."""
 
 from __future__ import annotations
 
@@ -67,13 +67,11 @@ async def test_a_rejected_request_without_reply_address_is_kept_and_its_neighbou
     assert database.rows(LETTERS) == [("r-500", "constraint"), ("r-x", "type")]
 
 
-@pytest.mark.parametrize("way_in", WAYS_IN)
-async def test_a_caller_that_is_notified_needs_no_dead_letter(
-    way_in: str, client: Client, database: TestDatabase
-) -> None:
+async def test_a_caller_that_is_notified_needs_no_dead_letter(client: Client, database: TestDatabase) -> None:
     database.execute(ENTRIES)
     async with running(client, database.sink()) as service:
-        assert [one.error for one in await service.call(way_in, [entry(500)])] == ["WriteRejected"]
+        results = await asyncio.gather(*(service.call(way_in, [entry(500)]) for way_in in WAYS_IN))
+        assert [one.error for (one,) in results] == ["WriteRejected"] * len(WAYS_IN)
     tables = database.sink()
     await tables.open()
     # Nor the table for them: a role that may not create tables never has to.
@@ -230,19 +228,19 @@ async def test_once_the_cause_is_gone_resent_letters_are_written_and_letters_no_
         settings = settings_for(service, postgresql)
         await tell(service, 500, 501, 502, "x", key="k")
         await until_settled(service, 4)
-        await list_dead_letters(settings, DEFAULT_DEAD_LETTERS, as_json=True)
+        await list_dead_letters(settings, as_json=True)
         listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         came = [("r-500", "constraint"), ("r-501", "constraint"), ("r-502", "constraint"), ("r-x", "type")]
         assert [(one["request_id"], one["code"]) for one in listed] == came
         assert {one["key"] for one in listed} == {"k"}
         first = listed[0]["letter"]
         # Nothing has changed: it stays.
-        assert await resend_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, [first], every=False) == 1
+        assert await resend_dead_letters(client, settings, [first], every=False) == 1
         assert len(postgresql.rows(LETTERS)) == 4
         postgresql.execute("ALTER TABLE entries DROP CONSTRAINT small")
-        assert await resend_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, [first], every=False) == 0
+        assert await resend_dead_letters(client, settings, [first], every=False) == 0
         assert postgresql.rows("SELECT n FROM entries") == [(500,)]
-        assert await resend_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, [], every=True) == 1
+        assert await resend_dead_letters(client, settings, [], every=True) == 1
         assert postgresql.rows("SELECT n FROM entries ORDER BY n") == [(500,), (501,), (502,)]
         assert postgresql.rows(LETTERS) == [("r-x", "type")]
         # Of one key: each after the one before it was written.
@@ -255,11 +253,11 @@ async def test_which_letters_has_to_be_said(client: Client, sqlite: TestDatabase
     settings = load({"sink": sqlite.url})
     for ids, every in (([], False), (["a"], True)):
         with pytest.raises(SettingsError, match="which dead letters"):
-            await resend_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, ids, every=every)
+            await resend_dead_letters(client, settings, ids, every=every)
     with pytest.raises(CommandError, match="no dead letter nowhere"):
-        await resend_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, ["nowhere"], every=False)
+        await resend_dead_letters(client, settings, ["nowhere"], every=False)
     with pytest.raises(SettingsError, match="only a database keeps dead letters"):
-        await list_dead_letters(load({}), DEFAULT_DEAD_LETTERS, as_json=False)
+        await list_dead_letters(load({}), as_json=False)
 
 
 async def test_letters_of_another_batcher_are_left_alone(
@@ -270,12 +268,12 @@ async def test_letters_of_another_batcher_are_left_alone(
     theirs, ours = letter("r-a", batch_id="a-b-1.3f9a2c71/1"), letter("r-b", batch_id="b-1.3f9a2c71/1")
     assert await sink.keep_dead_letters([theirs, ours])
     settings, other = load({"sink": sqlite.url, "name": "b"}), load({"sink": sqlite.url, "name": "c"})
-    await list_dead_letters(settings, DEFAULT_DEAD_LETTERS, as_json=True)
+    await list_dead_letters(settings, as_json=True)
     result = capsys.readouterr()
     assert [json.loads(line)["request_id"] for line in result.out.splitlines()] == ["r-b"]
     assert "1 dead letter of another batcher: a-b" in result.err
     async with asyncio.timeout(20):
-        assert await resend_dead_letters(client, other, DEFAULT_DEAD_LETTERS, [], every=True) == 0
+        assert await resend_dead_letters(client, other, [], every=True) == 0
         with pytest.raises(CommandError, match=f"{theirs.id} is of batcher 'a-b': --name a-b"):
-            await resend_dead_letters(client, settings, DEFAULT_DEAD_LETTERS, [theirs.id], every=False)
+            await resend_dead_letters(client, settings, [theirs.id], every=False)
     assert len(sqlite.rows(LETTERS)) == 2

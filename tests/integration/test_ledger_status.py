@@ -1,4 +1,4 @@
-"""The ledger's status of a request is what its caller was told: `written`, `rejected` or `expired`."""
+"""The ledger's status of a request is the outcome that its caller received: `written`, `rejected` or `expired`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def fenced_as_rejected(sink: SqlSink | MemorySink) -> None:
     assert [outcome.kind.value for outcome in outcomes] == ["rejected", "expired"]
     known = await sink.lookup(["r", "late"])
     assert {name: known[name].status.value for name in known} == {"r": "rejected", "late": "expired"}
-    # What an attempt of the same batch that comes later is told agrees with it, and so does a second fence.
+    # A later attempt of the same batch gets the same outcome, and so does a second fence.
     attempt = Batch([request, late], id="main-0/1")
     assert [outcome.kind.value for outcome in await sink.write(attempt)] == ["rejected", "expired"]
     assert [outcome.kind.value for outcome in await sink.fence(attempt)] == ["rejected", "expired"]

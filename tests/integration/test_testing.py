@@ -23,6 +23,7 @@ from temporal_batching.testing import running_batcher
 from temporal_batching.testing.batcher import MARK
 from tests.support.callers import CALLERS, WAYS_IN, Caller, CallerResult, Job, Write
 from tests.support.waiting import assert_eventually
+from tests.support.ways import by_way_in
 
 
 class Shop:
@@ -56,7 +57,7 @@ def order(number: int, *, request_id: str = "") -> Write:
     return Write([["orders", {"number": number}]], request_id=request_id or f"order-{number}", key="one")
 
 
-@pytest.mark.parametrize("way_in", WAYS_IN)
+@by_way_in(*WAYS_IN)
 async def test_what_a_workflow_writes_is_visible_by_every_way_in(client: Client, way_in: str) -> None:
     async with Shop(client).open() as shop, running_batcher(client, **shop.options) as batcher:
         results = await shop.buy(way_in, order(1), order(2))
@@ -67,7 +68,7 @@ async def test_what_a_workflow_writes_is_visible_by_every_way_in(client: Client,
         assert sum(shard.batches for shard in await batcher.handle.stats()) == len(batcher.sink.batches)
 
 
-@pytest.mark.parametrize("way_in", WAYS_IN)
+@by_way_in(*WAYS_IN)
 async def test_a_rejection_reaches_the_caller_with_the_tests_reason(client: Client, way_in: str) -> None:
     async with (
         Shop(client).open() as shop,
@@ -104,7 +105,7 @@ async def test_a_batcher_that_does_not_go_on_ends_a_write_as_it_says(
 ) -> None:
     async with Shop(client).open() as shop, running_batcher(client, **shop.options) as batcher:
         await (batcher.handle.pause() if moment == "pause" else batcher.handle.drain())
-        (result,) = await (await shop.start(way_in, order(1), timeout=3.0)).result()
+        (result,) = await (await shop.start(way_in, order(1), timeout=8.0)).result()
         assert result.error == error, result
         assert batcher.rows == {}
 

@@ -20,11 +20,13 @@ MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for p
 # From the bottom to the top: a module imports from its own floor or from those below it.
 FLOORS = [
     {"contract"},
-    {"errors", "policy", "redaction", "routing", "terminal"},
+    {"collector", "errors", "logs", "policy", "process_exit", "redaction", "routing", "terminal", "tracing", "web_ui"},
     {"wire", "sinks"},
-    {"batcher", "flush", "gateway", "writers"},
-    {"plugin", "serving"},
-    {"audit", "monitoring", "settings", "testing"},
+    {"contents", "opentelemetry"},
+    {"batcher", "flush", "gateway", "metrics", "writers"},
+    {"health"},
+    {"flush_plugin", "plugin", "serving"},
+    {"audit", "monitoring", "settings", "sizing", "table_settings", "testing"},
     {"cli"},
     {"service"},
 ]
@@ -109,7 +111,9 @@ def test_the_package_is_typed() -> None:
 )
 def test_nobody_loads_what_the_own_use_does_not_need(program: str) -> None:
     # A star import takes SqlSink too, so it may load SQLAlchemy; still no driver and nothing of the command line.
-    heavy = {"psycopg", "typer", "rich", "pydantic_settings"} | ({"sqlalchemy"} if "*" not in program else set())
+    heavy = {"opentelemetry", "psycopg", "typer", "rich", "pydantic_settings"} | (
+        {"sqlalchemy"} if "*" not in program else set()
+    )
     report = f"{program}\nimport sys\nprint(*sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == ""
@@ -176,7 +180,10 @@ def test_only_the_sql_sink_knows_a_database() -> None:
 
 PUBLIC = {
     "temporal_batching",
-    *(f"temporal_batching.{name}" for name in ("audit", "monitoring", "service", "sinks", "testing")),
+    *(
+        f"temporal_batching.{name}"
+        for name in ("audit", "health", "metrics", "monitoring", "service", "sinks", "sizing", "testing")
+    ),
 }
 SERVICES = [
     path for service in ("main-service", "batcher-service") for path in (PACKAGE.parents[1] / service).glob("*.py")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from temporalio.common import WorkerDeploymentVersion
 
 from temporal_batching import BatchPolicy
 from temporal_batching.redaction import redact_url, without_secrets
@@ -27,7 +28,8 @@ URL = "postgresql+psycopg://ann:s3cr%40t-word@db.example:5432/ledger?sslpassword
 def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in BatcherSettings.model_fields:
         monkeypatch.delenv(f"BATCHING_{name.upper()}", raising=False)
-    monkeypatch.delenv("BATCHING_CONFIG", raising=False)
+    for name in ("BATCHING_CONFIG", "TEMPORAL_DEPLOYMENT_NAME", "TEMPORAL_WORKER_BUILD_ID"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -85,7 +87,9 @@ def test_a_duration_is_printed_so_that_it_reads_back(milliseconds: int) -> None:
     assert abs(parse_duration(format_duration(value)) - value) <= value * 1e-4
 
 
-@pytest.mark.parametrize(("text", "size"), [("1000", 1000), ("512KiB", 524_288), ("1MB", 1_000_000), (5, 5)])
+@pytest.mark.parametrize(
+    ("text", "size"), [("1000", 1000), ("512KiB", 524_288), ("1MB", 1_000_000), ("2GiB", 2**31), (5, 5)]
+)
 def test_a_size_is_read_as_people_write_it(text: str | int, size: int) -> None:
     assert parse_size(text) == size
 
@@ -98,11 +102,19 @@ def test_a_size_is_read_as_people_write_it(text: str | int, size: int) -> None:
         ("linger", "nan", "a duration such as"),
         ("max_batch_size", "0", "a whole number from 1 to 10,000"),
         ("max_batch_size", "many", "from 1 to 10,000"),
-        ("max_batch_bytes", "1GB", "a size such as 512KiB or 1MB"),
+        ("max_batch_bytes", "1TB", "a size such as 512KiB or 1MB"),
         ("shards", "x", "a whole number from 1 to 1024"),
         ("shards", "0", "a whole number from 1 to 1024"),
         ("name", "My Batcher", "lower-case letters"),
         ("task_queue", " ", "at least one character"),
+        ("ledger_table", " ", "at least one character"),
+        ("dead_letters", " ", "a table's name, or none"),
+        ("wal", "maybe", "true or false"),
+        ("create_ledger", "2", "true or false"),
+        ("lock_timeout", "0", "more than zero"),
+        ("statement_timeout", "soon", "a duration such as"),
+        ("max_connections", "0", "a whole number of at least 1"),
+        ("max_returned_bytes", "2MiB", "from 1 to 1,048,576 bytes"),
     ],
 )
 def test_a_bad_value_is_told_by_setting_value_and_what_is_allowed(
@@ -196,3 +208,58 @@ def test_no_password_survives_redaction_however_badly_it_is_escaped(password: st
 def test_the_example_file_states_the_defaults() -> None:
     example = Path(__file__).resolve().parents[2] / "examples" / "batching.toml"
     assert load(config=example) == load()
+
+
+def test_a_worker_has_no_version_unless_it_is_given_one() -> None:
+    assert load().deployment_config() is None
+    config = load({"deployment_name": "batcher", "build_id": "2026-11-27.3"}).deployment_config()
+    assert config is not None
+    assert config.version == WorkerDeploymentVersion("batcher", "2026-11-27.3")
+    assert config.use_worker_versioning
+
+
+def test_the_worker_controllers_variables_give_a_version_where_no_setting_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TEMPORAL_DEPLOYMENT_NAME", "prod/batcher")
+    assert load().deployment_config() is None, "half of it belongs to somebody else"
+    monkeypatch.setenv("TEMPORAL_WORKER_BUILD_ID", "v7-1a2b")
+    assert (load().deployment_name, load().build_id) == ("prod/batcher", "v7-1a2b")
+    monkeypatch.setenv("BATCHING_BUILD_ID", "v8")
+    assert (load().deployment_name, load().build_id) == ("prod/batcher", "v8")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"build_id": "v1"}, "--build-id: --deployment-name belongs to it, or BATCHING_DEPLOYMENT_NAME"),
+        ({"deployment_name": "batcher"}, "--deployment-name: --build-id belongs to it, or BATCHING_BUILD_ID"),
+        ({"deployment_name": "a.b", "build_id": "1"}, "--deployment-name 'a.b': at most 400 characters, none of"),
+        ({"deployment_name": "a", "build_id": "__1"}, "--build-id '__1': at most 400 characters, not beginning"),
+        ({"deployment_name": "a" * 401, "build_id": "1"}, "at most 400 characters"),
+    ],
+)
+def test_half_a_version_and_one_that_temporal_refuses_are_errors(flags: dict[str, str], says: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(flags)
+    assert says in str(caught.value)
+
+
+def test_flushes_have_a_queue_by_flag_variable_and_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert load({}).flushes() == {"flush_task_queue": None}
+    assert load({"flush_task_queue": "a"}).flushes() == {"flush_task_queue": "a"}
+    file = tmp_path / "batching.toml"
+    file.write_text('flush_task_queue = "b"\nserve = "flushes"\n')
+    assert (load(config=file).flush_task_queue, load(config=file).serve) == ("b", "flushes")
+    monkeypatch.setenv("BATCHING_FLUSH_TASK_QUEUE", "c")
+    assert load(config=file).flush_task_queue == "c"
+
+
+def test_what_a_worker_serves_is_one_of_three_and_needs_the_queue() -> None:
+    with pytest.raises(SettingsError, match=r"--serve 'nothing': one of all, shards, flushes"):
+        load({"serve": "nothing"})
+    for serve in ("shards", "flushes"):
+        with pytest.raises(SettingsError, match=rf"--serve '{serve}': --flush-task-queue is needed too"):
+            load({"serve": serve})
+    with pytest.raises(SettingsError, match="--flush-task-queue ' ': a name of at least one character"):
+        load({"flush_task_queue": " "})

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from temporal_batching.cli.audit import audit
+from temporal_batching.cli.check import check
 from temporal_batching.cli.console import out
 from temporal_batching.cli.dead_letters import dead_letters, resend
 from temporal_batching.cli.demo.command import demo
@@ -15,12 +16,14 @@ from temporal_batching.cli.ledger import lookup, prune
 from temporal_batching.cli.monitor import monitor, stats
 from temporal_batching.cli.operate import adopt_ledger, configure, drain, flush, pause, resume, start
 from temporal_batching.cli.options import Command, Group, switch
+from temporal_batching.cli.sizing import savings, size
 from temporal_batching.cli.worker import worker
 
 COMMANDS = (
-    demo, worker, start, monitor, stats,
+    demo, worker, start, check, monitor, stats,
     flush, pause, resume, drain, configure, adopt_ledger,
     audit, lookup, prune, dead_letters, resend,
+    size, savings,
 )  # fmt: skip
 
 

@@ -11,10 +11,9 @@ from temporal_batching.cli.console import EXIT_TROUBLE, complain, run, sql_is_in
 from temporal_batching.cli.options import switch, with_settings
 from temporal_batching.errors import BatchingError
 from temporal_batching.settings import BatcherSettings
-from temporal_batching.sinks.ledger import DEFAULT_LEDGER
 
 
-@with_settings("name", "task_queue", "sink")
+@with_settings("name", "task_queue", "sink", "tables", "ledger_table")
 def audit(
     settings: BatcherSettings,
     target: Target,
@@ -29,23 +28,13 @@ def audit(
         ),
     ] = None,
     complete: Annotated[bool, switch("--complete", "No one else writes there: an unexpected row is an error.")] = False,
-    rule: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--rule",
-            metavar="TABLE=RULE",
-            help="What a conflict does there: ignore, or update:COLUMN,... May be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    ledger: Annotated[str, typer.Option("--ledger", metavar="TABLE", help="The ledger's table.")] = DEFAULT_LEDGER,
     json: Annotated[bool, switch("--json", "As JSON.")] = False,
 ) -> None:
     """Compare what callers asked for and got with the ledger and the rows.
 
     Exit status 0 if every promise was kept, 1 if one was not, 2 if that could not be found out.
     """
-    run(_audit(settings, target, (query, since, complete, ledger, rule or []), json))
+    run(_audit(settings, target, (query, since, complete), json))
 
 
 async def _audit(settings: BatcherSettings, target: Target, scope: tuple[Any, ...], json: bool) -> int:

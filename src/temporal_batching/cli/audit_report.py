@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
 
 from rich.markup import escape
 from rich.table import Table
@@ -13,12 +11,12 @@ from rich.table import Table
 from temporal_batching.audit import AuditReport, audit
 from temporal_batching.cli.connect import Target
 from temporal_batching.cli.console import EXIT_FAILED, err, out, plural
+from temporal_batching.cli.options import read_moment
 from temporal_batching.errors import InvalidAudit
-from temporal_batching.settings import CONSOLE, BatcherSettings, SettingsError, parse_duration
-from temporal_batching.sinks.sql.schema import TableRule
+from temporal_batching.settings import CONSOLE, BatcherSettings, SettingsError
 from temporal_batching.terminal import printable
 
-OPTIONS = {"query": "--query", "tables": "--rule", "database": "--sink", "complete": "--complete", "since": "--since"}
+OPTIONS = {"query": "--query", "tables": "--table", "database": "--sink", "complete": "--complete", "since": "--since"}
 """The option of the command for each argument of `audit`."""
 SHOWN = 100
 """Violations that are printed one by one; `--json` has all that are kept."""
@@ -32,15 +30,11 @@ class Scope:
         query: A visibility query for the callers' workflows.
         since: Only what was asked after this: a moment, or a duration back from now.
         complete: All who write through this ledger are among them.
-        ledger: The ledger's table.
-        rules: ``TABLE=ignore``, ``TABLE=update:COLUMN,...``.
     """
 
     query: str | None
     since: str | None
     complete: bool
-    ledger: str
-    rules: Sequence[str]
 
 
 async def audit_deployment(settings: BatcherSettings, target: Target, scope: Scope, *, as_json: bool) -> int:
@@ -48,10 +42,9 @@ async def audit_deployment(settings: BatcherSettings, target: Target, scope: Sco
     url = settings.sink_url()
     if url == CONSOLE:
         raise SettingsError("the console keeps nothing to audit: pass the database with --sink, or BATCHING_SINK")
-    since = read_moment(scope.since)
+    since = None if scope.since is None else read_moment("--since", scope.since)
     if since is not None and scope.complete:
         raise SettingsError("--complete looks at everything that was ever written: not together with --since")
-    rules = read_rules(scope.rules)
     client = await target.connect()
     try:
         report = await audit(
@@ -59,8 +52,8 @@ async def audit_deployment(settings: BatcherSettings, target: Target, scope: Sco
             url,
             batcher=settings.name,
             task_queue=settings.task_queue,
-            ledger_table=scope.ledger,
-            tables=rules,
+            ledger_table=settings.ledger_table,
+            tables=settings.tables,
             query=scope.query,
             since=since,
             complete=scope.complete,
@@ -107,33 +100,3 @@ def _verdict(report: AuditReport) -> str:
     if report.holds:
         return "kept"
     return "broken: " + ", ".join(f"{count:,} x {rule}" for rule, count in report.broken.items())
-
-
-def read_moment(text: str | None) -> datetime | timedelta | None:
-    """A moment from ``2026-01-31`` or a timestamp, in UTC unless it says otherwise; or a duration back from now."""
-    if text is None:
-        return None
-    try:
-        return parse_duration(text)
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise SettingsError(
-            f"--since {text!r}: a duration such as 24h, or a moment such as 2026-01-31T12:00Z"
-        ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def read_rules(given: Sequence[str]) -> dict[str, TableRule]:
-    """Rules as the sink has them, from ``TABLE=ignore``, ``TABLE=ignore:COLUMN`` and ``TABLE=update:COLUMN,COLUMN``."""
-    rules = {}
-    for text in given:
-        table, _, rule = text.partition("=")
-        conflict, _, columns = rule.partition(":")
-        key = [column for column in columns.split(",") if column]
-        if not table or conflict not in ("ignore", "update") or (conflict == "update" and not key):
-            raise SettingsError(f"--rule {text!r}: TABLE=ignore, TABLE=ignore:COLUMN,... or TABLE=update:COLUMN,...")
-        rules[table] = TableRule(conflict="ignore" if conflict == "ignore" else "update", key=key)
-    return rules

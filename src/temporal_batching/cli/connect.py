@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import importlib
 import ipaddress
+import os
 import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
@@ -25,12 +27,15 @@ from temporal_batching.settings import BatcherSettings, SettingsError
 
 DEFAULT_ADDRESS = "localhost:7233"
 CONNECT_SECONDS = 8.0
+CONFIG_FILE = "TEMPORAL_CONFIG_FILE"
+"""Names the file of Temporal's own settings."""
 
 
 async def connect(
     *,
     address: str | None = None,
     namespace: str | None = None,
+    profile: str | None = None,
     runtime: Runtime | None = None,
     environment: dict[str, str] | None = None,
     data_converter: str = "",
@@ -40,6 +45,7 @@ async def connect(
     Args:
         address: Wins over the environment.
         namespace: Likewise.
+        profile: Of Temporal's own settings file; wins over ``TEMPORAL_PROFILE``.
         runtime: With telemetry, where wanted.
         environment: Variables to read instead of this process's.
         data_converter: ``MODULE:NAME`` of the data converter; Temporal's default if empty.
@@ -48,10 +54,7 @@ async def connect(
         SettingsError: There is no such data converter.
         CommandError: Nothing there, the wrong thing there, no such namespace, or no access.
     """
-    try:
-        config: dict[str, Any] = dict(ClientConfig.load_client_connect_config(override_env_vars=environment))
-    except (RuntimeError, ValueError, OSError) as err:
-        raise CommandError(f"Temporal's client settings cannot be read: {err}") from None
+    config = _client_settings(profile, environment)
     if data_converter:
         config["data_converter"] = load_converter(data_converter)
     config["target_host"] = address or config.get("target_host") or DEFAULT_ADDRESS
@@ -68,8 +71,36 @@ async def connect(
     except RPCError as err:
         raise CommandError(_refusal(err, target, config)) from None
     except (RuntimeError, ValueError, TypeError) as err:
-        raise CommandError(f"Cannot reach Temporal at {target}: {_reason(err, config)}. {_ADVICE}") from None
+        raise CommandError(f"Cannot reach Temporal at {target}: {_reason(err, config)}") from None
     return client
+
+
+def _client_settings(profile: str | None, environment: Mapping[str, str] | None) -> dict[str, Any]:
+    """Temporal's own settings, as arguments of `Client.connect`.
+
+    Raises:
+        CommandError: They cannot be read.
+    """
+    file = (os.environ if environment is None else environment).get(CONFIG_FILE)
+    if file and not Path(file).exists():
+        # The SDK goes on without it, to a Temporal on this machine.
+        raise CommandError(f"Temporal's client settings cannot be read: {CONFIG_FILE} {file!r} does not exist")
+    try:
+        config: dict[str, Any] = dict(ClientConfig.load_client_connect_config(profile, override_env_vars=environment))
+    except OSError as err:
+        problem = f"{err.filename}: {err.strerror}"
+        raise CommandError(f"Temporal's client settings cannot be read: {problem}") from None
+    except (RuntimeError, ValueError) as err:
+        problem = " ".join(str(err).split())
+        raise CommandError(f"Temporal's client settings cannot be read: {problem}") from None
+    # A key from a file ends with a line break, with which the SDK would not send it. An empty one is none: a Secret
+    # that is not needed is often left empty, and the SDK would switch TLS on for it.
+    key = (config.pop("api_key", None) or "").strip()
+    if key:
+        config["api_key"] = key
+    elif config.get("tls") is True:  # by the key alone: where TLS is configured, here is what was configured
+        del config["tls"]
+    return config
 
 
 @dataclass(frozen=True)
@@ -81,8 +112,21 @@ class Target:
 
     address: str | None = None
     namespace: str | None = None
+    profile: str | None = None
     data_converter: str = ""
     flags: frozenset[str] = frozenset()
+
+    @property
+    def is_given(self) -> bool:
+        """Whether an address or a profile was named, by a flag or by a variable."""
+        said = (os.environ.get(name) for name in ("TEMPORAL_ADDRESS", "TEMPORAL_PROFILE"))
+        return any((self.address, self.profile, *said))
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The flags as Temporal's own variables, for the process of a service."""
+        given = {"ADDRESS": self.address, "NAMESPACE": self.namespace, "PROFILE": self.profile}
+        return {f"TEMPORAL_{name}": value for name, value in given.items() if value}
 
     async def connect(self, *, runtime: Runtime | None = None) -> Client:
         """A client of this Temporal.
@@ -95,7 +139,11 @@ class Target:
             CommandError: No Temporal answers there, or it refuses access. One line, without secrets.
         """
         return await connect(
-            address=self.address, namespace=self.namespace, runtime=runtime, data_converter=self.data_converter
+            address=self.address,
+            namespace=self.namespace,
+            profile=self.profile,
+            runtime=runtime,
+            data_converter=self.data_converter,
         )
 
 
@@ -187,12 +235,41 @@ def _refusal(err: RPCError, target: str, config: Mapping[str, Any]) -> str:
 def _reason(err: Exception, config: Mapping[str, Any]) -> str:
     text = _without_key(str(err), config)
     # The transport nests its reasons: the innermost message is the one a person can act on.
-    if "dns error" in text:
-        return "the host is unknown"
-    if "InvalidContentType" in text or "HTTP status" in text or "http2 error" in text:
-        return "something answers there that is not Temporal, or TLS is set on one side only"
+    for pattern, reason in _REASONS:
+        if found := re.search(pattern, text):
+            return found.expand(reason)
     innermost = re.findall(r'message: "([^"]+)"', text)
-    return str(innermost[-1]).lower() if innermost else text.removeprefix("Failed client connect: ")
+    problem = str(innermost[-1]).lower() if innermost else text.removeprefix("Failed client connect: ")
+    return f"{problem}. {_ADVICE}"
+
+
+_REASONS = (
+    (r"dns error", f"the host is unknown. {_ADVICE}"),
+    (
+        r"InvalidContentType|HTTP status|http2 error",
+        f"something answers there that is not Temporal, or TLS is set on one side only. {_ADVICE}",
+    ),
+    (
+        r"UnknownIssuer",
+        "its certificate is of an authority that is not known here. Set TEMPORAL_TLS_SERVER_CA_CERT_PATH.",
+    ),
+    (
+        r"NotValidForName",
+        "its certificate is for another name. Set TEMPORAL_TLS_SERVER_NAME to the one that it is for.",
+    ),
+    (r"InvalidCertificate\((\w+)", r"its certificate is not valid: \1."),
+    (
+        r"PrivateKeyParseError|CertificateParseError|client cert and private key",
+        "the client's certificate or its key cannot be used. Check TEMPORAL_TLS_CLIENT_CERT_PATH and "
+        "TEMPORAL_TLS_CLIENT_KEY_PATH.",
+    ),
+    (
+        r'after connection: .*message: "transport error"|operation was canceled',
+        "it closed the connection. Where it wants TLS, set TEMPORAL_TLS=true; where it wants a client's certificate, "
+        "TEMPORAL_TLS_CLIENT_CERT_PATH and TEMPORAL_TLS_CLIENT_KEY_PATH.",
+    ),
+)
+"""What the transport says, by a part of its text, as it has no types for it; and what a person can do."""
 
 
 def _without_key(text: str, config: Mapping[str, Any]) -> str:

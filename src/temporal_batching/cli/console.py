@@ -9,15 +9,16 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
-from temporalio.exceptions import FailureError
+from rich.table import Table
 
 from temporal_batching.errors import BatchingError
 from temporal_batching.terminal import CleanConsole, printable
+from temporal_batching.tracing import tracing
 
 out: Console = CleanConsole(highlight=False, soft_wrap=True)
 err: Console = CleanConsole(stderr=True, highlight=False, soft_wrap=True)
@@ -43,7 +44,9 @@ def sql_is_installed(who_needs: str) -> Iterator[None]:
     try:
         yield
     except ImportError as err:
-        raise CommandError(f"{who_needs} the extra 'sql', for PostgreSQL 'postgresql': {err}") from None
+        raise CommandError(
+            f"{who_needs} the extra 'sql', for PostgreSQL 'postgresql', for MariaDB 'mariadb': {err}"
+        ) from None
 
 
 def complain(message: object) -> None:
@@ -69,6 +72,7 @@ def _leave(code: int) -> NoReturn:
     The SDK's runtime has threads of its own, and one that calls into a dying interpreter aborts the process: a worker
     that stopped in good order would end with a crash.
     """
+    tracing().finish()
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
@@ -97,33 +101,23 @@ async def _cancelled_by_signals(work: Coroutine[Any, Any, int | None]) -> int | 
         return 128 + received[0]
 
 
-class _Brief(logging.Formatter):
-    """A failure that was raised on purpose is printed in its own words; a stack is printed for an unexpected one.
-
-    A message is one line: what it quotes can neither begin another one nor move a terminal's cursor.
-    """
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record), keep="\n\t")
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        return printable(super().formatMessage(record))
-
-    def formatException(self, ei: Any) -> str:
-        return f"  {ei[1]}" if isinstance(ei[1], FailureError) else super().formatException(ei)
-
-
-def log_to_stderr(level: int = logging.INFO) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Brief("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler])
-    # It announces its own shutdown, which the command does already.
-    logging.getLogger("temporalio.worker").setLevel(logging.WARNING)
+def show_figures(title: str, lines: Iterable[tuple[str, str]]) -> None:
+    """Prints names and values: a table for a terminal, a line for each otherwise."""
+    shown = list(lines)
+    if out.is_terminal:
+        table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+        for name, value in shown:
+            table.add_row(name, escape(value))
+        out.print(table)
+    else:
+        width = max((len(name) for name, _ in shown), default=0) + 2
+        for name, value in shown:
+            out.print(f"{name + ':':<{width}}{printable(value)}", markup=False)
 
 
 def plural(count: int, noun: str) -> str:
     if count == 1:
         return f"{count:,} {noun}"
-    if noun.endswith("y"):
+    if noun.endswith("y") and noun[-2] not in "aeiou":
         return f"{count:,} {noun[:-1]}ies"
     return f"{count:,} {noun}{'es' if noun.endswith('ch') else 's'}"

@@ -14,6 +14,7 @@ CONNECT_SECONDS = 5
 try:
     import sqlalchemy as sa
 
+    from temporal_batching.sinks.sql.columns import MARIADB_TABLE, moment
     from temporal_batching.sinks.sql.connect import create_engine
 except ImportError:  # pragma: no cover - the console sink does without
     sa = None  # type: ignore[assignment]
@@ -33,8 +34,9 @@ def entries_table() -> sa.Table:
         sa.Column("amount", sa.Numeric(18, 2), nullable=False),
         sa.Column("fee", sa.Numeric(18, 2), nullable=False),
         sa.Column("currency", sa.String(3), nullable=False),
-        sa.Column("booked_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("booked_at", moment(), nullable=False),
         sa.Column("memo", sa.Text),
+        **MARIADB_TABLE,
     )
 
 
@@ -43,7 +45,7 @@ def sync_engine(url: str) -> sa.Engine:
     if sa is None:
         raise CommandError(
             "a database URL as sink needs the extra 'sql' (pip install 'temporal-batching[sql]'), "
-            "for PostgreSQL the extra 'postgresql'"
+            "for PostgreSQL the extra 'postgresql', for MariaDB the extra 'mariadb'"
         )
     try:
         return create_engine(url, connect_timeout=timedelta(seconds=CONNECT_SECONDS))

@@ -19,24 +19,23 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from temporal_batching.audit.facts import LedgerFact
 from temporal_batching.audit.ledger import LedgerReader
+from temporal_batching.batcher.current_run import describe_current
+from temporal_batching.batcher.silence import ANSWER_TIMEOUT
 from temporal_batching.cli.console import EXIT_FAILED, CommandError, err, out, plural
 from temporal_batching.cli.database import sync_engine
 from temporal_batching.contract import QUERY_STATS, BatcherStats
-from temporal_batching.monitoring.reading import ANSWER_SECONDS
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.redaction import driver_message, redact_url, without_secrets
 from temporal_batching.routing import batcher_workflow_id
 from temporal_batching.settings import CONSOLE, BatcherSettings, SettingsError, format_duration
 from temporal_batching.sinks.sql.ledger import ledger_table
 from temporal_batching.sinks.sql.pruning import Pruned, count_ids, prune_ledger
+from temporal_batching.sinks.sql.tables import has_schemas
 
 T = TypeVar("T")
 
-ANSWER = timedelta(seconds=ANSWER_SECONDS)
-"""How long a shard may take to answer."""
 
-
-async def look_up(settings: BatcherSettings, table: str, request_ids: Sequence[str], *, as_json: bool) -> int:
+async def look_up(settings: BatcherSettings, request_ids: Sequence[str], *, as_json: bool) -> int:
     """Prints what the ledger knows of request ids.
 
     Returns:
@@ -46,30 +45,34 @@ async def look_up(settings: BatcherSettings, table: str, request_ids: Sequence[s
         CommandError: It could not be read.
     """
 
-    def read(engine: sa.Engine, ledger: sa.Table) -> dict[str, LedgerFact]:
+    def read(engine: sa.Engine, ledger: sa.Table) -> dict[str, tuple[LedgerFact, list[Any] | None]]:
         with engine.begin() as connection:
             # The row with an empty id is the ledger's identity.
             facts = LedgerReader(connection, ledger).look_up([request_id for request_id in request_ids if request_id])
-            return {fact.request_id: fact for fact in facts}
+            query = sa.select(ledger.c.request_id, ledger.c.returned)
+            query = query.where(ledger.c.request_id.in_([fact.request_id for fact in facts if fact.returned]))
+            returned = {request_id: json.loads(rows) for request_id, rows in connection.execute(query)}
+            return {fact.request_id: (fact, returned.get(fact.request_id)) for fact in facts}
 
-    with _ledger(settings, table) as do:
+    with _ledger(settings) as do:
         known = await do(read)
     for request_id in request_ids:
-        fact = known.get(request_id)
+        fact, returned = known.get(request_id, (None, None))
         if as_json:
-            print(json.dumps(_facts(request_id, fact)), flush=True)
+            print(json.dumps(_facts(request_id, fact, returned)), flush=True)
         elif fact is None:
             out.print(f"{request_id}  not in the ledger", markup=False)
         else:
             at = datetime.fromtimestamp(fact.committed_at, UTC).isoformat(sep=" ", timespec="milliseconds")
-            out.print(f"{request_id}  {fact.status}  batch {fact.batch_id or '-'}  {at}", markup=False)
+            rows = "" if returned is None else f"  returned {json.dumps(returned, ensure_ascii=False)}"
+            out.print(f"{request_id}  {fact.status}  batch {fact.batch_id or '-'}  {at}{rows}", markup=False)
     return 0 if all(request_id in known for request_id in request_ids) else EXIT_FAILED
 
 
-def _facts(request_id: str, fact: LedgerFact | None) -> dict[str, object]:
+def _facts(request_id: str, fact: LedgerFact | None, returned: list[Any] | None) -> dict[str, object]:
     if fact is None:
         return {"request_id": request_id, "known": False}
-    return {
+    known: dict[str, object] = {
         "request_id": request_id,
         "known": True,
         "outcome": fact.status,
@@ -77,11 +80,10 @@ def _facts(request_id: str, fact: LedgerFact | None) -> dict[str, object]:
         "committed_at": datetime.fromtimestamp(fact.committed_at, UTC).isoformat(),
         "digest": fact.digest,
     }
+    return known if returned is None else {**known, "returned": returned}
 
 
-async def prune_old_ids(
-    client: Client, settings: BatcherSettings, table: str, age: timedelta, *, dry_run: bool = False
-) -> int:
+async def prune_old_ids(client: Client, settings: BatcherSettings, age: timedelta, *, dry_run: bool = False) -> int:
     """Deletes ids that are older than an age, and shows how far it is. Cancelled, it ends after its transaction.
 
     Raises:
@@ -103,10 +105,10 @@ async def prune_old_ids(
 
     def report(done: Pruned, *, prefix: str = "") -> None:
         counts = f"{plural(done.old, 'id')} of {done.seen:,}"
-        out.print(f"{prefix}{counts} {what} from {table}: entered before {moment}.", markup=False)
+        out.print(f"{prefix}{counts} {what} from {settings.ledger_table}: entered before {moment}.", markup=False)
 
     stop = threading.Event()
-    with _ledger(settings, table) as do, _progress() as bar:
+    with _ledger(settings) as do, _progress() as bar:
         task = bar.add_task("", total=await do(count_ids))
 
         def show(pruned: Pruned) -> None:
@@ -161,7 +163,7 @@ async def _shards(client: Client, settings: BatcherSettings) -> list[BatcherStat
 
 async def _status(shard: WorkflowHandle[Any, Any]) -> WorkflowExecutionStatus | None:
     try:
-        return (await shard.describe(rpc_timeout=ANSWER)).status
+        return (await describe_current(shard, timeout=ANSWER_TIMEOUT)).status
     except RPCError as problem:
         if problem.status is RPCStatusCode.NOT_FOUND:
             return None
@@ -170,7 +172,7 @@ async def _status(shard: WorkflowHandle[Any, Any]) -> WorkflowExecutionStatus | 
 
 async def _ask(shard: WorkflowHandle[Any, Any]) -> BatcherStats:
     try:
-        stats: BatcherStats = await shard.query(QUERY_STATS, result_type=BatcherStats, rpc_timeout=ANSWER)
+        stats: BatcherStats = await shard.query(QUERY_STATS, result_type=BatcherStats, rpc_timeout=ANSWER_TIMEOUT)
     except (RPCError, WorkflowQueryFailedError) as problem:
         raise CommandError(
             f"{shard.id} runs, but no worker answers for it: {problem.message}. Nothing is deleted, because requests "
@@ -197,7 +199,7 @@ class _LedgerWork:
 
 
 @contextmanager
-def _ledger(settings: BatcherSettings, table: str) -> Iterator[_LedgerWork]:
+def _ledger(settings: BatcherSettings) -> Iterator[_LedgerWork]:
     """The ledger of the settings, for work in threads.
 
     Raises:
@@ -209,7 +211,7 @@ def _ledger(settings: BatcherSettings, table: str) -> Iterator[_LedgerWork]:
         raise SettingsError("--sink 'console': a database URL, for only a database has a ledger")
     engine = sync_engine(url)
     try:
-        yield _LedgerWork(engine, ledger_table(table, schemas=engine.dialect.name == "postgresql"), url)
+        yield _LedgerWork(engine, ledger_table(settings.ledger_table, schemas=has_schemas(engine.dialect)), url)
     finally:
         engine.dispose()
 

@@ -20,7 +20,7 @@ from temporal_batching.cli.database import sync_engine
 from temporal_batching.errors import WriteError
 from temporal_batching.redaction import driver_message, redact_url, without_secrets
 from temporal_batching.routing import batcher_of
-from temporal_batching.settings import CONSOLE, BatcherSettings, SettingsError
+from temporal_batching.settings import CONSOLE, NONE, BatcherSettings, SettingsError
 from temporal_batching.sinks.sql.dead_letters import DeadLetters, KeptLetter
 
 T = TypeVar("T")
@@ -32,12 +32,14 @@ AT_ONCE = 50
 class Box:
     """The dead letters in the settings' database."""
 
-    def __init__(self, settings: BatcherSettings, table: str) -> None:
+    def __init__(self, settings: BatcherSettings) -> None:
         self._url = settings.sink_url()
         if self._url == CONSOLE:
             raise SettingsError("--sink 'console': a database URL, for only a database keeps dead letters")
+        if settings.dead_letters is None:
+            raise SettingsError(f"--dead-letters '{NONE}': the table of dead letters")
         self._engine = sync_engine(self._url)
-        self._letters = DeadLetters(table, self._engine.dialect)
+        self._letters = DeadLetters(settings.dead_letters, self._engine.dialect)
 
     async def read(self) -> list[KeptLetter]:
         """All of them: a table may hold those of several batchers."""
@@ -58,8 +60,8 @@ class Box:
             raise CommandError(f"Cannot read the dead letters in {redact_url(self._url)}: {reason}") from None
 
 
-async def list_dead_letters(settings: BatcherSettings, table: str, *, as_json: bool) -> int:
-    with closing(Box(settings, table)) as box:
+async def list_dead_letters(settings: BatcherSettings, *, as_json: bool) -> int:
+    with closing(Box(settings)) as box:
         letters, others = _of(settings.name, await box.read())
     if others:
         names = ", ".join(sorted({batcher_of(letter.batch_id) for letter in others}))
@@ -105,16 +107,14 @@ def _facts(letter: KeptLetter) -> dict[str, object]:
     }
 
 
-async def resend_dead_letters(
-    client: Client, settings: BatcherSettings, table: str, ids: Sequence[str], *, every: bool
-) -> int:
+async def resend_dead_letters(client: Client, settings: BatcherSettings, ids: Sequence[str], *, every: bool) -> int:
     """Resubmits the batcher's letters under their own request ids, and removes those that are written.
 
     Letters of one key go one after the other, as they came.
     """
     if bool(ids) == every:
         raise SettingsError("which dead letters? Their ids, as `dead-letters` lists them, or --all")
-    with closing(Box(settings, table)) as box:
+    with closing(Box(settings)) as box:
         letters, others = _of(settings.name, await box.read())
         for letter in others:
             if letter.id in ids:

@@ -7,14 +7,12 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 
 from rich.markup import escape
-from temporalio.api.enums.v1 import TaskQueueType
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError
 from temporalio.service import RPCError
 
 from temporal_batching.cli.console import err
+from temporal_batching.health.queues import pollers
 
 ADVICE_AFTER_SECONDS = 5.0
 """A worker that starts with the caller polls by then."""
@@ -49,14 +47,7 @@ async def advice_on_missing_workers(client: Client, needed: Mapping[str, str]) -
 
 async def has_workers(client: Client, task_queue: str) -> bool:
     """Whether a worker has polled for workflow tasks lately."""
-    answer = await client.workflow_service.describe_task_queue(
-        DescribeTaskQueueRequest(
-            namespace=client.namespace,
-            task_queue=TaskQueue(name=task_queue),
-            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-        )
-    )
-    return len(answer.pollers) > 0
+    return bool(await pollers(client, task_queue))
 
 
 def failure_of(error: WorkflowFailureError | RPCError) -> tuple[str, str]:

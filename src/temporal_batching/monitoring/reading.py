@@ -7,11 +7,9 @@ import asyncio
 from temporalio.service import RPCError
 
 from temporal_batching.batcher.handle import BatcherHandle
+from temporal_batching.batcher.silence import ANSWER_TIMEOUT, UNREADABLE
 from temporal_batching.contract import BatcherStats
 from temporal_batching.errors import BatcherNotRunning, BatchingError
-
-ANSWER_SECONDS = 6.0
-"""How long the shards may take to answer. Longer than a worker needs to replay one."""
 
 
 class NoAnswer(BatchingError):
@@ -30,7 +28,7 @@ async def read_stats(batcher: BatcherHandle) -> list[BatcherStats]:
         BatcherUnreadable: The answer cannot be decoded.
     """
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(ANSWER_TIMEOUT.total_seconds()):
             return await batcher.stats()
     except BatcherNotRunning as err:
         raise NoAnswer(f"{err}. Is the batcher's worker running?") from None
@@ -38,7 +36,7 @@ async def read_stats(batcher: BatcherHandle) -> list[BatcherStats]:
         raise NoAnswer(
             f"no worker answers for batcher '{batcher.name}' on task queue '{batcher.task_queue}'. Is it running?"
         ) from None
-    except (RuntimeError, KeyError, TypeError, ValueError) as err:  # what the SDK and converters raise of a payload
+    except UNREADABLE as err:
         raise BatcherUnreadable(f"what batcher '{batcher.name}' sends cannot be read: {err}") from None
     except RPCError as err:
         raise NoAnswer(f"batcher '{batcher.name}' cannot be asked: {err.message}") from None

@@ -61,16 +61,22 @@ def figures(stats: Shards, *, width: int, height: int | None = None) -> Renderab
     lines = max(SHORTEST, height - EVENTS) if height else 1_000
     rows = lines - 2  # without the title and the sink's complaint
     parts: list[RenderableType] = [Text(f"Batcher '{stats[0].batcher}' at {clock()}", style="bold", no_wrap=True)]
-    if LABEL_WIDTH + SHARD_WIDTH * len(stats) <= width:
+    if len(stats) > 1 and LABEL_WIDTH + SHARD_WIDTH * len(stats) <= width:
         parts.append(_table([[shard] for shard in stats], rows))
     else:
-        parts.append(_table([stats], _ALWAYS))
-        if (most := rows - _ALWAYS - 2) > 1:
+        parts.append(_state_line(stats))
+        parts.append(_table([stats], (rows if len(stats) == 1 else _ALWAYS) - 1))
+        if len(stats) > 1 and (most := rows - _ALWAYS - 2) > 1:
             parts.append(_rows(stats, width=width, most=most))
     if complaints := Counter(shard.sink_error for shard in stats if shard.sink_error):
         line = Text(f"sink: {complaints.most_common(1)[0][0]}", style="red", no_wrap=True, overflow="ellipsis")
         parts.append(line)
     return Group(*parts)
+
+
+def _state_line(shards: Shards) -> Text:
+    """The state of one shard, or of all, on a line of its own: in a cell it would leave no room for the labels."""
+    return Text(f"state: {_state(shards)}", style=_colour(shards), no_wrap=True, overflow="ellipsis")
 
 
 def _total(name: str) -> Figure:
@@ -142,7 +148,8 @@ def _table(columns: Sequence[Shards], most: int) -> Table:
     for shards in columns:
         table.add_column(str(shards[0].shard), justify="right", no_wrap=True)
     triggers = sorted({trigger for shards in columns for shard in shards for trigger in shard.batches_by_trigger})
-    wanted = [*_FIGURES, *((f"batches by {trigger}", _triggered(trigger)) for trigger in triggers)]
+    figures_ = _FIGURES if len(columns) > 1 else [one for one in _FIGURES if one[0] != "state"]
+    wanted = [*figures_, *((f"batches by {trigger}", _triggered(trigger)) for trigger in triggers)]
     for label, figure in wanted[: most - (len(columns) > 1)]:
         cells = [Text(figure(shards), style=_colour(shards) if label == "state" else "") for shards in columns]
         table.add_row(label, *cells)

@@ -75,9 +75,8 @@ def changes(before: BatcherStats, now: BatcherStats) -> list[str]:
 
 def state(shard: BatcherStats) -> str:
     """What a shard does, in a word or two."""
-    words = [word for word, on in (("draining", shard.draining), ("paused", shard.paused)) if on]
-    if shard.breaker != "closed":
-        words.append("sink down")
+    words = ["sink down"] if shard.breaker != "closed" else []
+    words += [word for word, on in (("draining", shard.draining), ("paused", shard.paused)) if on]
     return ", ".join(words) or ("flushing" if shard.in_flight else "gathering" if shard.pending else "idle")
 
 

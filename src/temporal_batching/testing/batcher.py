@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +17,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 from temporalio.worker import Worker
 
+from temporal_batching.batcher.current_run import describe_current
 from temporal_batching.batcher.handle import BatcherHandle
 from temporal_batching.contract import DEFAULT_BATCHER, QUERY_STATS, WORKFLOW_BATCHER, BatcherStart, WriteRequest
 from temporal_batching.errors import BatcherNotRunning, BatchingError
@@ -25,6 +26,7 @@ from temporal_batching.policy import BatchPolicy
 from temporal_batching.routing import batcher_workflow_id, default_task_queue
 from temporal_batching.sinks.ledger import LedgerStatus
 from temporal_batching.sinks.memory import MemorySink
+from temporal_batching.sinks.rules import TableRule
 
 MARK = "temporal_batching.testing"
 """The key in the memo of the shards that are started here. The value names the block that has started them."""
@@ -69,6 +71,7 @@ async def running_batcher(
     shards: int = 1,
     task_queue: str | None = None,
     policy: BatchPolicy | None = None,
+    tables: Mapping[str, TableRule] | None = None,
     reject: Callable[[WriteRequest], str | None] | None = None,
 ) -> AsyncIterator[RunningBatcher]:
     """Runs a batcher in this process, with an empty ledger and without a database.
@@ -100,6 +103,8 @@ async def running_batcher(
         shards: The number of shards, the same as in the code under test.
         task_queue: The batcher's task queue, the same as in the code under test; by default the one of its name.
         policy: The limits. By default ``linger`` is zero, so that no test waits for a fuller batch.
+        tables: What tables do with conflicts, updates and deletes, as in `SqlSink`. A table without a rule takes every
+            insert, and nothing else.
         reject: Stands for the database's constraints: it returns a reason to reject the request, or None.
 
     Yields:
@@ -109,7 +114,7 @@ async def running_batcher(
         BatchingError: A batcher of this name runs on the server already, for example that of another test.
         TimeoutError: Its shards did not answer within 30 seconds.
     """
-    sink = MemorySink(reject=reject)
+    sink = MemorySink(tables=tables, reject=reject)
     limits = policy or BatchPolicy(linger=timedelta(0))
     queue = task_queue or default_task_queue(name)
     plugin = BatcherPlugin(sink, policy=limits, name=name, shards=shards, start_shards=False)
@@ -122,7 +127,8 @@ async def running_batcher(
     _held.add(mark[-1])
     try:
         for shard in range(shards):
-            started.append(await _start(client, BatcherStart(name, shard, limits.to_wire()), queue, mark))
+            start = BatcherStart(name, shard, limits.to_wire(), flush_task_queue="")
+            started.append(await _start(client, start, queue, mark))
         async with Worker(client, task_queue=queue, plugins=[plugin], graceful_shutdown_timeout=grace):
             await _until_shards_answer(handle)
             yield RunningBatcher(handle, sink)
@@ -167,7 +173,7 @@ async def _clear_away(client: Client, name: str, shards: int) -> None:
     for shard in range(shards):
         handle = client.get_workflow_handle(batcher_workflow_id(name, shard))
         try:
-            description = await handle.describe()
+            description = await describe_current(handle)
         except RPCError:  # there is none
             continue
         if description.status != WorkflowExecutionStatus.RUNNING:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from unittest import SkipTest
 
-from temporal_batching.testing import sink_fences  # noqa: F401  registers its checks
+from temporal_batching.testing import sink_changes, sink_fences  # noqa: F401  register their checks
 from temporal_batching.testing.sink_kit import (
     BrokenPromise,
     Kit,
@@ -46,6 +47,11 @@ async def check_sink(
     busy: MakeRecord | None = None,
     outage: Outage | None = None,
     dead_letters: ReadIds | None = None,
+    returning: Sequence[str] = (),
+    update: MakeRecord | None = None,
+    delete: MakeRecord | None = None,
+    add: MakeRecord | None = None,
+    totals: ReadRows | None = None,
     exactly_once: bool = True,
     fences: bool = True,
     ordered: bool = True,
@@ -81,6 +87,11 @@ async def check_sink(
         busy: Makes a record that the sink answers with `Outcome.retry` as long as the check runs.
         outage: Returns a context manager during which the store is unavailable.
         dead_letters: Reads the request ids of the dead letters that are kept.
+        returning: Columns of ``record`` that the sink returns to a caller that asks for them.
+        update: Makes a record that gives a text to the row with a number; then one number is one row.
+        delete: Makes a record that deletes the row with a number, whatever the text.
+        add: Makes a record that adds a number to the total that a text names.
+        totals: Reads the totals as pairs of number and name.
         exactly_once: Whether the sink remembers request ids. Few promises apply to a sink that does not.
         fences: Whether `fence` keeps a late attempt from writing; False for a sink that inherits it.
         ordered: Whether ``rows`` returns the rows in the order in which they were applied.
@@ -102,6 +113,11 @@ async def check_sink(
         busy=busy,
         outage=outage,
         dead_letters=dead_letters,
+        returning=returning,
+        update=update,
+        delete=delete,
+        add=add,
+        totals=totals,
         exactly_once=exactly_once,
         fences=fences,
         ordered=ordered,

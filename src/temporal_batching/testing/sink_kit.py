@@ -66,6 +66,11 @@ class Options:
     busy: MakeRecord | None = None
     outage: Outage | None = None
     dead_letters: ReadIds | None = None
+    returning: Sequence[str] = ()
+    update: MakeRecord | None = None
+    delete: MakeRecord | None = None
+    add: MakeRecord | None = None
+    totals: ReadRows | None = None
     exactly_once: bool = True
     fences: bool = True
     ordered: bool = True
@@ -237,6 +242,15 @@ class Kit:
             found = await found
         pairs = [(int(row[0]), str(row[1])) for row in found]
         return [pair for pair in pairs if self._first < pair[0] <= self._number]
+
+    async def totals(self, names: Iterable[str]) -> dict[str, int]:
+        """The totals of these names. It needs the option ``totals``."""
+        assert self.options.totals is not None
+        found = self.options.totals()
+        if inspect.isawaitable(found):
+            found = await found
+        known = {str(name): int(total) for total, name in found}
+        return {name: known[name] for name in names if name in known}
 
     async def expect_rows(self, *there: WriteRequest) -> None:
         """Fails unless the store has the records of these requests once each, and no other rows of this promise."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -56,6 +56,10 @@ class SinkPromise(StrEnum):
     VALUES = "every-json-value-is-answered"
     LIMITS = "a-large-request-is-answered"
     DEAD_LETTERS = "a-dead-letter-is-kept-once"
+    RETURNED = "what-a-request-returned-is-returned-again"
+    CHANGED = "changes-of-a-row-are-applied-in-order"
+    MISSING_ROW = "an-update-without-its-row-is-rejected"
+    ADDED = "an-addition-counts-once"
 
 
 CheckOne: TypeAlias = Callable[[Kit], Awaitable[None]]
@@ -475,6 +479,43 @@ async def _limits(kit: Kit) -> None:
             kit.expect(outcomes[::2], [WRITTEN, WRITTEN])
             kit.expect(outcomes[1], WRITTEN, REJECTED)
             kit.expect(await kit.is_there(request), outcomes[1] == WRITTEN, None)
+
+
+@checks(SinkPromise.RETURNED, "returning", "exactly_once")
+async def _returned(kit: Kit) -> None:
+    """A request that asks for columns gets them, with one element for each record. A duplicate, a repeated attempt and
+    `read_returned` give the same again.
+    """
+    columns = tuple(kit.options.returning)
+    async with kit.sink() as sink:
+        kit.case = "a request that asks for columns, and one of two records of which the second asks"
+        asks = kit.request(replace(kit.record(), returning=columns))
+        both = kit.request(kit.record(), replace(kit.record(), returning=columns))
+        batch = kit.batch(asks, kit.request(), both)
+        first, _, second = await kit.write(sink, batch)
+        kit.expect(first.kind, WRITTEN)
+        kit.expect(second.kind, WRITTEN, REJECTED)
+        kit.expect(_missing(asks, first), [[]])
+        if second.kind == WRITTEN:
+            kit.expect(_missing(both, second), [[], []])
+        kit.case = "the same in another attempt, and in another batch, also without asking"
+        repeated = (await kit.write(sink, kit.again(batch)))[0]
+        (duplicate,) = await kit.write(sink, kit.batch(asks))
+        plain = replace(asks, records=[replace(record, returning=()) for record in asks.records])
+        (unasked,) = await kit.write(sink, kit.batch(plain))
+        kit.expect([repeated.kind, duplicate.kind, unasked.kind], [WRITTEN, DUPLICATE, DUPLICATE])
+        for outcome in (repeated, duplicate, unasked):
+            kit.expect(outcome.returned, first.returned)
+        kit.case = "read_returned, through a sink that was opened later"
+    async with kit.sink() as sink:
+        kit.expect((await sink.read_returned([asks.request_id])).get(asks.request_id), first.returned)
+
+
+def _missing(request: WriteRequest, outcome: Outcome) -> list[list[str]]:
+    """For each row that was returned, the columns that its record asked for and that it lacks."""
+    rows = outcome.returned or ()
+    asked = [record.returning for record in request.records][: len(rows)]
+    return [sorted(set(columns) - set(row or ())) for columns, row in zip(asked, rows, strict=False)]
 
 
 @checks(SinkPromise.DEAD_LETTERS)

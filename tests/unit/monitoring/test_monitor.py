@@ -125,6 +125,17 @@ def test_the_figures_of_any_number_of_shards_fit_the_terminal(shards: int, width
     assert "10,000" in "\n".join(lines) or shards > 1
 
 
+@pytest.mark.parametrize("shards", [1, 2, 60])
+def test_everything_that_is_wrong_at_once_and_large_figures_leave_the_labels_readable(shards: int) -> None:
+    worst = dataclasses.replace(DOWN, batcher="b" * 63, paused=True, draining=True, pending=99_999, batches=9_999_999)
+    lines = drawn([dataclasses.replace(worst, shard=shard) for shard in range(shards)], 40, 15)
+    assert len(lines) <= 13
+    assert all(len(line) <= 40 for line in lines)
+    assert "state: sink down, draining, paused" in lines
+    for label, _ in MANDATORY:
+        assert any(line.startswith(f"{label} ") for line in lines)
+
+
 def test_without_a_height_every_shard_has_its_row() -> None:
     lines = drawn([dataclasses.replace(FIRST, shard=shard) for shard in range(60)], 80)
     assert "\n".join(lines).count("gathering") == 61  # and all together

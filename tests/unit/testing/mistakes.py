@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from temporal_batching import (
@@ -13,6 +14,7 @@ from temporal_batching import (
     RejectCode,
     WriteRequest,
 )
+from temporal_batching.contract import ReturnedRow
 from temporal_batching.errors import SinkUnavailable
 from temporal_batching.sinks.dead_letters import DeadLetter
 from temporal_batching.testing import SinkPromise
@@ -374,6 +376,60 @@ class Silent(GoodSink):
         return bool(nothing)
 
 
+class ReturnsOnce(GoodSink):
+    """Returns values to the first caller alone."""
+
+    def known(self, batch: Batch, request: WriteRequest) -> Outcome | None:
+        answer = super().known(batch, request)
+        return answer if answer is None else replace(answer, returned=None)
+
+
+class CannotReadReturned(GoodSink):
+    """Has nothing for a confirmation that is sent again."""
+
+    async def read_returned(self, request_ids: Sequence[str]) -> Mapping[str, Sequence[ReturnedRow | None]]:
+        return {}
+
+
+class ReturnsWhateverIsAsked(GoodSink):
+    """Returns an element for each record that asks, and none for the others."""
+
+    def returned(self, request: WriteRequest) -> list[ReturnedRow | None] | None:
+        rows = super().returned(request)
+        return rows and [row for row in rows if row]
+
+
+class DeletesLast(GoodSink):
+    """Groups operations: whatever is deleted is deleted when all else is done."""
+
+    async def write(self, batch: Batch) -> Sequence[Outcome]:
+        outcomes = await super().write(batch)
+        for request, outcome in zip(batch, outcomes, strict=True):
+            if outcome.kind is OutcomeKind.WRITTEN:
+                for record in request.records:
+                    if record.operation == "delete":
+                        self.apply_one(record)
+        return outcomes
+
+
+class InsertsWhatIsMissing(GoodSink):
+    """Takes an update for an upsert."""
+
+    def problem(self, request: WriteRequest) -> Outcome | None:
+        problem = super().problem(request)
+        return None if problem and problem.code is RejectCode.MISSING_ROW else problem
+
+
+class AddsAgain(GoodSink):
+    """Adds what a duplicate brings."""
+
+    def known(self, batch: Batch, request: WriteRequest) -> Outcome | None:
+        answer = super().known(batch, request)
+        if answer is not None and answer.kind is OutcomeKind.DUPLICATE:
+            self.apply(replace(request, records=[r for r in request.records if r.table == "check_totals"]))
+        return answer
+
+
 MISTAKES = {
     Shuffled: SinkPromise.OUTCOMES,
     OneShort: SinkPromise.OUTCOMES,
@@ -414,4 +470,10 @@ MISTAKES = {
     CutsOff: SinkPromise.LIMITS,
     KeepsLettersAgain: SinkPromise.DEAD_LETTERS,
     Silent: SinkPromise.DEAD_LETTERS,
+    ReturnsOnce: SinkPromise.RETURNED,
+    CannotReadReturned: SinkPromise.RETURNED,
+    ReturnsWhateverIsAsked: SinkPromise.RETURNED,
+    DeletesLast: SinkPromise.CHANGED,
+    InsertsWhatIsMissing: SinkPromise.MISSING_ROW,
+    AddsAgain: SinkPromise.ADDED,
 }

@@ -54,6 +54,8 @@ async def audit_run(
         settings.sink_url(),
         batcher=settings.name,
         task_queue=settings.task_queue,
+        ledger_table=settings.ledger_table,
+        tables=settings.tables,
         query=query,
         complete=own_database,
     )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from pydantic import SecretStr
 from rich.markup import escape
 from rich.table import Table
 from temporalio.client import Client
@@ -29,20 +30,23 @@ from temporal_batching.cli.console import EXIT_FAILED, CommandError, err, out, p
 from temporal_batching.cli.demo.handover import Handover
 from temporal_batching.cli.demo.services import services_root
 from temporal_batching.cli.monitor import read_stats
-from temporal_batching.cli.options import POLICY, switch, with_settings
+from temporal_batching.cli.options import LOGGED, POLICY, switch, with_settings
 from temporal_batching.contract import BatcherStats
 from temporal_batching.monitoring import NoAnswer
 from temporal_batching.redaction import redact_url
-from temporal_batching.routing import batcher_workflow_id
-from temporal_batching.settings import CONSOLE, ENV_PREFIX, BatcherSettings, SettingsError, load
+from temporal_batching.routing import batcher_workflow_id, default_task_queue
+from temporal_batching.settings import CONSOLE, ENV_PREFIX, SINK_FIELDS, BatcherSettings, SettingsError, load
 from temporal_batching.sinks.ledger import DEFAULT_LEDGER
 from temporal_batching.testing.servers import child_process, postgres_server, stop, tail, temporal_server
+from temporal_batching.web_ui import details_path
 
 if TYPE_CHECKING:
     # SQLAlchemy is loaded by those who use it: the other commands start a third faster without.
     from temporal_batching.cli.demo.audit import AuditedRun
 
 SHOWN = 10
+TABLE = "entries"
+"""The table that the payments are booked in."""
 MAIN_TASK_QUEUE = "main-workflow-queue"
 READY_SECONDS = 30.0
 LINGER = "20s"
@@ -82,7 +86,7 @@ class Report:
     audit: str
 
 
-@with_settings("shards", *POLICY, defaults={"linger": LINGER})
+@with_settings("shards", *SINK_FIELDS, *LOGGED, *POLICY, defaults={"linger": LINGER})
 def demo(
     settings: BatcherSettings,
     target: Target,
@@ -114,6 +118,8 @@ def demo(
 
 
 async def _demo(settings: BatcherSettings, target: Target, plan: Plan) -> int:
+    if settings.tables is not None and TABLE not in settings.tables:
+        raise SettingsError(f"--table: the demo writes to {TABLE!r}, which is not among {', '.join(settings.tables)}")
     directory = Path(tempfile.mkdtemp(prefix="temporal-batching-demo-"))
     try:
         async with AsyncExitStack() as stack:
@@ -124,6 +130,7 @@ async def _demo(settings: BatcherSettings, target: Target, plan: Plan) -> int:
                 print(json.dumps(asdict(report)), flush=True)
             if plan.keep:
                 stage.say_where_to_look()
+                await stage.say_how_the_batcher_is()
                 await stage.stay()
             elif stage.web_ui and out.is_terminal:
                 out.print("[dim]With --keep everything stays up, to look around in the Web UI.[/dim]")
@@ -142,15 +149,12 @@ async def _set_up(
     await prepare_database(url, create_tables=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
     web_ui = None
-    if address := target.address or os.environ.get("TEMPORAL_ADDRESS"):
+    if target.is_given:
         # Somebody else's Temporal may have a batcher 'main' at work: keep out of its way.
         suffix = f"demo-{secrets.token_hex(3)}"
-        names = {"name": suffix}
+        names = {"name": suffix, "task_queue": default_task_queue(suffix)}
         queue = f"{MAIN_TASK_QUEUE}-{suffix}"
-        environment["TEMPORAL_ADDRESS"] = address
-        if target.namespace:
-            environment["TEMPORAL_NAMESPACE"] = target.namespace
-        out.print(f"Temporal at {address}.")
+        environment |= target.variables
     else:
         server = await stack.enter_async_context(temporal_server(directory=directory))
         address, web_ui, names, queue = server.address, server.web_ui, {}, MAIN_TASK_QUEUE
@@ -162,10 +166,10 @@ async def _set_up(
         out.print(f"Temporal's development server at {address}, Web UI [link={web_ui}]{web_ui}[/link]")
     kind = "embedded " * (plan.sink in ("sqlite", "postgresql"))
     out.print(f"Database: {kind}{escape(plan.sink if kind else redact_url(url))}")
-    values = settings.model_dump() | names | {"sink": url}
-    ours = load(values)
+    ours = settings.model_copy(update=names | {"sink": SecretStr(url)})
     client = await connect(environment=environment, data_converter=settings.data_converter)
     if not web_ui:
+        out.print(f"Temporal at {client.service_client.config.target_host}.")
         stack.push_async_callback(_terminate, client, ours)
     stage = _Stage(stack, ours, plan, client, directory, environment | ours.to_environment(), queue, web_ui)
     await stage.start_workers()
@@ -251,17 +255,27 @@ class _Stage:
         """How to look into the database, and to repeat the audit."""
         url = self.settings.sink_url()
         if self.plan.sink not in ("sqlite", "postgresql"):
-            out.print(f"Database: {redact_url(url)}, tables entries and {DEFAULT_LEDGER}", markup=False)
+            tables = f"{TABLE} and {self.settings.ledger_table}"
+            out.print(f"Database: {redact_url(url)}, tables {tables}", markup=False)
             return
         out.print(f"Database: {url}", markup=False)
         if url.startswith("sqlite:///"):
             program = ["sqlite3", url.removeprefix("sqlite:///")]
         else:
             program = ["psql", url.replace("+psycopg", ""), "-c"]
-        for table in ("entries", DEFAULT_LEDGER):
+        for table in (TABLE, self.settings.ledger_table):
             out.print(f"  {shlex.join([*program, f'SELECT * FROM {table} LIMIT 5'])}", markup=False)
         where = ["--address", self.client.service_client.config.target_host, "--name", self.settings.name]
+        if self.settings.ledger_table != DEFAULT_LEDGER:
+            where += ["--ledger-table", self.settings.ledger_table]
         out.print(f"  {shlex.join(['temporal-batching', 'audit', *where, '--sink', url])}", markup=False)
+
+    async def say_how_the_batcher_is(self) -> None:
+        """The page of each shard in the Web UI."""
+        for shard in (await read_stats(self.client, self.settings))[:SHOWN] if self.web_ui else ():
+            workflow_id = batcher_workflow_id(shard.batcher, shard.shard)
+            page = f"{self.web_ui}{details_path(self.client.namespace, workflow_id, shard.run_id)}"
+            out.print(f"Shard {shard.shard}, whether it is healthy, what it does, why it waits: {page}", markup=False)
 
     async def stay(self) -> None:
         out.print("Everything stays up until Ctrl-C" + (f": {self.web_ui}" if self.web_ui else "."))
