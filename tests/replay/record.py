@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
+import sys
 import tempfile
+from collections.abc import Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -15,16 +18,24 @@ from temporalio.client import Client, WorkflowFailureError
 
 from temporal_batching import BatchPolicy, MemorySink, Record
 from tests.conftest import CONTINUE_SOON, server
-from tests.support.callers import WAYS_IN, Listener
+from tests.support.callers import EVERY_WAY_IN, Listener
+from tests.support.many_callers import OneOfMany
 from tests.support.service import QUICK, Service, entry, running
+from tests.support.versions import Deployment
 from tests.support.waiting import assert_eventually
 
 HISTORIES = Path(__file__).parent / "histories"
 LONG = BatchPolicy(linger=timedelta(minutes=10))
 
 
+_STICKY_QUEUE = re.compile(r"\d+@.+-[0-9a-f]{32}")
+"""The name of a worker's own queue: its process and its machine."""
+
+
 def without_machine(value: Any) -> Any:
-    """A history without what only tells where it was recorded: replay looks at neither."""
+    """A history without what only tells where it was recorded: replay looks at none of it."""
+    if isinstance(value, str) and _STICKY_QUEUE.fullmatch(value):
+        return "sticky"
     if isinstance(value, dict):
         tells = {"stackTrace": "", "identity": "recorder"}
         return {name: tells[name] if name in tells else without_machine(part) for name, part in value.items()}
@@ -63,7 +74,7 @@ async def pending(service: Service, number: int) -> None:
 
 async def ways_in(client: Client, recorder: Recorder) -> None:
     """For each way in a caller that receives `written` and `rejected`, and its batcher."""
-    for way_in in WAYS_IN:
+    for way_in in EVERY_WAY_IN:
         sink = MemorySink(reject=lambda request: "odd" if request.records[0].values["n"] % 2 else None)
         async with running(client, sink) as service:
             caller = await service.start(way_in, [entry(n) for n in range(4)])
@@ -86,7 +97,7 @@ async def answers(client: Client, recorder: Recorder) -> None:
     """Withdrawn, expired, malformed and overloaded requests, and callers that are cancelled or too late."""
     async with running(client, MemorySink(), BatchPolicy(linger=QUICK.linger, max_pending=2)) as service:
         await service.handle.pause()
-        for way_in in WAYS_IN:
+        for way_in in EVERY_WAY_IN:
             leaves = await service.start(way_in, [entry(1)])
             await pending(service, 1)
             await leaves.cancel()
@@ -138,6 +149,48 @@ async def parcels(client: Client, recorder: Recorder) -> None:
         await recorder.save_shard(service, "parcels")
 
 
+async def many(client: Client, recorder: Recorder) -> None:
+    """Many requests from a workflow, in parcels that are cut again and share keys; and a caller that is cancelled."""
+    sink = MemorySink(reject=lambda request: "odd" if request.records[0].values["n"] == 1 else None)
+    async with running(client, sink, BatchPolicy(linger=QUICK.linger, max_batch_size=30)) as service:
+        caller = await service.start_many(requests=[OneOfMany("", {"n": 1})], count=130, keys=3)
+        await caller.result()
+        await recorder.save(client, "many-caller", caller.id)
+        await service.handle.pause()
+        leaves = await service.start_many(count=90, calls=2, max_batch_size=30)
+        await pending(service, 180)
+        await leaves.cancel()
+        with contextlib.suppress(WorkflowFailureError):
+            await leaves.result()
+        await recorder.save(client, "withdrawn-many-caller", leaves.id)
+        await recorder.save_shard(service, "many")
+
+
+async def versions(client: Client, recorder: Recorder) -> None:
+    """A run that ends because another version of the workers has become current, and its successor there."""
+    deployment, sink = Deployment(client), MemorySink()
+    async with running(client, sink, batcher=False, worker_options=deployment.options("v1")) as first:
+        starting = asyncio.create_task(first.start_batcher())
+        await deployment.make_current("v1")
+        await starting
+        await first.call("activity", [entry(1)])
+        second = Service(client, sink, QUICK, name=first.name, worker_options=deployment.options("v2"))
+        await second.start_batcher()
+        try:
+            await deployment.make_current("v2")
+
+            async def there() -> None:
+                found = await first.handle.version_of(0)
+                assert found is not None
+                assert found.version == deployment.version("v2")
+
+            await assert_eventually(there, within=60)
+            await first.call("activity", [entry(2)])
+            await recorder.save_shard(first, "versions")
+        finally:
+            await second.stop_batcher()
+
+
 async def continuing(client: Client, recorder: Recorder) -> None:
     """Runs that carry over what is pending, set back and undelivered."""
     sink = MemorySink()
@@ -153,17 +206,20 @@ async def continuing(client: Client, recorder: Recorder) -> None:
         await recorder.save_shard(service, "continuing")
 
 
-async def main() -> None:
+async def main(only: Sequence[str]) -> None:
+    """Records all scenes, or those that are named."""
     folder = HISTORIES / version("temporal-batching")
     folder.mkdir(parents=True, exist_ok=True)
     recorder = Recorder(folder)
     with tempfile.TemporaryDirectory() as directory:
         async with server(Path(directory)) as client:
-            for scene in (ways_in, sink_down, answers, operating, late_policy, parcels):
-                await scene(client, recorder)
-        async with server(Path(directory), *CONTINUE_SOON) as client:
-            await continuing(client, recorder)
+            for scene in (ways_in, sink_down, answers, operating, late_policy, parcels, many, versions):
+                if not only or scene.__name__ in only:
+                    await scene(client, recorder)
+        if not only or continuing.__name__ in only:
+            async with server(Path(directory), *CONTINUE_SOON) as client:
+                await continuing(client, recorder)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(sys.argv[1:]))
