@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import sqlalchemy as sa
 from temporalio.client import Client
 
 from tests.faults import reaper
 from tests.faults.processes import Postgres, fresh_database, postgres_server
 from tests.faults.reaper import Reaper
 from tests.faults.scene import NewScene, Scene
-from tests.support.databases import TestDatabase
+from tests.support.databases import TestDatabase, mariadb_database
+from tests.support.mariadb import MariadbServer, mariadb_server, missing
 
 _numbers = itertools.count()
 
@@ -39,8 +41,11 @@ async def new_scene(tmp_path: Path) -> AsyncIterator[NewScene]:
     """Sets scenes, which are cleared with the test."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def new(client: Client, database: TestDatabase, *, shards: int = 1, callers: bool = True) -> Scene:
+        async def new(
+            client: Client, database: TestDatabase, *, shards: int = 1, callers: bool = True, changes: bool = False
+        ) -> Scene:
             scene = Scene(client, database, tmp_path, shards=shards)
+            scene.changes = changes
             stack.push_async_callback(scene.clear)
             await scene.set(callers=callers)
             return scene
@@ -55,3 +60,30 @@ async def postgresql(postgres: Postgres) -> AsyncIterator[TestDatabase]:
     with fresh_database(postgres, f"faults_{next(_numbers)}") as database:
         yield database
         await postgres.start()
+
+
+@pytest.fixture(scope="session")
+def mariadb_process(reaped: Reaper) -> Iterator[MariadbServer]:
+    """A server of these tests' own, since they kill it."""
+    reason = missing()
+    if reason is not None:
+        pytest.skip(reason)
+    with mariadb_server() as server:
+        yield server
+
+
+@pytest.fixture
+def mariadb(mariadb_process: MariadbServer) -> Iterator[TestDatabase]:
+    """A fresh database, looked into with a new connection each time."""
+    mariadb_process.start()  # a test that failed may have left it down
+    name = f"faults_{next(_numbers)}"
+    with mariadb_database(mariadb_process.url, name, poolclass=sa.NullPool) as database:
+        yield database
+        mariadb_process.start()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> TestDatabase:
+    """Two kinds: on MariaDB only those faults are tried in which the database's own behaviour matters."""
+    chosen: TestDatabase = request.getfixturevalue(request.param)
+    return chosen

@@ -12,7 +12,8 @@ from temporalio.worker import Worker
 
 from temporal_batching import GatewayPlugin
 from temporal_batching.cli.connect import connect
-from temporal_batching.cli.console import log_to_stderr, out, run
+from temporal_batching.cli.console import out, run
+from temporal_batching.cli.logs import log_to_stderr
 from temporal_batching.cli.worker import serve
 from tests.support.callers import CALLERS
 

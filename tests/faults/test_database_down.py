@@ -50,7 +50,7 @@ async def test_postgresql_is_killed_and_comes_back(
         up = time.time()
     await scene.until_notified()
     print(
-        f"\nPostgreSQL away for {up - down:.0f} s: {len(waiting)} waited, the last of them told "
+        f"\nPostgreSQL away for {up - down:.0f} s: {len(waiting)} waited, the last of them notified "
         f"{max(one.notified_at for one in waiting) - up:.1f} s after it was back; {tried} tries; {scene.verdicts()}"
     )
     await scene.audit()
@@ -88,7 +88,9 @@ async def test_connections_are_cut_in_the_middle_of_transactions(
     client: Client, postgresql: TestDatabase, new_scene: NewScene
 ) -> None:
     scene = await new_scene(client, postgresql)
-    # Each transaction takes a while, so that many are cut.
+    # Each transaction takes a while, so that many are cut: one statement each, and a row that is read back from a table
+    # with triggers has one of its own.
+    scene.returning = False
     slow_down(postgresql, 0.3)
     await scene.start_batcher(linger="200ms")
     cut = 0
@@ -104,7 +106,7 @@ async def test_connections_are_cut_in_the_middle_of_transactions(
     await scene.until_notified()
     stats = (await scene.stats())[0]
     print(
-        f"\n{cut} connections cut in their transactions, {stats.flush_failures} flushes set back; all told "
+        f"\n{cut} connections cut in their transactions, {stats.flush_failures} flushes set back; all notified "
         f"{max(one.notified_at for one in scene.asked) - calm:.1f} s after the last; {scene.verdicts()}"
     )
     await scene.audit()
@@ -116,7 +118,7 @@ async def test_connections_are_cut_in_the_middle_of_transactions(
 async def test_a_flush_outlasts_its_timeout_behind_a_lock_and_then_goes_on(
     locked: str, client: Client, postgresql: TestDatabase, new_scene: NewScene
 ) -> None:
-    """The attempt that nobody waits for must not write what was called expired, once the lock lets it go on."""
+    """An attempt whose caller has received `expired` must not write once the lock is released."""
     scene = await new_scene(client, postgresql)
     await scene.start_batcher(flush_timeout="3s")
     first = scene.ask_each(count=2)
@@ -134,9 +136,9 @@ async def test_a_flush_outlasts_its_timeout_behind_a_lock_and_then_goes_on(
         await assert_eventually(waits_for_the_lock)
         # Too late for the batch that is behind the lock, which goes first: nothing of these was ever tried.
         late = scene.ask_each(count=2, timeout=6.0)
-        # Less than the sink's lock timeout: the first attempt still waits, and will have the lock.
         await scene.until_notified([*hasty, *late], within=20)
-        blocked = postgresql.scalar(waiting_for_lock)
+        # The attempt of the patient waits, or the next one does: it will have the lock.
+        await assert_eventually(waits_for_the_lock)
         held = time.time() - began
     freed = time.time()
     await scene.until_notified()
@@ -147,12 +149,11 @@ async def test_a_flush_outlasts_its_timeout_behind_a_lock_and_then_goes_on(
 
     await assert_eventually(every_attempt_is_over, within=40)
     print(
-        f"\n{locked} locked for {held:.1f} s, {blocked} attempts waited for it at its end: "
-        f"hasty {verdicts(hasty)}, late {verdicts(late)}; the patient told "
+        f"\n{locked} locked for {held:.1f} s: "
+        f"hasty {verdicts(hasty)}, late {verdicts(late)}; the patient notified "
         f"{max(one.notified_at for one in patient) - freed:.1f} s after"
     )
     await scene.audit()
-    assert blocked > 0
     assert max([await scene.waited(one) for one in hasty]) < 12
     assert {one.verdict for one in hasty} <= {CallResult.EXPIRED, CallResult.NOT_CONFIRMED}
     assert {one.verdict for one in patient} <= {CallResult.WRITTEN, CallResult.DUPLICATE}
@@ -182,11 +183,11 @@ async def test_a_database_that_became_read_only_is_waited_for(
     writable = time.time()
     await scene.until_notified(within=30)
     print(
-        f"\nread-only {scope}: hasty {verdicts(hasty)}; the patient were told "
+        f"\nread-only {scope}: hasty {verdicts(hasty)}; the patient were notified "
         f"{max(one.notified_at for one in patient) - writable:.1f} s after it could be written again"
     )
     await scene.audit()
-    # On a busy machine one or the other is only told when it has given up itself.
+    # On a busy machine some receive it only after they have given up themselves.
     assert CallResult.EXPIRED in {one.verdict for one in hasty}
     assert {one.verdict for one in hasty} <= {CallResult.EXPIRED, CallResult.NOT_CONFIRMED}
     assert {one.verdict for one in patient} == {CallResult.WRITTEN}
@@ -230,7 +231,7 @@ async def test_a_sqlite_file_that_another_process_holds_is_waited_for(
         await scene.until_notified(hasty, within=20)
     freed = time.time()
     await scene.until_notified()
-    print(f"\nSQLite held: {scene.verdicts()}, all told {max(p.notified_at for p in patient) - freed:.1f} s after")
+    print(f"\nSQLite held: {scene.verdicts()}, all notified {max(p.notified_at for p in patient) - freed:.1f} s after")
     await scene.audit()
     assert {one.verdict for one in hasty} <= {CallResult.EXPIRED, CallResult.NOT_CONFIRMED}
     assert {one.verdict for one in patient} <= {CallResult.WRITTEN, CallResult.DUPLICATE}

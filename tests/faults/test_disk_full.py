@@ -69,11 +69,11 @@ async def test_a_database_that_cannot_store_is_waited_for(
     await scene.until_notified(within=30)
     print(
         f"\n{stats.sink_error}: {stats.flush_failures} failures, {stats.retries} retries, "
-        f"hasty {verdicts(hasty)}; the patient were told "
+        f"hasty {verdicts(hasty)}; the patient were notified "
         f"{max(one.notified_at for one in patient) - usable:.1f} s after there was room again"
     )
     await scene.audit()
     assert (await scene.stats())[0].breaker == "closed"
-    # Nothing can be entered into a ledger that is on the same full disk, so nobody can be told `expired` for certain.
+    # Nothing can be entered into a ledger that is on the same full disk, so `expired` is certain for no request.
     assert {one.verdict for one in hasty} <= {CallResult.EXPIRED, CallResult.NOT_CONFIRMED}
     assert {one.verdict for one in patient} == {CallResult.WRITTEN}

@@ -103,7 +103,7 @@ async def test_a_caller_that_is_reset_does_not_write_twice(
         await scene.handle.resume()
     for way_in, (asked, handle) in callers.items():
         again, _ = scene.new_write(way_in, again=asked)
-        # By signal, the first run's confirmation comes along into the second: one caller, told once.
+        # By signal, the first run's confirmation comes along into the second: one caller, one confirmation.
         again.caller = asked.caller
         again.was_notified((await _told(client.get_workflow_handle(handle.id)))[0])
         await client.get_workflow_handle(handle.id).signal(Resettable.finish)

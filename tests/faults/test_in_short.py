@@ -1,4 +1,4 @@
-"""Of the faults the commonest, quick enough for every run of the tests."""
+"""The most common faults, quick enough for every run of the tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def test_a_worker_killed_between_commit_and_confirmation_costs_seconds(
     scene.ask_each(count=2)
     await scene.start_batcher()
     await scene.until_notified()
-    print(f"\nkilled: the last told after: {', '.join(scene.slowest(killed))}; {scene.verdicts()}")
+    print(f"\nkilled: the last notified after: {', '.join(scene.slowest(killed))}; {scene.verdicts()}")
     await scene.audit()
     assert set(scene.verdicts()) == {"written"}
     assert max(one.notified_at for one in scene.asked) - killed < 30

@@ -31,7 +31,7 @@ async def test_a_locked_row_and_an_invalid_one_delay_no_other_request(
     await scene.start_batcher(linger="1s")
     with postgresql.engine.connect() as outsider:
         outsider.execute(sa.text("SELECT * FROM parents WHERE id = 1 FOR UPDATE"))
-        # Ids of their own, and so no keys: nobody waits for the locked ones because of the order.
+        # Ids of their own, and so no keys: no request waits for the locked ones because of the order.
         locked = [
             scene.ask(way_in, request_id=f"{scene.name}-locked-{way_in}", poison=["children", {"n": 1, "parent": 1}])
             for way_in in WAYS_IN

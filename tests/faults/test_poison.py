@@ -1,4 +1,4 @@
-"""Many bad requests of many kinds among good ones: each bad one is told why, and costs the good ones nothing."""
+"""Many bad requests among good ones: each bad one is rejected with its reason, and costs the good ones nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shards that are told to end their runs at every turn, that carry as much as they may, and whose limits change."""
+"""Shards that Temporal suggests to end in every task, that carry as much as they may, and whose limits change."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ async def test_limits_that_change_under_load_fail_no_caller(
     print(f"\n{database.dialect}: {stats.batches} batches in {stats.continue_as_new + 1} runs, {scene.verdicts()}")
     await scene.audit()
     refused = [one for one in scene.asked if one.verdict is CallResult.REJECTED]
-    # A signal cannot be turned back: where three may wait, some are told so.
+    # A signal cannot be rejected as busy: where three may wait, some are rejected as overloaded.
     assert {(one.way_in, one.result and one.result.code) for one in refused} <= {("signal", "overloaded")}
     assert {one.verdict for one in scene.asked if one.way_in in WAYS_IN[:2]} <= {
         CallResult.WRITTEN,

@@ -26,7 +26,7 @@ async def test_of_two_workers_one_is_killed_and_then_the_other(
             under_way = [one for one in scene.asked if one.result is None]
             await scene.until_notified(under_way)
             recovered = max(one.notified_at for one in under_way) - killed
-            print(f"\none of two killed: {len(under_way)} under way, the last told after {recovered:.1f} s")
+            print(f"\none of two killed: {len(under_way)} under way, the last notified after {recovered:.1f} s")
             assert recovered < 45
             workers[position] = await scene.start_batcher()
     await scene.audit()

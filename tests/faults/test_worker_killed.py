@@ -29,6 +29,7 @@ POINTS = [point for point in FaultPoint if point not in CONTINUING]
     [
         *((point, "postgresql") for point in POINTS),
         *((point, "sqlite") for point in (FaultPoint.BEFORE_COMMIT, FaultPoint.AFTER_COMMIT)),
+        *((point, "mariadb") for point in (FaultPoint.BEFORE_COMMIT, FaultPoint.AFTER_COMMIT)),
     ],
     indirect=["database"],
 )

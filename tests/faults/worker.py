@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from temporal_batching.cli.connect import connect
-from temporal_batching.cli.console import log_to_stderr, out, run
+from temporal_batching.cli.console import out, run
+from temporal_batching.cli.logs import log_to_stderr
 from temporal_batching.cli.worker import batcher_worker, open_sink, serve
 from temporal_batching.settings import load
 from tests.support.fault_points import FaultInterceptor, FaultPoint, FaultSink, with_interceptor

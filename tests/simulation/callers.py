@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from random import Random
 from typing import Any
 
 from temporalio.exceptions import ApplicationError, TimeoutError, TimeoutType
 
-from temporal_batching.audit.rules import Call, CallResult
+from temporal_batching.audit.rules import POSITIVE, Call, CallResult
 from temporal_batching.batcher.limits import BufferFull
 from temporal_batching.contract import JsonObject, Refusal, RejectCode
 from temporal_batching.errors import ErrorType, WriteExpired, WriteNotSubmitted, WriteRejected
@@ -16,6 +17,7 @@ from temporal_batching.routing import shard_of
 from temporal_batching.wire.deadlines import deadline_after
 from temporal_batching.writers.failures import write_error
 from temporal_batching.writers.retries import pause_before_retry
+from tests.simulation.operations import TOTALS, change_of, wants_values
 from tests.simulation.plan import CallPlan, RequestSpec
 from tests.simulation.shard import Shard
 from tests.simulation.world import World
@@ -31,7 +33,17 @@ ATTEMPT_TIMEOUT = 30.0
 def request_wire(request: RequestSpec, key: str) -> JsonObject:
     name, content, records = request
     rows = [{"request": name, "content": content, "position": position} for position in range(records)]
-    return {"request_id": name, "key": key, "records": [{"table": "t", "values": row} for row in rows]}
+    wires: list[JsonObject] = [{"table": "t", "values": row} for row in rows]
+    change = change_of(content, key)
+    if wants_values(content):  # the numbers of its rows; and every row has that of the first one
+        for wire in wires:
+            wire["returning"] = ["number", "position"]
+        for wire in wires[1:]:
+            wire["references"] = {"first": [0, "number"]}
+        if change["table"] == TOTALS:
+            change["returning"] = ["amount"]
+    wires.append(change)
+    return {"request_id": name, "key": key, "records": wires}
 
 
 class OneCall:
@@ -40,11 +52,12 @@ class OneCall:
     def __init__(self, callers: Callers, plan: CallPlan) -> None:
         self.plan = plan
         self.verdicts: list[CallResult | None] = [None] * len(plan.requests)
+        self.returned: list[Any] = []  # of each request, if its confirmation had all of it
         self.open = True
         self.callers = callers
         self.world = callers.world
         self.rng: Random = self.world.rng("call", plan.number)
-        requests = [request_wire(request, plan.key) for request in plan.requests]
+        requests = [request_wire(request, plan.key_of(n)) for n, request in enumerate(plan.requests)]
         self.wire = requests[0]
         if len(requests) > 1:
             self.wire = {"request_id": f"parcel-{plan.number}", "requests": requests}
@@ -165,9 +178,13 @@ class ActivityCall(OneCall):
     def receive(self, body: JsonObject) -> None:
         if "others" not in body:
             if body.get("request_id") == self.wire["request_id"]:
+                self.returned = [body.get("returned")]
                 self.end(CallResult(str(body["outcome"])))
             return
         others = body["others"]
+        if not body.get("unread"):
+            returned = body.get("returned", {})
+            self.returned = [returned.get(str(i)) for i in range(len(self.plan.requests))]
         kinds = [_kind(others.get(str(i), "written")) for i in range(len(self.verdicts))]
         self.end(*(CallResult(kind) for kind in kinds))
 
@@ -207,6 +224,7 @@ class SignalCall(OneCall):
 
     def receive(self, body: JsonObject) -> None:
         if body["request_id"] == self.wire["request_id"]:
+            self.returned = [body.get("returned")]
             self.end(CallResult(str(body["outcome"])))
 
 
@@ -220,7 +238,8 @@ class Callers:
 
     def start(self, plan: CallPlan) -> None:
         self.world.note(
-            f"call {plan.number}: {plan.caller} by {plan.door}: {[r[1] for r in plan.requests]}, key {plan.key!r}, "
+            f"call {plan.number}: {plan.caller} by {plan.door}: {[r[1] for r in plan.requests]}, "
+            f"keys {[plan.key_of(n) for n in range(len(plan.requests))]}, "
             f"{plan.timeout:g} s"
         )
         call = SignalCall(self, plan) if plan.door == "signal" else ActivityCall(self, plan)
@@ -237,6 +256,22 @@ class Callers:
         for call in self._calls.values():
             if isinstance(call, SignalCall) and call.open and call.plan.caller == reply_to["workflow_id"]:
                 call.receive(body)
+
+    def delete_activity(self) -> None:
+        """Somebody deletes an activity whose parcel is under way: nobody receives its outcome, nor has its content."""
+        for source in list(self.world.contents):
+            call = self._calls[int(source.activity_id)]
+            if call.open:
+                del self.world.contents[source]
+                call.end(CallResult.NOT_CONFIRMED)
+                return
+
+    def received(self) -> Iterator[tuple[str, Any]]:
+        """What each call that was answered well received of its rows, by request id."""
+        for call in self._calls.values():
+            for request, verdict, returned in zip(call.plan.requests, call.verdicts, call.returned, strict=False):
+                if verdict in POSITIVE:
+                    yield request[0], returned
 
     def facts(self) -> list[Call]:
         return [

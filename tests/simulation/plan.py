@@ -13,6 +13,9 @@ WILD = {"lost": 0.25, "slow": 0.3, "stuck": 0.25, "broken": 0.3, "crash": 0.0}
 SECONDS_OF_CALLS = 30.0
 """Calls begin, and trouble is made, in this time; afterwards everything is let come to its end."""
 
+OVERLAPPING = 7
+"""Every so many seeds are about batches that overlap. Those that once found a bug are not among them: they stay."""
+
 RequestSpec: TypeAlias = tuple[str, str, int]
 """Request id, content, records. What the sink makes of it is part of the content."""
 
@@ -29,6 +32,11 @@ class CallPlan:
     key: str
     timeout: float
     cancelled_after: float | None
+    keys: tuple[str, ...] = ()
+    """Of each request, where they are not all the same."""
+
+    def key_of(self, position: int) -> str:
+        return self.keys[position] if self.keys else self.key
 
 
 @dataclass(frozen=True)
@@ -59,8 +67,16 @@ def make_plan(seed: int) -> Plan:
     more = Random(f"{seed}/more")
     fenced = more.random() < 0.8
     steps: list[CallPlan | Trouble] = [*_calls(rng, _Fates(more, fenced)), *_troubles(rng), *_locks(more), *_ends(more)]
+    shards = rng.choice([1, 1, 2])
+    if seed % OVERLAPPING == 0:
+        shards = 1
+        overlap = Random(f"{seed}/overlap")
+        policy |= _many_in_flight(overlap)
+        steps = [step for step in steps if isinstance(step, Trouble) and step.kind not in ("reshard", "policy")]
+        steps += _bursts(overlap, _Fates(more, fenced))
+    steps += _contents(Random(f"{seed}/contents"))
     steps.sort(key=lambda step: step.at)
-    return Plan(seed, rng.choice([1, 1, 2]), policy, faults, tuple(steps), fenced)
+    return Plan(seed, shards, policy, faults, tuple(steps), fenced)
 
 
 def _policy(rng: Random) -> dict[str, Any]:
@@ -115,6 +131,36 @@ def _calls(rng: Random, fates: _Fates) -> list[CallPlan]:
     return calls
 
 
+def _many_in_flight(rng: Random) -> dict[str, Any]:
+    return {
+        "max_in_flight": rng.choice([2, 4, 8]),
+        "max_batch_size": rng.choice([1, 2, 3, 5]),
+        "max_pending": 100,
+        "linger": rng.choice([0.0, 0.0, 0.2, 2.0]),
+    }
+
+
+def _bursts(rng: Random, fates: _Fates) -> list[CallPlan]:
+    """Many requests of few keys at nearly the same time, alone and in parcels of several keys: batches overlap."""
+    calls: list[CallPlan] = []
+    keys = ["k1", "k2", "k3", "k4", ""]
+    names = 0
+    for _ in range(rng.randint(1, 4)):
+        start = rng.uniform(0, SECONDS_OF_CALLS)
+        for _ in range(rng.randint(4, 12)):
+            number, many = len(calls), rng.choice([1, 1, 1, 2, 3])
+            its_keys = tuple(rng.choice(keys) for _ in range(many))
+            requests = [(f"b{names + n}", _content(rng, fates, f"b{names + n}", 0)) for n in range(many)]
+            names += many
+            specs = tuple((name, content, int(content.rsplit("x", 1)[1])) for name, content in requests)
+            door = "signal" if many == 1 and rng.random() < 0.3 else "activity"
+            timeout = rng.choice([5.0, 20.0, 60.0])
+            cancelled = rng.uniform(0, timeout) if rng.random() < 0.1 else None
+            at = start + rng.uniform(0, 1.0)
+            calls.append(CallPlan(number, at, door, f"w{number}", specs, its_keys[0], timeout, cancelled, its_keys))
+    return calls
+
+
 def _content(rng: Random, fates: _Fates, name: str, version: int) -> str:
     """Names the records, and says what the sink makes of them."""
     fate = fates.change(rng.choices(["ok", "refused", "fragile", "breaks"], [90, 4, 4, 2])[0])
@@ -142,6 +188,18 @@ def _locks(rng: Random) -> list[Trouble]:
         start = rng.uniform(0, SECONDS_OF_CALLS)
         locks += [Trouble(start, "lock", key), Trouble(start + rng.uniform(0.5, 30), "lock ends", key)]
     return locks
+
+
+def _contents(rng: Random) -> list[Trouble]:
+    """Temporal cannot be asked for the content of parcels for a while; and activities are deleted with theirs."""
+    troubles = [
+        Trouble(rng.uniform(0, SECONDS_OF_CALLS), "delete activity") for _ in range(rng.choice([0, 0, 0, 1, 2]))
+    ]
+    if rng.random() < 0.2:
+        start = rng.uniform(0, SECONDS_OF_CALLS)
+        troubles.append(Trouble(start, "contents unreadable"))
+        troubles.append(Trouble(start + rng.uniform(0.5, 30), "contents unreadable ends"))
+    return troubles
 
 
 def _ends(rng: Random) -> list[Trouble]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from temporal_batching.audit.rules import Violation, find_violations
 from tests.simulation.callers import Callers
+from tests.simulation.operations import wrong_changes
 from tests.simulation.plan import CallPlan, Plan, Trouble
 from tests.simulation.shard import Shard
 from tests.simulation.world import World
@@ -52,6 +54,8 @@ class Run:
         fragile = {row.request_id for row in world.rows() if "-fragile-" in row.content}
         arrivals = [a for shard in self.shards for a in shard.arrivals if a.request_id not in fragile]
         found = find_violations(self.callers.facts(), world.rows(), world.ledger(), arrivals)
+        found += self._wrong_values()
+        found += wrong_changes(world.database, world.rows(), arrivals)
         for number, shard in enumerate(self.shards):
             buffer = shard.buffer
             if not buffer.idle:
@@ -67,6 +71,21 @@ class Run:
         if not world.quiet:
             found.append(Violation("restless", "world", "something goes on for ever"))
         return found
+
+    def _wrong_values(self) -> Iterator[Violation]:
+        """Every caller has what the ledger says was returned, and that is what is in the rows."""
+        ledger = self.world.database.ledger
+        for request_id, returned in self.callers.received():
+            kept = ledger[request_id].returned if request_id in ledger else None
+            if returned != kept:
+                yield Violation("other values", request_id, f"received {returned}, the ledger has {kept}")
+        numbers = {(row["request"], row["position"]): row for row in self.world.database.rows.get("t", ())}
+        for request_id, entry in ledger.items():
+            for position, row in enumerate((entry.returned or ())[:-1]):  # the last record is not one of a fact
+                stored = numbers[request_id, position]
+                first = numbers[request_id, 0]["number"]
+                if row != {"number": stored["number"], "position": position} or stored.get("first", first) != first:
+                    yield Violation("other values", request_id, f"returned {row}, the row is {stored}")
 
     def _trouble(self, trouble: Trouble) -> None:
         world = self.world
@@ -84,6 +103,10 @@ class Run:
                 world.locked.discard(trouble.argument)
             case "callers unreachable" | "callers unreachable ends":
                 world.callers_unreachable = not trouble.kind.endswith("ends")
+            case "contents unreadable" | "contents unreadable ends":
+                world.contents_unreadable = not trouble.kind.endswith("ends")
+            case "delete activity":
+                self.callers.delete_activity()
             case "jump":
                 world.skipped += trouble.argument
             case "reshard":
@@ -122,7 +145,7 @@ class Run:
         world.faults = dict.fromkeys(world.faults, 0.0)
         world.down = None
         world.locked.clear()
-        world.fragile_refused = world.callers_unreachable = False
+        world.fragile_refused = world.callers_unreachable = world.contents_unreadable = False
         for shard in self.shards:
             shard.buffer.paused = shard.buffer.draining = False
             shard.look()

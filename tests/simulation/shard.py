@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import replace
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from temporalio.exceptions import ApplicationError
 
 from temporal_batching.audit.order import Arrival
+from temporal_batching.batcher.accepted import Accepted
 from temporal_batching.batcher.batches import PendingBatch
-from temporal_batching.batcher.buffer import Accepted, Buffer
+from temporal_batching.batcher.buffer import Buffer
 from temporal_batching.batcher.limits import BufferFull
 from temporal_batching.batcher.state import BatcherState
+from temporal_batching.contents import Missing
 from temporal_batching.contract import (
     Delivery,
     FlushInput,
@@ -23,13 +27,16 @@ from temporal_batching.contract import (
     ReplyTo,
     Withdrawal,
 )
-from temporal_batching.errors import ErrorType, InvalidRequest
+from temporal_batching.errors import ErrorType, InvalidRequest, SinkUnavailable
+from temporal_batching.flush.contents import fetch_content, join
+from temporal_batching.flush.returned import with_returned, without_returned
 from temporal_batching.flush.settlement import BatchResult, write_batch
 from temporal_batching.policy import BatchPolicy
 from temporal_batching.wire.addresses import read_replies
 from temporal_batching.wire.deliveries import confirmation_to_wire, delivery_to_wire, load_delivery, receipt_to_wire
-from temporal_batching.wire.submission import load_submission, read_submission
-from tests.simulation.world import Connection, Task, WithoutFence, World
+from temporal_batching.wire.parcels import Parcel, ParcelReference, ParcelSource
+from temporal_batching.wire.submission import ENVELOPE_BYTES, Submission, load_submission, read_submission
+from tests.simulation.world import Connection, Pause, Task, WithoutFence, World
 
 if TYPE_CHECKING:
     from tests.simulation.callers import Callers
@@ -82,6 +89,7 @@ class Shard:
         self._timer = 0
         self._attempts: list[tuple[Attempt, Any]] = []
         self._activities = 0
+        self._process: dict[str, str] = {}  # contents of parcels, by digest, in the process of gateway and flush
 
     @property
     def _name(self) -> str:
@@ -125,9 +133,7 @@ class Shard:
     def _accept(self, wire: JsonObject) -> None:
         wire = over_the_wire(wire)
         settled = self.buffer.counts.settled
-        submission = read_submission(wire)
-        if self._world.rng("packed", self._world.clock).random() < 0.5:  # a parcel; anything else stays as it is
-            submission = read_submission(over_the_wire(submission.packed().to_wire()))
+        submission = read_submission(over_the_wire(self._as_it_travels(read_submission(wire)).to_wire()))
         accepted = self.buffer.accept(submission, self._world.clock)
         self.owed += self.buffer.counts.settled - settled
         (reply_to,), request_id = read_replies(wire["reply_to"]), wire["request_id"]
@@ -141,6 +147,29 @@ class Shard:
             for one in wire.get("requests", [wire]):
                 # What comes to another execution of the shard, or is submitted to it again, is in no order.
                 self.arrivals.append(Arrival(self._number + 10 * self._execution, one["request_id"], one["key"]))
+
+    def _as_it_travels(self, submission: Submission) -> Submission:
+        """A parcel as a list, packed, or by reference; anything else as it is.
+
+        The input of its activity decides, so it is the same for each attempt.
+        """
+        if not isinstance(submission.body, Parcel):
+            return submission
+        (reply,) = submission.replies
+        rng = self._world.rng("packed", reply.workflow_id, reply.run_id, reply.activity_id)
+        form = rng.random()
+        if form < 0.3:
+            return submission
+        if form < 0.5:
+            return submission.packed()
+        packed = submission.body.pack(submission.size - ENVELOPE_BYTES)
+        if rng.random() < 0.3:  # its keys are many
+            packed = replace(packed, announced=replace(packed.announced, keys=None))
+        source = ParcelSource(reply.activity_id or "", reply.run_id or "")
+        self._world.contents[source] = packed.packed
+        if rng.random() < 0.5:  # its gateway is in the process that will flush it, unless that crashes
+            self._process[packed.announced.digest] = packed.packed
+        return replace(submission, body=packed).by_reference(source)
 
     def withdraw(self, request_id: str, caller: str, run_id: str | None) -> None:
         certain = self.buffer.withdraw(Withdrawal(request_id, caller, run_id), self._world.clock)
@@ -205,7 +234,7 @@ class Shard:
         deliveries = self.buffer.next_deliveries()
         if deliveries:
             self._start_delivery(deliveries)
-        at = self.buffer.wake_at()
+        at = self.buffer.timer_at(now)
         if at is not None and at > now and (self._timer_at is None or at < self._timer_at):
             self._timer += 1
             self._timer_at = at
@@ -239,20 +268,36 @@ class Shard:
             None,
             batch.in_doubt,
             batch.attempt,
-            halved=bool(batch.part),
+            halved=bool(batch.part) or batch.apart,
         )
         world.note(
             f"{batch.id}: flush of {[e.id for e in batch.submissions]} by {batch.trigger}"
             + (", in doubt" if batch.in_doubt else ""),
             "flush in doubt" if batch.in_doubt else "flush",
+            *(["overlapping"] if self.buffer.batches_in_flight > 1 else []),
+            *(["half"] if batch.part else []),
         )
         # Clocks that differ are only safe with a fence: what is late by one may be written by the other.
         skew = rng.choice([0.0, 0.0, -0.3, 0.3]) if world.fenced else 0.0
         connection = Connection(world, rng)
         submissions = [load_submission(over_the_wire(submission.to_wire())) for submission in batch.submissions]
         sink = connection if world.fenced else WithoutFence(connection)
-        body = write_batch(sink, flush, submissions, clock=lambda: world.clock + skew)
-        world.after(self.buffer.policy.flush_timeout.total_seconds(), self._fail, attempt, batch.id, "timed out", True)
+
+        flush_timeout = self.buffer.policy.flush_timeout
+        ends = world.time + flush_timeout.total_seconds()
+
+        async def body() -> BatchResult:
+            contents = join(submissions, [await self._bring(one, rng) for one in submissions])
+            return await write_batch(
+                sink,
+                flush,
+                contents.submissions,
+                missing=contents.missing,
+                clock=lambda: world.clock + skew,
+                is_over=lambda: world.time >= ends,
+            )
+
+        world.after(flush_timeout.total_seconds(), self._fail, attempt, batch.id, "timed out", True)
         self._attempts.append((attempt, lambda: self._fail(attempt, batch.id, "its worker crashed", True)))
 
         def done(settled: BatchResult | None, error: Exception | None) -> None:
@@ -263,7 +308,30 @@ class Shard:
             else:
                 raise AssertionError(f"a flush fails with {error!r}") from error
 
-        attempt.task = Task(world, body, done)
+        attempt.task = Task(world, body(), done)
+
+    async def _bring(self, submission: Submission, rng: Random) -> Submission | Missing:
+        """The content of a parcel by reference: from this process, or from its activity."""
+        if not isinstance(submission.body, ParcelReference):
+            return submission
+        kept = self._process.get(submission.body.announced.digest)
+        if kept is not None:
+            return submission.with_content(kept)
+
+        async def fetch(source: ParcelSource) -> str | Missing:
+            world = self._world
+            await Pause(world.delay(rng))
+            if world.contents_unreadable or rng.random() < world.faults["lost"]:
+                world.note(f"shard {self._number}: the content of {submission.id} cannot be read", "content unreadable")
+                return Missing("it cannot be read")
+            found = world.contents.get(source)
+            if found is None:
+                world.note(f"shard {self._number}: the content of {submission.id} is gone", "content gone")
+                return Missing("it is gone", gone=True)
+            world.note(f"shard {self._number}: reads the content of {submission.id}", "content read")
+            return found
+
+        return await fetch_content(submission, fetch)
 
     def _confirm(self, attempt: Attempt, batch_id: str, settled: BatchResult, rng: Any) -> None:
         """The flush has its outcomes; its answers and its result go out, each by a way of its own."""
@@ -280,7 +348,7 @@ class Shard:
             return
         result = FlushResult(
             dict(settled.counts),
-            [load_delivery(over_the_wire(delivery_to_wire(delivery))) for delivery in undelivered],
+            [load_delivery(over_the_wire(delivery_to_wire(without_returned(delivery)))) for delivery in undelivered],
             settled.requeued,
             settled.unknown,
             settled.sink_errors,
@@ -335,9 +403,18 @@ class Shard:
         world.after(DELIVERY_TIMEOUT, self._delivered, attempt, everything)
         self._attempts.append((attempt, lambda: self._delivered(attempt, everything)))
         sent = [load_delivery(over_the_wire(delivery_to_wire(delivery))) for delivery in deliveries]
-        failed = [position for position, delivery in enumerate(sent) if not self._deliver(delivery, rng)]
-        if rng.random() >= world.faults["lost"]:
-            world.after(world.delay(rng), self._delivered, attempt, failed)
+
+        def done(filled: list[Delivery] | None, error: Exception | None) -> None:
+            assert error is None or isinstance(error, SinkUnavailable)
+            failed = [
+                position
+                for position, delivery in enumerate(filled or sent)
+                if (filled is None and delivery.unread) or not self._deliver(delivery, rng)
+            ]
+            if rng.random() >= world.faults["lost"]:
+                world.after(world.delay(rng), self._delivered, attempt, failed)
+
+        attempt.task = Task(world, with_returned(Connection(world, rng), sent), done)
 
     def _delivered(self, attempt: Attempt, failed: list[int]) -> None:
         if attempt.reported or attempt.execution != self._execution:
@@ -355,6 +432,7 @@ class Shard:
 
     def crash(self) -> None:
         """The worker is gone: activities stop where they are, and Temporal notices a little later."""
+        self._process.clear()
         for attempt, fail in self._attempts:
             if attempt.task is not None:
                 attempt.task.kill()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from random import Random
 from typing import Any
 
 from temporal_batching.audit.rules import StoredRecord
-from temporal_batching.contract import Outcome, WriteRequest
+from temporal_batching.contract import OPERATIONS, Outcome, ReturnedRow, WriteRequest
 from temporal_batching.errors import SinkUnavailable
 from temporal_batching.sinks.base import Batch, Sink
 from temporal_batching.sinks.ledger import LedgerStatus
 from temporal_batching.sinks.memory import MemorySink
+from temporal_batching.wire.parcels import ParcelSource
+from tests.simulation.operations import KEYS, STATES, TABLES
 from tests.simulation.plan import Plan
 
 EPOCH = 1_700_000_000.0
@@ -34,8 +36,13 @@ class World:
         self.down: str | None = None
         self.fragile_refused = False
         self.callers_unreachable = False
-        self.database = MemorySink(reject=self._refuse, clock=lambda: self.clock)
+        self.database = MemorySink(
+            tables=TABLES, reject=self._refuse, identities={"t": "number"}, clock=lambda: self.clock
+        )
+        self.database.rows[STATES] = [{"id": key, "content": "seed"} for key in KEYS]
         self.locked: set[str] = set()  # keys of rows that somebody else holds
+        self.contents: dict[ParcelSource, str] = {}  # in the inputs of activities
+        self.contents_unreadable = False
         self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
 
@@ -130,6 +137,9 @@ class Task:
 class Connection(Sink):
     """One flush's way to the database: slow, cut before or after the commit, or stuck until nobody waits any more."""
 
+    takes_references = True
+    operations = OPERATIONS
+
     def __init__(self, world: World, rng: Random) -> None:
         self._world = world
         self._rng = rng
@@ -176,6 +186,11 @@ class Connection(Sink):
         self._may_be_cut(batch, "after")
         return outcomes
 
+    async def read_returned(self, request_ids: Sequence[str]) -> Mapping[str, Sequence[ReturnedRow | None]]:
+        await self._takes_time()
+        self._fails_if_down()
+        return await self._world.database.read_returned(request_ids)
+
     async def _takes_time(self) -> None:
         stuck = self._rng.random() < self._world.faults["stuck"]
         await Pause(self._rng.uniform(2.0, 25.0) if stuck else self._rng.uniform(0.001, 0.1))
@@ -193,11 +208,17 @@ class Connection(Sink):
 class WithoutFence(Sink):
     """The same way, for a sink without a `fence` of its own."""
 
+    takes_references = True
+    operations = OPERATIONS
+
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def write(self, batch: Batch) -> Sequence[Outcome]:
         return await self._connection.write(batch)
+
+    async def read_returned(self, request_ids: Sequence[str]) -> Mapping[str, Sequence[ReturnedRow | None]]:
+        return await self._connection.read_returned(request_ids)
 
 
 def _content(request: WriteRequest) -> str:

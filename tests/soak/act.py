@@ -15,6 +15,7 @@ from temporalio.client import Client
 
 from tests.conftest import CONTINUE_SOON, PROMPT
 from tests.faults.auditing import verdicts
+from tests.faults.changing import TABLES
 from tests.faults.processes import Postgres, Process, Temporal, command, fresh_database, temporal
 from tests.faults.scene import Scene
 from tests.soak.load import Load
@@ -58,6 +59,7 @@ class Act:
         self._workers: dict[Victim, Process] = {}
 
     async def begin(self) -> None:
+        self.scene.changes = True
         await self.scene.set(callers=False)
         self.scene.sticky = 1.0
         self._load.prepare()
@@ -87,7 +89,7 @@ class Act:
             AssertionError: It finds something.
         """
         options = ["--complete", "--name", self.scene.name, "--task-queue", self.scene.queue]
-        options += ["--sink", self.scene.database.url, "--address", self._server.address]
+        options += ["--sink", self.scene.database.url, "--address", self._server.address, "--table", TABLES]
         log = self.scene.log("audit")
         process = await Process.start(command("audit", *options), log)
         async with asyncio.timeout(WITHIN):
@@ -149,7 +151,7 @@ async def act(directory: Path, postgres: Postgres | None) -> AsyncIterator[Act]:
 
 
 def total(reports: list[RoundReport]) -> Counter[str]:
-    """What all callers were told, counted."""
+    """What all callers received, counted."""
     result: Counter[str] = Counter()
     for report in reports:
         result.update(report.verdicts)

@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from temporalio.client import WorkflowFailureError
 from temporalio.service import RPCError
 
-from temporal_batching import BatchClient, Confirmation, OutcomeKind, Record, WriteRequest
+from temporal_batching import BatchClient, Confirmation, OutcomeKind, WriteRequest
 from tests.faults.auditing import TABLE, Asked
 from tests.faults.scene import Scene
-from tests.support.callers import WAYS_IN, Caller, CallerResult
+from tests.support.callers import WAYS_IN, Caller, CallerResult, record_of
 from tests.support.databases import TestDatabase
 
 RATE = 25.0
@@ -99,7 +99,7 @@ class Load:
     def _repeated(self, dice: random.Random) -> None:
         if not self._scene.asked:
             return
-        # Not one of those that may end without being written: another caller could be told otherwise.
+        # Not one of those that may end without being written: another caller could receive another outcome.
         first = dice.choice(self._scene.asked[-50:])
         if first.way_in in WAYS_IN and first.request_id not in self._alone:
             self._scene.ask(first.way_in, again=first, timeout=PATIENT, attempt_timeout=ATTEMPT)
@@ -149,7 +149,7 @@ class Load:
     def _parcel(self, dice: random.Random) -> None:
         written = [self._scene.new_write("parcel") for _ in range(dice.randrange(2, 12))]
         requests = [
-            WriteRequest(asked.request_id, [Record(table, values) for table, values in write.rows], write.key)
+            WriteRequest(asked.request_id, [record_of(row) for row in write.rows], write.key)
             for asked, write in written
         ]
 
@@ -162,7 +162,8 @@ class Load:
                 return
             for (asked, _), result in zip(written, results, strict=True):
                 if isinstance(result, Confirmation):
-                    asked.was_notified(CallerResult(result.outcome, asked.request_id, error=_error(result)))
+                    error, returned = _error(result), result.returned
+                    asked.was_notified(CallerResult(result.outcome, asked.request_id, error=error, returned=returned))
                 else:
                     asked.was_notified(CallerResult("", asked.request_id, error=type(result).__name__))
 
@@ -173,7 +174,7 @@ class Load:
 
 
 def _error(confirmation: Confirmation) -> str | None:
-    """What a workflow would have been told as an error."""
+    """What a workflow would have received as an error."""
     errors = {OutcomeKind.REJECTED: "WriteRejected", OutcomeKind.EXPIRED: "WriteExpired"}
     return errors.get(confirmation.outcome)
 

@@ -47,7 +47,7 @@ async def test_a_stream_of_single_signals_settles_exactly_once(client: Client, d
                         await shard.signal(SIGNAL_ADD, request)
                         break
                     except RPCError:
-                        # The server's own limit of signals a run: it ends with the next run. Not told by the
+                        # The server's own limit of signals a run: it ends with the next run. Not named by the
                         # error's text, and the audit below shows that nothing else went wrong.
                         rejected_as_busy += 1
                         await asyncio.sleep(0.5)
