@@ -1,65 +1,104 @@
-"""Small plots as inline SVG: bars and curves, axes from zero, with units, readable in light and dark."""
+"""Plots as inline SVG, drawn by matplotlib: bars and curves, axes from zero, with units, readable in light and dark.
+
+Text stays text, and its colours are those of the page. What is drawn from the same figures is the same byte for byte.
+"""
 
 from __future__ import annotations
 
+import io
 import math
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from html import escape
 
-WIDTH = 720
-LEFT, RIGHT, TOP = 190, 90, 28
-COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#9c6b4e")
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from benchmarks.rounding import number
+
+COLOURS = ("#4269d0", "#d98c00", "#e5534b", "#2f9e8f", "#3ca951", "#a463f2", "#9c6b4e")
+WIDTH = 4.6
+"""Inches, of 72 points: as wide as a telephone, and a desktop has two or three in a row."""
+BAR = 0.3
+FONTS = ["DejaVu Sans", "Verdana", "sans-serif"]
+
+_INK, _SOFT, _LINE = "#010101", "#020202", "#030303"
+"""What matplotlib draws with, for the colours of the page: `on_page` puts those in their places."""
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "benchmarks",
+    "font.family": FONTS[0],
+    "font.size": 9.5,
+    "text.color": _INK,
+    "axes.labelcolor": _SOFT,
+    "axes.edgecolor": _LINE,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": _LINE,
+    "grid.linewidth": 0.7,
+    "xtick.color": _SOFT,
+    "ytick.color": _SOFT,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.02,
+    "figure.constrained_layout.w_pad": 0.02,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "legend.handlelength": 1.9,
+    "legend.columnspacing": 1.2,
+    "lines.linewidth": 2.0,
+    "lines.markersize": 5,
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How lines of a chart are told apart: colour and dashes by name; others take the next colour."""
+
+    colours: Mapping[str, str] = field(default_factory=dict)
+    dashed: Sequence[str] = ()
 
 
 def bars(
     title: str, unit: str, values: Mapping[str, float], *, target: tuple[str, float] | None = None, group: int = 1
 ) -> str:
     """One horizontal bar for each name; so many in a row share a colour."""
-    height_of_bar, gap = 22, 10
-    inner = len(values) * (height_of_bar + gap)
-    top = ceiling(max([*values.values(), target[1] if target else 0.0, 0.0]))
-    scale = (WIDTH - LEFT - RIGHT) / top
-    parts = [_axis_x(top, unit, inner, scale)]
-    for index, (name, value) in enumerate(values.items()):
-        y = TOP + index * (height_of_bar + gap)
-        width = max(1.0, value * scale)
-        middle = y + height_of_bar / 2 + 4
-        parts.append(f'<text x="{LEFT - 8}" y="{middle}" text-anchor="end">{escape(name)}</text>')
-        parts.append(
-            f'<rect x="{LEFT}" y="{y}" width="{width:.1f}" height="{height_of_bar}" '
-            f'fill="{COLOURS[index // group % len(COLOURS)]}">'
-            f"<title>{escape(name)}: {number(value)} {escape(unit)}</title></rect>"
-        )
-        parts.append(f'<text x="{LEFT + width + 6:.1f}" y="{middle}" class="value">{number(value)}</text>')
-    if target:
-        x = LEFT + target[1] * scale
-        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 6}" y2="{TOP + inner}" class="target"/>')
-        parts.append(f'<text x="{x + 4:.1f}" y="{TOP - 8}" class="small">{escape(target[0])}</text>')
-    return _figure(title, parts, TOP + inner + 42)
+    with mpl.rc_context(_STYLE):
+        figure, axes = _one(0.75 + BAR * len(values))
+        colours = [COLOURS[index // group % len(COLOURS)] for index in range(len(values))]
+        drawn = axes.barh(list(values), list(values.values()), color=colours, height=0.7)
+        axes.bar_label(drawn, labels=[number(value) for value in values.values()], padding=4, fontsize=9)
+        _across(axes, unit, max([*values.values(), target[1] if target else 0.0]))
+        if target:
+            axes.axvline(target[1], color=_INK, linestyle=(0, (4, 3)), linewidth=1)
+            axes.set_title(f"- - {target[0]} {number(target[1])}", fontsize=9, loc="right")
+        return _figure(title, figure)
 
 
 def stacked(title: str, unit: str, values: Mapping[str, Mapping[str, float]]) -> str:
     """One horizontal bar for each name, made of its parts."""
-    names = list(dict.fromkeys(part for parts in values.values() for part in parts))
-    colour = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(names)}
-    height_of_bar, gap = 22, 10
-    inner = len(values) * (height_of_bar + gap)
-    top = ceiling(max(sum(parts.values()) for parts in values.values()))
-    scale = (WIDTH - LEFT - RIGHT) / top
-    drawn = [_axis_x(top, unit, inner, scale)]
-    for index, (name, parts) in enumerate(values.items()):
-        y, x = TOP + index * (height_of_bar + gap), float(LEFT)
-        drawn.append(f'<text x="{LEFT - 8}" y="{y + 15}" text-anchor="end">{escape(name)}</text>')
-        for part, value in parts.items():
-            width = max(0.0, value * scale)
-            drawn.append(
-                f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{height_of_bar}" fill="{colour[part]}">'
-                f"<title>{escape(name)}, {escape(part)}: {number(value)} {escape(unit)}</title></rect>"
+    parts = list(dict.fromkeys(part for of in values.values() for part in of))
+    with mpl.rc_context(_STYLE):
+        figure, axes = _one(1.05 + BAR * len(values))
+        left = [0.0] * len(values)
+        for index, part in enumerate(parts):
+            widths = [max(0.0, of.get(part, 0.0)) for of in values.values()]
+            drawn = axes.barh(
+                list(values), widths, left=left, label=part, color=COLOURS[index % len(COLOURS)], height=0.7
             )
-            x += width
-        drawn.append(f'<text x="{x + 6:.1f}" y="{y + 15}" class="value">{number(sum(parts.values()))}</text>')
-    drawn.append(_legend(colour, TOP + inner + 52))
-    return _figure(title, drawn, TOP + inner + 66 + 18 * (len(colour) // 5))
+            left = [start + width for start, width in zip(left, widths, strict=True)]
+        sums = [number(sum(of.values())) for of in values.values()]
+        axes.bar_label(drawn, labels=sums, padding=4, fontsize=9)
+        _across(axes, unit, max(left))
+        figure.legend(loc="outside lower left", ncols=4)
+        return _figure(title, figure)
 
 
 def curves(
@@ -68,93 +107,120 @@ def curves(
     y_unit: str,
     lines: Mapping[str, Sequence[tuple[float, float]]],
     *,
-    height: int = 300,
     log: bool = True,
     marks: bool = True,
+    style: Style | None = None,
 ) -> str:
     """Lines; y starts at zero, x is logarithmic, or linear and starts at zero too."""
-    points = [point for line in lines.values() for point in line]
-    top = ceiling(max(y for _, y in points))
-    furthest = max(x for x, _ in points)
-    ticks = sorted({x for x, _ in points}) if log else [ceiling(furthest) * step / 4 for step in range(5)]
-    low, high = (math.log10(ticks[0]), math.log10(ticks[-1])) if log else (0.0, ticks[-1])
-    left, inner = 80, height - TOP
+    with mpl.rc_context(_STYLE):
+        figure, axes = _one(3.0)
+        draw_curves(axes, x_name, y_unit, lines, log=log, marks=marks, style=style or Style())
+        figure.legend(loc="outside lower left", ncols=2 if max(map(len, lines)) > 16 else 3)
+        return _figure(title, figure)
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        share = ((math.log10(x) if log else x) - low) / ((high - low) or 1)
-        return left + share * (WIDTH - left - RIGHT), TOP + inner * (1 - max(0.0, y) / top)
 
-    parts = []
-    for step in range(5):
-        value = top * step / 4
-        _, y = place(ticks[0], value)
-        parts.append(f'<line x1="{left}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
-        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end" class="small">{number(value)}</text>')
-    for value in ticks:
-        x, _ = place(value, 0)
-        parts.append(
-            f'<text x="{x:.1f}" y="{TOP + inner + 16}" text-anchor="middle" class="small">{number(value)}</text>'
-        )
-    middle, scale = (left + WIDTH - RIGHT) / 2, " (log)" if log else ""
-    parts.append(f'<text x="{middle}" y="{TOP + inner + 34}" text-anchor="middle">{escape(x_name)}{scale}</text>')
-    parts.append(f'<text x="{left}" y="{TOP - 10}" class="small">{escape(y_unit)}</text>')
-    colour = {}
+def draw_curves(
+    axes: Axes,
+    x_name: str,
+    y_unit: str,
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    log: bool,
+    marks: bool = True,
+    style: Style,
+) -> None:
+    """Draws `curves` into axes that are there."""
     for index, (name, line) in enumerate(lines.items()):
-        colour[name] = COLOURS[index % len(COLOURS)]
-        placed = [place(x, y) for x, y in line]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour[name]}" stroke-width="2.5"/>')
-        for (x, y), (value, figure) in zip(placed, line, strict=True) if marks else ():
-            parts.append(
-                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour[name]}"><title>{escape(name)}, '
-                f"{number(value)}: {number(figure)} {escape(y_unit)}</title></circle>"
-            )
-    parts.append(_legend(colour, TOP + inner + 58))
-    return _figure(title, parts, TOP + inner + 72)
-
-
-def ceiling(value: float) -> float:
-    """A round number at or above the value, for the end of an axis."""
-    if value <= 0:
-        return 1.0
-    unit = 10.0 ** math.floor(math.log10(value))
-    return next(unit * step for step in (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10) if unit * step >= value)
-
-
-def number(value: float) -> str:
-    """Three digits that matter."""
-    if value == 0:
-        return "0"
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    text = f"{value:.{digits}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _axis_x(top: float, unit: str, inner: float, scale: float) -> str:
-    parts = []
-    for step in range(5):
-        x = LEFT + top * step / 4 * scale
-        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{TOP + inner}" class="grid"/>')
-        parts.append(
-            f'<text x="{x:.1f}" y="{TOP + inner + 14}" text-anchor="middle" class="small">'
-            f"{number(top * step / 4)}</text>"
+        axes.plot(
+            [x for x, _ in line],
+            [y for _, y in line],
+            label=name,
+            color=style.colours.get(name, COLOURS[index % len(COLOURS)]),
+            linestyle=(0, (4, 2)) if name in style.dashed else "-",
+            marker="o" if marks else "",
         )
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{TOP + inner + 32}" text-anchor="middle" class="small">{escape(unit)}</text>')
-    return "".join(parts)
+    axes.set_ylim(0, 1.12 * (max(y for line in lines.values() for _, y in line) or 1))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    if log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(_apart(sorted({x for line in lines.values() for x, _ in line}))))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    else:
+        furthest = max(x for line in lines.values() for x, _ in line)
+        axes.set_xlim(-0.02 * furthest if marks else 0, 1.03 * furthest)
+    axes.set_xlabel(x_name + (" (log)" if log else ""))
+    axes.set_title(y_unit, fontsize=9, color=_SOFT, loc="left")
+    axes.grid(axis="y")
 
 
-def _legend(colour: Mapping[str, str], y: float) -> str:
-    parts = []
-    for index, (name, value) in enumerate(colour.items()):
-        x, row = 20 + (index % 5) * 138, y + 18 * (index // 5)
-        parts.append(f'<rect x="{x}" y="{row - 9}" width="10" height="10" fill="{value}"/>')
-        parts.append(f'<text x="{x + 14}" y="{row}" class="small">{escape(name)}</text>')
-    return "".join(parts)
+def standalone(figure: Figure, title: str, ink: str, soft: str, line: str) -> str:
+    """A figure as a file of its own, with its colours in it."""
+    drawn = _svg(figure, title)
+    for name, colour in ((_INK, ink), (_SOFT, soft), (_LINE, line)):
+        drawn = drawn.replace(name, colour)
+    return drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
 
 
-def _figure(title: str, parts: Sequence[str], height: float) -> str:
-    drawing = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
+def style_context() -> AbstractContextManager[None]:
+    """Within it, figures look like those of the report."""
+    context: AbstractContextManager[None] = mpl.rc_context(_STYLE)
+    return context
+
+
+def _apart(ticks: Sequence[float]) -> list[float]:
+    """Those whose labels do not touch on a logarithmic axis."""
+    kept: list[float] = []
+    span = math.log10(ticks[-1] / ticks[0]) or 1.0
+    for tick in ticks:
+        if not kept or math.log10(tick / kept[-1]) / span > 0.08:
+            kept.append(tick)
+    return kept
+
+
+def _one(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, height))
+    return figure, figure.add_subplot()
+
+
+def _across(axes: Axes, unit: str, largest: float) -> None:
+    """An axis of values for horizontal bars, the first one on top."""
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", labelcolor=_INK, labelsize=9.5)
+    axes.set_xlim(0, 1.18 * (largest or 1.0))
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axes.set_xlabel(unit)
+    axes.grid(axis="x")
+
+
+def _figure(title: str, figure: Figure) -> str:
+    drawing = _svg(figure, title)
+    for name, colour in ((_INK, "var(--ink)"), (_SOFT, "var(--soft)"), (_LINE, "var(--line)")):
+        drawing = drawing.replace(name, colour)
     return f"<figure><figcaption>{escape(title)}</figcaption>{drawing}</figure>"
+
+
+_TAG = re.compile(r"<svg [^>]*?viewBox=\"([^\"]*)\"[^>]*>")
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """Without what only matplotlib needs, and nothing that changes from run to run."""
+    figure.patch.set_visible(False)
+    for axes in figure.axes:
+        axes.patch.set_visible(False)
+    target = io.StringIO()
+    figure.savefig(target, format="svg", metadata={"Date": None, "Creator": None})
+    text = target.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r' id="(?:figure|axes|patch|text|line2d|matplotlib\.axis|xtick|ytick|legend)_\d+"', "", text)
+    text = text.replace(f"font-family: '{FONTS[0]}'; ", "")
+    text = text.replace("*{stroke", f"text{{font-family: {', '.join(FONTS)}}} *{{stroke", 1)
+    text = re.sub(r' transform="rotate\(-0 [^"]*\)"', "", text)
+    text = _TAG.sub(rf'<svg viewBox="\1" role="img" aria-label="{escape(title)}">', text, count=1)
+    text = text.replace("xlink:href", "href")
+    return re.sub(r"\s*\n\s*", " ", re.sub(r">\s+<", "><", text)).strip()

@@ -13,20 +13,30 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from temporalio.client import Client
+from temporalio.worker import Worker
 
-from benchmarks import classic
-from benchmarks.callers import CALLERS_QUEUE, TABLE, Caller, Job
-from benchmarks.databases import BenchDatabase, DatabaseCounters
-from benchmarks.histories import Histories, of_batchers, of_callers
-from benchmarks.servers import Temporal, fresh_temporal
-from benchmarks.worker import WorkerConfig, connect
-from benchmarks.worker_process import WorkerProcess, worker_process
-from temporal_batching import BatchClient, BatcherHandle, BatcherNotRunning, OutcomeKind, Record, WriteError
+from benchmarks.harness import classic
+from benchmarks.harness.callers import CALLERS_QUEUE, TABLE, Caller, Job
+from benchmarks.harness.databases import BenchDatabase, DatabaseCounters
+from benchmarks.harness.histories import Histories, of_batchers, of_callers
+from benchmarks.harness.servers import Temporal, fresh_temporal
+from benchmarks.harness.worker import WorkerConfig, connect
+from benchmarks.harness.worker_process import WorkerProcess, worker_process
+from benchmarks.report import Result
+from temporal_batching import (
+    BatchClient,
+    BatcherHandle,
+    BatcherNotRunning,
+    GatewayPlugin,
+    OutcomeKind,
+    Record,
+    WriteError,
+)
 from temporal_batching.routing import batcher_workflow_id
 
 WAYS = {
@@ -37,8 +47,10 @@ WAYS = {
     "activity": "Temporal Batching, by activity, gateway in the batcher's worker",
     "local": "Temporal Batching, by activity, gateway in the caller's worker",
     "write_many": "Temporal Batching, many writes at a time from a program",
+    "workflow_many": "Temporal Batching, many writes at a time from a workflow",
 }
-OURS = ("signal", "activity", "local", "write_many")
+MANY = ("write_many", "workflow_many")
+OURS = ("signal", "activity", "local", "write_many", "workflow_many")
 STALL_SECONDS = 45.0
 """A way whose confirmations stop coming for so long has failed."""
 SAMPLED_CALLERS = 20
@@ -56,12 +68,16 @@ class Load:
     Attributes:
         writes: Writes measured, one record each.
         callers: At most so many wait at the same time.
+        records_per_caller: Writes of each caller, by ``workflow_many``.
         batch_size: Records in a batch, at most.
         linger: Seconds a write waits for a fuller batch, at most.
         warm_up: Writes before.
         idle_seconds: How long the server is watched while there are no writes; its rate is subtracted.
         record_bytes: JSON of one record's values.
         shards: Of our batcher.
+        own_gateway: Whether the program of ``write_many`` runs the gateway itself, so that no flush finds a parcel's
+            content in its own process.
+        in_flight: Batches of one shard that are flushed at the same time; 0 for the library's default.
         rate: New callers per second; None for as fast as they come back.
         settle_seconds: How long the server is given for what it does after a workflow has closed (visibility,
             clean-up), which belongs to the cost.
@@ -70,53 +86,18 @@ class Load:
 
     writes: int = 2_000
     callers: int = 400
+    records_per_caller: int = 1
     batch_size: int = 100
     linger: float = 20.0
     warm_up: int = 200
     idle_seconds: float = 6.0
     record_bytes: int = 200
     shards: int = 1
+    own_gateway: bool = False
+    in_flight: int = 0
     rate: float | None = None
     settle_seconds: float = 1.5
     exact_fsyncs: bool = True
-
-
-@dataclass
-class Result:
-    """What one way of writing cost. Figures named ``per_write`` have the idle rate subtracted.
-
-    None stands for what the database does not count. Latencies and stages are quantiles in seconds; ``memory`` holds
-    [seconds, writes confirmed, MiB of the workers, MiB of Temporal].
-    """
-
-    way: str
-    writes: int
-    seconds: float
-    persistence_per_write: float
-    frontend_per_write: float
-    service_per_write: float
-    actions_metric_per_write: float
-    actions_per_write: float
-    actions_of: dict[str, float]
-    caller_events: float
-    caller_bytes: float
-    batcher_events_per_write: float
-    batcher_bytes_per_write: float
-    batcher_runs: int
-    transactions_per_write: float
-    statements_per_write: float
-    wal_bytes_per_write: float | None
-    wal_fsyncs_per_write: float | None
-    cpu_ms_per_write: dict[str, float]
-    latency: dict[str, float]
-    stages: dict[str, dict[str, float]]
-    writes_per_second: float
-    idle_persistence_per_second: float
-    persistence_of: dict[str, float] = field(default_factory=dict)
-    frontend_of: dict[str, float] = field(default_factory=dict)
-    load: dict[str, Any] = field(default_factory=dict)
-    memory: list[list[float]] = field(default_factory=list)
-    problem: str = ""
 
 
 @dataclass
@@ -138,6 +119,8 @@ class Measurement:
         self.database = database
         self.client = client
         self.started = 0
+        self.written = 0
+        self._prepared: list[Record] = []
         self.progress: Callable[[int], None] = lambda done: None
         self._done = 0
         self._idle: _Counters | None = None
@@ -148,15 +131,16 @@ class Measurement:
         if self.way in OURS:
             await self._batchers_up()
         # Full batches: what is left of one would wait for the linger.
-        full = self.load.batch_size if self.way != "write_many" and self.load.linger else 1
-        await self.write(worker, -(-self.load.warm_up // full) * full)
+        one = self.load.records_per_caller
+        full = self.load.batch_size if self.way not in MANY and self.load.linger else one
+        await self.write(worker, _whole(self.load.warm_up, full))
         await asyncio.sleep(self.load.settle_seconds)
         quiet = await self.counters(worker)
         await asyncio.sleep(self.load.idle_seconds)
         self._idle = _difference(quiet, await self.counters(worker))
         # PostgreSQL's connections hand in their statistics with their first transaction after a second of rest.
         if self.load.exact_fsyncs:
-            await self.write(worker, max(20, full))
+            await self.write(worker, _whole(20, full))
         self.progress = progress
 
     async def run(self, worker: WorkerProcess, load: Load) -> tuple[Result, DatabaseCounters]:
@@ -166,6 +150,9 @@ class Measurement:
         await asyncio.sleep(load.settle_seconds)
         worker.forget()
         first = self.started
+        if self.way == "write_many":
+            # What it takes to make up rows is no cost of writing them.
+            self._prepared = [Record(TABLE, make_row(number, self.load.record_bytes)) for number in range(load.writes)]
         before = await self.counters(worker)
         async with self._memory(worker) as memory:
             seconds = await self.write(worker, load.writes)
@@ -174,7 +161,7 @@ class Measurement:
         cost = _difference(before, await self.counters(worker))
         callers = Histories()
         if self.way != "write_many":
-            sample = range(first, self.started, max(1, load.writes // SAMPLED_CALLERS))
+            sample = range(first, self.started, max(1, (self.started - first) // SAMPLED_CALLERS))
             callers = await of_callers(self.client, [_caller_id(n) for n in sample])
         batchers = (await self.batchers()).minus(histories)
         result = self._result(seconds, cost, callers, batchers)
@@ -196,7 +183,7 @@ class Measurement:
             }
 
         persistence, frontend, metric = per_write("persistence"), per_write("frontend"), per_write("action")
-        sampled = max(1, callers.runs)
+        sampled = max(1, callers.runs) * self.load.records_per_caller
         actions = {name: count / sampled for name, count in callers.actions.items()}
         for name, count in batchers.actions.items():
             actions[name] = actions.get(name, 0.0) + count / writes
@@ -218,7 +205,8 @@ class Measurement:
             caller_bytes=callers.size / sampled,
             batcher_events_per_write=batchers.events / writes,
             batcher_bytes_per_write=batchers.size / writes,
-            batcher_runs=batchers.runs,
+            # The runs that were there at the start took part too.
+            batcher_runs=batchers.runs + (self.load.shards if self.way in OURS else 0),
             transactions_per_write=(cost.sink["transactions"] if transactions is None else transactions) / writes,
             statements_per_write=cost.sink["statements"] / writes,
             wal_bytes_per_write=_each(cost.database.wal_bytes, writes),
@@ -301,12 +289,17 @@ class Measurement:
         self.progress(done)
 
     async def _write_many(self, writes: int) -> None:
-        writer = BatchClient(self.client, shards=self.load.shards)
-        results = await writer.write_many([Record(TABLE, self._row(n)) for n in range(writes)])
+        queue = CALLERS_QUEUE if self.load.own_gateway else None
+        writer = BatchClient(self.client, shards=self.load.shards, task_queue=queue)
+        records = self._prepared[:writes] or [
+            Record(TABLE, make_row(number, self.load.record_bytes)) for number in range(writes)
+        ]
+        del self._prepared[:writes]
+        results = await writer.write_many(records)
         failed = [r for r in results if isinstance(r, WriteError) or r.outcome != OutcomeKind.WRITTEN]
         if failed:
             raise RuntimeError(f"{len(failed)} of {writes} writes failed, the first with: {failed[0]}")
-        self.started += writes
+        self.written += writes
         self._confirmed(self._done + writes)
 
     async def _write_by_callers(self, worker: WorkerProcess, writes: int) -> None:
@@ -317,40 +310,51 @@ class Measurement:
         def confirmed() -> None:
             slots.release()
             moved.set()
-            self._confirmed(len(worker.latencies) - already)
+            self._confirmed((len(worker.latencies) - already) * self.load.records_per_caller)
 
         worker.on_confirmed = confirmed
         begin = time.monotonic()
         async with asyncio.TaskGroup() as starting:
-            for number in range(writes):
+            callers = writes // self.load.records_per_caller
+            for number in range(callers):
                 if self.load.rate is not None:
                     await asyncio.sleep(max(0.0, begin + number / self.load.rate - time.monotonic()))
                 try:
                     await asyncio.wait_for(slots.acquire(), STALL_SECONDS)
                 except TimeoutError:
-                    raise RuntimeError(f"no confirmation in {STALL_SECONDS:g} s, {number} writes started") from None
+                    raise RuntimeError(f"no confirmation in {STALL_SECONDS:g} s, {number} callers started") from None
                 starting.create_task(self._start(self.started))
                 self.started += 1
-        while (done := len(worker.latencies) - already) < writes:
+                self.written += self.load.records_per_caller
+        while (done := len(worker.latencies) - already) < callers:
             moved.clear()
             try:
                 await asyncio.wait_for(moved.wait(), STALL_SECONDS)
             except TimeoutError:
-                raise RuntimeError(f"{writes - done} of {writes} writes not confirmed in {STALL_SECONDS:g} s") from None
+                raise RuntimeError(
+                    f"{callers - done} of {callers} callers not confirmed in {STALL_SECONDS:g} s"
+                ) from None
 
     async def _start(self, number: int) -> None:
-        job = Job(self.way, self._row(number), self.load.shards)
+        job = Job(self.way, make_row(number, self.load.record_bytes), self.load.shards, self.load.records_per_caller)
         await self.client.start_workflow(Caller.run, job, id=_caller_id(number), task_queue=CALLERS_QUEUE)
 
-    def _row(self, number: int) -> dict[str, Any]:
-        row = {"account": f"a-{number % 50}", "amount": f"{number % 1000}.50", "at": "2026-01-31T09:30:00+00:00"}
-        length = max(1, self.load.record_bytes - len(json.dumps(row)) - 12)
-        start = number * 97 % (len(TEXT) - length)
-        return {**row, "note": TEXT[start : start + length]}
+
+def make_row(number: int, record_bytes: int) -> dict[str, Any]:
+    """A row of so many bytes as JSON, different for each number."""
+    row = {"account": f"a-{number % 50}", "amount": f"{number % 1000}.50", "at": "2026-01-31T09:30:00+00:00"}
+    length = max(1, record_bytes - len(json.dumps(row)) - 12)
+    start = number * 97 % (len(TEXT) - length)
+    return {**row, "note": TEXT[start : start + length]}
 
 
 def _caller_id(number: int) -> str:
     return f"caller-{number}"
+
+
+def _whole(writes: int, full: int) -> int:
+    """So many writes, or some more, so that no batch stays unfilled."""
+    return -(-writes // full) * full
 
 
 def _each(total: int | None, writes: int) -> float | None:
@@ -392,13 +396,15 @@ async def measure(
             client = await connect(temporal.address)
             url = await database.fresh()
             first = loads[0]
-            config = WorkerConfig(way, temporal.address, url, first.batch_size, first.linger, first.shards)
+            config = WorkerConfig(
+                way, temporal.address, url, first.batch_size, first.linger, first.shards, first.in_flight
+            )
             log = directory / "worker.log"
             measurement = Measurement(way, first, temporal, database, client)
             measurement.progress = progress
             results: list[Result] = []
             try:
-                async with worker_process(config, log) as worker:
+                async with worker_process(config, log) as worker, _gateway(client, first):
                     await measurement.warm_up(worker)
                     for load in loads:
                         result, before = await measurement.run(worker, load)
@@ -412,9 +418,19 @@ async def measure(
             if len(loads) == 1 and load.exact_fsyncs and fsyncs is not None and before.wal_fsyncs is not None:
                 results[-1] = replace(results[-1], wal_fsyncs_per_write=(fsyncs - before.wal_fsyncs) / load.writes)
             rows = database.rows(url)
-            if rows != measurement.started:
-                results[-1].problem = f"{rows} rows for {measurement.started} writes"
+            if rows != measurement.written:
+                results[-1].problem = f"{rows} rows for {measurement.written} writes"
             return results
+
+
+@asynccontextmanager
+async def _gateway(client: Client, load: Load) -> AsyncIterator[None]:
+    """The program's own gateway, if it has one."""
+    if not load.own_gateway:
+        yield
+        return
+    async with Worker(client, task_queue=CALLERS_QUEUE, plugins=[GatewayPlugin(shards=load.shards)]):
+        yield
 
 
 def _inner(err: BaseException) -> str:

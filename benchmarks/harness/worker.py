@@ -1,4 +1,4 @@
-"""The workers of one way of writing, in a process of their own: ``python -m benchmarks.worker '<JSON>'``.
+"""The workers of one way of writing, in a process of their own: ``python -m benchmarks.harness.worker '<JSON>'``.
 
 Says ``ready`` on standard output, then a line for every confirmation. A line on its standard input asks for its
 counters; the end of its input ends it.
@@ -12,6 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -24,19 +25,28 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from benchmarks import classic, recorder
-from benchmarks.callers import CALLERS_QUEUE, TABLE, Caller
+from benchmarks.harness import classic, hot_row, recorder
+from benchmarks.harness.callers import CALLERS_QUEUE, TABLE, Caller, Regular
 from temporal_batching import BatcherPlugin, BatchPolicy, GatewayPlugin, Outcome, Record, Sink, SqlSink, WriteRequest
+from temporal_batching.collector import collect_less_often
 from temporal_batching.contract import DEFAULT_TASK_QUEUE
 from temporal_batching.sinks.base import Batch
 
 SLOTS = 2_000
 """Activities of a caller's worker side by side: no way of writing waits for a slot."""
+DIRECT_CONNECTIONS = 10
+POOL_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """The configuration of a worker's process."""
+    """The configuration of a worker's process.
+
+    Attributes:
+        connections: To the database, at most; 0 for `DIRECT_CONNECTIONS`, or the sink's default.
+        table: Where the callers write.
+        autocommit: Whether ``direct`` sends its statement alone, without BEGIN and COMMIT.
+    """
 
     way: str
     address: str
@@ -44,6 +54,10 @@ class WorkerConfig:
     batch_size: int = 100
     linger: float = 20.0
     shards: int = 1
+    in_flight: int = 0
+    connections: int = 0
+    table: str = TABLE
+    autocommit: bool = False
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -54,6 +68,7 @@ class WorkerConfig:
             max_batch_size=self.batch_size,
             max_batch_records=max(1_000, self.batch_size),
             linger=timedelta(seconds=self.linger),
+            max_in_flight=self.in_flight or BatchPolicy().max_in_flight,
         )
 
 
@@ -64,6 +79,9 @@ async def connect(address: str) -> Client:
 
 class TimedSink(Sink):
     """Our sink, with a look at the clock before and after each batch."""
+
+    takes_references = True
+    operations = SqlSink.operations
 
     def __init__(self, sink: SqlSink) -> None:
         self._sink = sink
@@ -93,27 +111,40 @@ class TimedSink(Sink):
 
 
 class DirectWriter:
-    """An activity that inserts its row in a transaction of its own, without a ledger."""
+    """An activity that inserts its row, or adds to the hot one, in a transaction of its own, without a ledger."""
 
-    def __init__(self, database: str) -> None:
+    def __init__(self, config: WorkerConfig) -> None:
         # SQLite has one writer: the others wait for it in the driver.
-        waits = {"timeout": 60} if database.startswith("sqlite") else {}
-        self._engine = sa.create_engine(database, pool_size=10, connect_args=waits)
-        self._table = sa.Table(TABLE, sa.MetaData(), autoload_with=self._engine)
+        waits = {"timeout": 60} if config.database.startswith("sqlite") else {}
+        connections = config.connections or DIRECT_CONNECTIONS
+        self._engine = sa.create_engine(
+            config.database,
+            pool_size=connections,
+            max_overflow=0,
+            pool_timeout=POOL_SECONDS,
+            connect_args=waits,
+            execution_options={"isolation_level": "AUTOCOMMIT"} if config.autocommit else {},
+        )
+        self._threads = ThreadPoolExecutor(connections)
+        self._statement: sa.Executable
+        if config.table == TABLE:
+            self._statement = sa.insert(sa.Table(TABLE, sa.MetaData(), autoload_with=self._engine))
+        else:
+            self._statement = sa.text(hot_row.ADD)
         self.statements = 0
         self.transactions = 0
 
     @activity.defn(name="insert_row")
     async def insert_row(self, row: dict[str, Any]) -> None:
-        start, end = await asyncio.to_thread(self._insert, row)
+        start, end = await asyncio.get_running_loop().run_in_executor(self._threads, self._write, row)
         self.statements += 1
         self.transactions += 1
         recorder.flushed(activity.info().workflow_id or "", start, end)
 
-    def _insert(self, row: dict[str, Any]) -> tuple[float, float]:
+    def _write(self, row: dict[str, Any]) -> tuple[float, float]:
         start = time.time()
         with self._engine.begin() as connection:
-            connection.execute(sa.insert(self._table), [row])
+            connection.execute(self._statement, [row])
         return start, time.time()
 
 
@@ -177,12 +208,12 @@ def callers_worker(
     return Worker(
         client,
         task_queue=CALLERS_QUEUE,
-        workflows=[Caller],
+        workflows=[Caller, Regular],
         activities=activities,
         plugins=plugins,
         # What the callers report is joined with what the flushes left there: there may be only one of it.
         workflow_runner=SandboxedWorkflowRunner(
-            restrictions=SandboxRestrictions.default.with_passthrough_modules("benchmarks.recorder")
+            restrictions=SandboxRestrictions.default.with_passthrough_modules("benchmarks.harness.recorder")
         ),
         max_concurrent_activities=SLOTS,
         max_cached_workflows=5_000,
@@ -190,6 +221,7 @@ def callers_worker(
 
 
 async def serve(config: WorkerConfig) -> None:
+    collect_less_often()  # as `run_worker` does
     client = await connect(config.address)
     async with AsyncExitStack() as stack:
         workers, writer = await _workers(config, client, stack)
@@ -213,9 +245,9 @@ async def _workers(
 ) -> tuple[list[Worker], DirectWriter | TimedSink]:
     """The workers of the way, and who counts its statements."""
     if config.way == "direct":
-        direct = DirectWriter(config.database)
+        direct = DirectWriter(config)
         return [callers_worker(client, [direct.insert_row])], direct
-    sink = TimedSink(SqlSink(config.database))
+    sink = _sink(config)
     if config.way in ("in-process", "classic"):
         await sink.open()
         stack.push_async_callback(sink.close)
@@ -236,6 +268,13 @@ async def _workers(
         return [batcher], sink
     # For every way in: the plugin also lets the library through the sandbox. Only "local" uses its gateway.
     return [batcher, callers_worker(client, plugins=[GatewayPlugin(shards=config.shards)])], sink
+
+
+def _sink(config: WorkerConfig) -> TimedSink:
+    if not config.connections:
+        return TimedSink(SqlSink(config.database))
+    rules = {config.table: hot_row.RULE} if config.table != TABLE else None
+    return TimedSink(SqlSink(config.database, tables=rules, max_connections=config.connections))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks.worker import WorkerConfig
+from benchmarks.harness.worker import WorkerConfig
 from temporal_batching.testing.servers import stop
 
 STAGES = ("waiting", "flush", "delivery")
@@ -88,6 +88,11 @@ class WorkerProcess:
         times = self._usage.cpu_times()
         return float(times.user + times.system)
 
+    async def kill(self) -> None:
+        """Ends it with whatever is under way."""
+        self._process.kill()
+        await self._process.wait()
+
     async def close(self) -> None:
         if self._process.stdin is not None:
             self._process.stdin.close()
@@ -106,12 +111,12 @@ async def worker_process(config: WorkerConfig, log: Path) -> AsyncIterator[Worke
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "benchmarks.worker",
+            "benchmarks.harness.worker",
             config.to_json(),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=output,
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[2],
             env={**os.environ, "PYTHONWARNINGS": "ignore"},
             limit=_LINE_LIMIT,
             # A Ctrl-C is the driver's: it ends the workers in order.

@@ -1,9 +1,9 @@
 """How fast `SqlSink` writes to PostgreSQL, compared with what PostgreSQL can do, in one run on one server.
 
-    python benchmarks/sink_postgresql.py [--url postgresql://...] [--rounds 30]
+    python -m benchmarks.questions.sink [--url postgresql://...] [--rounds 30]
 
 Without a URL it starts the embedded PostgreSQL, with fsync on. The ways take turns, each with rows of its own, so that
-a slow moment of the machine hits all of them. Figures are medians; ratios are of medians.
+a slow moment of the machine hits all of them. SinkRates are medians; ratios are of medians.
 
 The baseline, raw COPY, copies the same rows and then their ids into a table with the ledger's primary key, in one
 transaction, from strings that are ready: it binds no types, computes no digests, and knows no duplicates.
@@ -18,13 +18,18 @@ import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
 import psycopg
 import sqlalchemy as sa
 
+from benchmarks.charts import bars
+from benchmarks.harness.databases import BenchDatabase, Postgres
+from benchmarks.markup import paragraph, plots
+from benchmarks.question import LeftOut, Part, Progress, Question, Wanted
+from benchmarks.report import Line, Report, SinkRates
+from benchmarks.targets import at_least
 from temporal_batching.contract import OutcomeKind, Record, WriteRequest
 from temporal_batching.sinks.base import Batch
 from temporal_batching.sinks.sql import SqlSink
@@ -35,21 +40,14 @@ ENTRIES = """CREATE TABLE entries (id bigint GENERATED ALWAYS AS IDENTITY PRIMAR
     amount numeric(14,2) NOT NULL, note text, at timestamptz NOT NULL)"""
 LEDGER = "batch_id text NOT NULL, digest text NOT NULL, status text NOT NULL, committed_at timestamptz NOT NULL"
 
+NUMBER = 9_999
+"""Of its database."""
+
 SINGLES = 100
 """Rows of one round of single commits, whatever the batches' size."""
 
 Values = tuple[str, str, str, str]
 Way = Callable[[list[tuple[str, Values]]], Awaitable[None]]
-
-
-@dataclass
-class Figures:
-    """Rows per second: size of the batches to way to median."""
-
-    server: str
-    rates: dict[int, dict[str, float]] = field(default_factory=dict)
-    round_trips: int = 0
-    statements: int = 0
 
 
 def make_rows(number: int) -> list[tuple[str, Values]]:
@@ -103,7 +101,7 @@ class Ways:
             self.connection.execute("INSERT INTO entries (account, amount, note, at) VALUES (%s, %s, %s, %s)", values)
 
 
-async def measure(url: str, rounds: int) -> Figures:
+async def measure(url: str, rounds: int) -> SinkRates:
     """Lets the ways take turns in an empty database."""
     engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
     with engine.begin() as connection:
@@ -113,7 +111,7 @@ async def measure(url: str, rounds: int) -> Figures:
     await sink.open()
     ways = Ways(url.replace("postgresql+psycopg://", "postgresql://"), sink, engine)
     every: list[Way] = [ways.raw_copy, ways.sql_sink, ways.insert_many, ways.single_commits]
-    figures = Figures(f"PostgreSQL {version}, fsync {fsync}, {rounds} rounds")
+    figures = SinkRates(f"PostgreSQL {version}, fsync {fsync}, {rounds} rounds")
     for size in (100, 1000):
         taken: dict[str, list[float]] = {way.__name__: [] for way in every}
         for turn in range(rounds + 2):
@@ -140,7 +138,7 @@ async def measure(url: str, rounds: int) -> Figures:
     return figures
 
 
-def show(figures: Figures) -> None:
+def show(figures: SinkRates) -> None:
     print(figures.server)
     for size, rates in figures.rates.items():
         print(f"batches of {size}")
@@ -151,6 +149,46 @@ def show(figures: Figures) -> None:
         f"a batch of 1000 in SqlSink: {figures.round_trips} round trips with the commit's, "
         f"{figures.statements} statements"
     )
+
+
+def _parts(wanted: Wanted) -> list[Part]:
+    rounds = 6 if wanted.quick else 20
+
+    async def run(report: Report, database: BenchDatabase, progress: Progress) -> None:
+        if not isinstance(database, Postgres):
+            raise LeftOut("it compares ways into PostgreSQL")
+        url = database.empty(NUMBER)
+        # Its ways block: in a thread of its own the others go on.
+        report.sink = await asyncio.to_thread(lambda: asyncio.run(measure(url, rounds)))
+
+    return [Part("SqlSink on PostgreSQL", 1, 120, run)]
+
+
+def _answer(report: Report) -> list[str]:
+    if report.sink is None:
+        return []
+    return [
+        paragraph(f"{report.sink.server}. No Temporal is involved: batches go from memory into the sink."),
+        plots(bars(f"Batches of {size}", "rows per second", rates) for size, rates in report.sink.rates.items()),
+    ]
+
+
+def _targets(report: Report) -> list[Line]:
+    rates = (report.sink.rates if report.sink else {}).get(1000)
+    return [
+        at_least("SqlSink, batches of 1000", least, rates["sql_sink"] / rates[other] if rates else None, f" x {label}")
+        for least, other, label in ((0.6, "raw_copy", "raw COPY"), (20, "single_commits", "single commits"))
+    ]
+
+
+QUESTION = Question(
+    name="sink",
+    asks="How fast is the sink, compared with what PostgreSQL can do?",
+    parts=_parts,
+    answer=_answer,
+    targets=_targets,
+    quick=True,
+)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """What single operations cost the Temporal service: persistence requests for each, by operation.
 
-    python -m benchmarks.operations [--number 200]
+    python -m benchmarks.questions.operations [--number 200]
 
 Answers what the ways in were built on: completing an activity by its id or by its task token, a plain update or one
 with start, updates of many requests or of few, a signal.
@@ -25,8 +25,8 @@ from temporalio.client import Client, WithStartWorkflowOperation
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.worker import Worker
 
-from benchmarks.charts import number
-from benchmarks.servers import Temporal, fresh_temporal
+from benchmarks.harness.servers import Temporal, fresh_temporal
+from benchmarks.rounding import number
 
 QUEUE = "operations"
 LASTS = timedelta(minutes=10)

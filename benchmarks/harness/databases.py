@@ -7,12 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
 import psutil  # type: ignore[import-untyped]
 import sqlalchemy as sa
 
+from benchmarks.harness import hot_row
 from temporal_batching.sinks.sql import SqlSink
 from temporal_batching.testing.servers import postgres_server
 
@@ -102,9 +104,18 @@ class Postgres(BenchDatabase):
         url = self.empty(number)
         engine = sa.create_engine(url)
         with engine.begin() as connection:
-            connection.execute(sa.text(ENTRIES_POSTGRESQL))
+            for statement in (ENTRIES_POSTGRESQL, *hot_row.DDL):
+                connection.execute(sa.text(statement))
         engine.dispose()
         return url
+
+    def hot_total(self, url: str) -> Decimal:
+        """What was added to the hot row."""
+        engine = sa.create_engine(url)
+        with engine.connect() as connection:
+            total = connection.scalar(sa.text(f"SELECT amount FROM {hot_row.TABLE}"))
+        engine.dispose()
+        return Decimal(total or 0)
 
     def counters(self) -> DatabaseCounters:
         with self._engine.connect() as connection:

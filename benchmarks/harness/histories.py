@@ -1,10 +1,7 @@
 """What is left in Temporal's histories: events, bytes, and the actions a managed service would bill.
 
-The published rules (https://docs.temporal.io/cloud/actions), as they apply here. One action each for: a workflow
-started (by a client or by continuing as new), a timer started, a signal (counted once, where it arrives), an update
-(whether accepted or rejected), an activity's start and each of its retries, and all local activities of one workflow
-task together. Workflow tasks, activity results and completing an activity from elsewhere are free. A standalone
-activity counts as one; it has no history and is counted from the server's metric.
+What is billed is counted as `temporal-batching savings` counts it (`temporal_batching.sizing.actions`). Some actions
+leave no event: a standalone activity has no history, and is counted from the server's metric.
 """
 
 from __future__ import annotations
@@ -12,17 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHandle
 
-BILLED = {
-    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED: "workflow started",
-    EventType.EVENT_TYPE_TIMER_STARTED: "timer",
-    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED: "signal",
-    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED: "update",
-    EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED: "activity",
-    EventType.EVENT_TYPE_MARKER_RECORDED: "local activity",
-}
+from temporal_batching.sizing.actions import HistoryCounts
 
 
 @dataclass
@@ -36,18 +25,18 @@ class Histories:
 
     async def add(self, handle: WorkflowHandle[object, object]) -> None:
         description = await handle.describe()
+        counts = HistoryCounts()
+        async for event in handle.fetch_history_events():
+            counts.add(event)
         self.runs += 1
         self.size += description.raw_description.workflow_execution_info.history_size_bytes
-        async for event in handle.fetch_history_events():
-            self.events += 1
-            if event.event_type in BILLED:
-                self.actions[BILLED[event.event_type]] += 1
-            if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED:
-                retries = event.activity_task_started_event_attributes.attempt - 1
-                self.actions["activity"] += max(0, retries)
+        self.events += counts.events.total()
+        self.actions += counts.actions
 
     def minus(self, other: Histories) -> Histories:
-        return Histories(self.runs, self.events - other.events, self.size - other.size, self.actions - other.actions)
+        return Histories(
+            self.runs - other.runs, self.events - other.events, self.size - other.size, self.actions - other.actions
+        )
 
 
 async def of_callers(client: Client, ids: list[str]) -> Histories:
