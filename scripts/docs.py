@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +46,12 @@ def commands_page() -> str:
 
 def settings_page() -> str:
     """Every setting of a batcher, with its flag, variable, default and meaning."""
-    from temporal_batching.settings import ENV_PREFIX, BatcherSettings, flag, load
+    from temporal_batching.settings import BatcherSettings, flag, load, variable
 
     defaults = load()
+    values = {name: getattr(defaults, name) for name in BatcherSettings.model_fields}
     rows = [
-        f"| `{name}` | `{flag(name)}` | `{ENV_PREFIX}{name.upper()}` | {_cell(name, getattr(defaults, name))} "
+        f"| `{name}` | {_flags(flag(name), values[name])} | `{variable(name)}` | {_cell(name, values[name])} "
         f"| {field.description} |"
         for name, field in BatcherSettings.model_fields.items()
     ]
@@ -63,7 +63,8 @@ def settings_page() -> str:
         "[`BatchPolicy`][temporal_batching.BatchPolicy]\nhas the range of each limit, and is the same in Python.\n\n"
         f"{table}\n\n"
         "Where Temporal is, and how to log in there, are Temporal's own settings: `TEMPORAL_ADDRESS`,\n"
-        "`TEMPORAL_NAMESPACE`, `TEMPORAL_API_KEY`, profiles and TLS.\n"
+        "`TEMPORAL_NAMESPACE`, `TEMPORAL_API_KEY`, profiles and TLS: "
+        "[Run on Temporal Cloud](../how-to/temporal-cloud.md#connect).\n"
     )
 
 
@@ -102,16 +103,22 @@ def _with_this_python() -> dict[str, str]:
     return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
+def _flags(flag: str, default: Any) -> str:
+    return f"`{flag}`, `--no-{flag[2:]}`" if isinstance(default, bool) else f"`{flag}`"
+
+
 def _cell(name: str, value: Any) -> str:
-    from temporal_batching.settings import format_duration, format_size
+    from temporal_batching.cli.options import SHOWN_DEFAULTS, as_people_write
 
     if name == "task_queue":
         return "`batcher-queue`; `batcher-queue-NAME` for a name other than `main`"
-    if name == "sink":
-        return "`console`"
-    if isinstance(value, timedelta):
-        return f"`{format_duration(value)}`"
-    text = format_size(value) if name.endswith("bytes") else str(value)
+    if name == "tables":
+        return "all tables"
+    if name in ("health", "metrics"):
+        return "nowhere"
+    if name in ("deployment_name", "build_id"):
+        return "none"
+    text = SHOWN_DEFAULTS.get(name) or as_people_write(name, value)
     return f"`{text}`" if text else "Temporal's own"
 
 
