@@ -13,7 +13,7 @@ export UV_SYSTEM_CERTS ?= true
 SERVICES := main-service batcher-service
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format docs package coverage bench faults simulate soak streams pins clean
+.PHONY: help setup demo test lint format docs package image coverage bench faults simulate soak streams pins clean
 
 help: ## show what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,7 +32,7 @@ demo: setup ## Temporal, a database, both services, 500 payments and an audit; D
 	$(RUN)/temporal-batching demo $(DEMO)
 
 test: setup ## the tests that take minutes at most; TESTS="tests/unit -k settings"
-	$(RUN)/pytest -n 2 -m "not soak and not faults and not package" $(TESTS)
+	$(RUN)/pytest -n 4 -m "not soak and not faults and not package and not image" $(TESTS)
 
 lint: setup ## ruff, mypy, and the schema of the workflow for GitHub
 	$(RUN)/ruff check .
@@ -40,6 +40,8 @@ lint: setup ## ruff, mypy, and the schema of the workflow for GitHub
 	$(RUN)/mypy src tests benchmarks scripts
 	$(foreach service,$(SERVICES),$(RUN)/mypy $(service) &&) true
 	$(RUN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(RUN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml
+	$(RUN)/hadolint deploy/Dockerfile
 
 format: setup ## ruff's fixes and its formatting
 	$(RUN)/ruff check --fix .
@@ -50,6 +52,9 @@ docs: setup ## the documentation site into build/site; a broken link or referenc
 
 package: setup ## build the wheel, install it with each extra into an empty environment, and run the tutorial there
 	$(RUN)/pytest -n 0 -m package $(TESTS)
+
+image: setup ## build the container image on a base of Debian's packages, and run it: needs root, debootstrap, podman, runc
+	$(RUN)/pytest -n 0 -m image $(TESTS)
 
 coverage: setup ## branch coverage of the unit and integration tests: a figure, and a report in build/coverage/
 	$(RUN)/pytest -n 2 -q --cov --cov-report= tests/unit tests/integration $(TESTS)

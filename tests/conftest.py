@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
@@ -17,10 +18,14 @@ from temporal_batching.testing.servers import FAST, temporal_server
 
 pytest_plugins = ["tests.support.databases", "tests.support.statements"]
 
+# No test is about the time that an example takes, and a busy machine may need any.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
+
 # Where Python is told to write no bytecode, every process of a test compiles all that it imports: a second of CPU each.
 # The processes that run the tests are among them.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-os.environ["PYTHONPYCACHEPREFIX"] = str(Path(__file__).resolve().parents[1] / ".cache" / "bytecode")
+os.environ["PYTHONPYCACHEPREFIX"] = str(Path(__file__).resolve().parents[1] / "build" / "bytecode")
 
 TEST_SERVER = Path(sys.executable).parent / "temporal-test-server"
 
@@ -31,6 +36,9 @@ PROMPT = (
 """The server fires timers up to a second late, and starts no more than one run of a workflow in a second: nothing to a
 user, much to a test."""
 
+NEXUS = ("--dynamic-config-value", "activity.enableCallbacks=true")
+"""A Nexus operation is backed by a standalone activity, which is to call back when it ends."""
+
 CONTINUE_SOON = ("--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=50")
 
 CONTINUE_AT_ONCE = ("--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=1")
@@ -40,7 +48,7 @@ CONTINUE_AT_ONCE = ("--dynamic-config-value", "limit.historyCount.suggestContinu
 async def server(directory: Path, *options: str, prompt: bool = True) -> AsyncIterator[Client]:
     """A client of a development server of one's own."""
     os.environ.setdefault("GOGC", "400")  # the development server's garbage collector: less often, for speed
-    options = (*FAST, *(PROMPT if prompt else ()), *options)
+    options = (*FAST, *NEXUS, *(PROMPT if prompt else ()), *options)
     async with temporal_server(directory=directory, port=0, ui_port=0, options=options) as running:
         yield await Client.connect(running.address)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tests.support.typescript import NPM
 
 from temporal_batching.testing.servers import FAST, free_port, temporal_server
 
@@ -113,6 +114,8 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         if name == "uv run":
             assert UV is not None
             program = [UV, "run"]
+        elif name == "npm":
+            program = [str(NPM)]
         elif name == "python":
             program = [sys.executable]
         else:

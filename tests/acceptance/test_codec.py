@@ -61,10 +61,13 @@ async def test_every_command_takes_the_data_converter_of_the_batcher(
             assert await process.ends() == 1, (command, process.output)
             assert len(process.lines) == 1, (command, process.output)
             assert "--data-converter" in process.lines[0]
+        checked = await start("temporal-batching", "check", **plain)
+        assert await checked.ends() == 1, checked.output
+        assert "--data-converter" in checked.output
         # With it: every one.
         database.execute("ALTER TABLE notes RENAME TO strict_notes")
         database.execute("CREATE TABLE notes (text text NOT NULL, n integer)")
-        for command in commands:
+        for command in (("check",), *commands):
             process = await start("temporal-batching", *command, **encoded)
             assert await process.ends() == 0, (command, process.output)
         assert database.execute("SELECT text, n FROM notes").fetchall() == [(SECRET, 9)]

@@ -21,7 +21,16 @@ from scripts.docs import GENERATED
 from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Worker
 from tests.acceptance.conftest import ROOT
+from tests.acceptance.test_guide_bulk_api import COMMANDS as COMMANDS_OF_THE_BULK_API
+from tests.acceptance.test_guide_configure import FLAGS, VARIABLES
+from tests.acceptance.test_guide_limit_flushes import COMMANDS as COMMANDS_OF_FLUSHES
+from tests.acceptance.test_guide_nexus import COMMANDS as COMMANDS_OF_NEXUS
 from tests.acceptance.test_guides import SIGNAL
+from tests.acceptance.test_typescript import COMMANDS as COMMANDS_IN_TYPESCRIPT
+from tests.deploy.test_page import COMMANDS as COMMANDS_OF_DEPLOYMENT
+from tests.deploy.test_page import EXPORTS as SETTINGS_OF_TEMPORAL_CLOUD
+from tests.deploy.test_versioned import COMMANDS as COMMANDS_OF_VERSIONS
+from tests.integration.test_versions import COMMANDS as COMMANDS_OF_UPGRADES
 from tests.package.test_tutorial import COMMANDS as COMMANDS_OF_THE_TUTORIAL
 from tests.support.databases import TestDatabase
 from tests.support.waiting import assert_eventually
@@ -37,22 +46,43 @@ if TYPE_CHECKING:
     from tests.acceptance.conftest import Start
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PROGRAMS = ("make", "uv", "pip", "python", "pytest", "temporal", "temporal-batching", "docker", "kubectl", "psql")
+PROGRAMS = (
+    "make",
+    "uv",
+    "pip",
+    "npm",
+    "python",
+    "pytest",
+    "temporal",
+    "temporal-batching",
+    "docker",
+    "kubectl",
+    "psql",
+)
 
 SERVICES = "tests/acceptance/test_services.py"
 COMMANDS_OF_README = f"{SERVICES}::test_the_commands_of_the_readme_with_their_defaults_book_ten_payments_in_one_batch"
 DEMO = "tests/acceptance/test_demo.py::test_every_payment_is_confirmed_and_in_the_database_once"
-KEPT = "tests/acceptance/test_demo.py::test_a_signal_ends_it_without_a_trace"
+KEPT = "tests/acceptance/test_demo.py::test_what_stays_up_can_be_looked_into_as_it_says"
 OPERATORS = f"{SERVICES}::test_operators_commands_reach_the_batcher"
 AUDIT = "tests/acceptance/test_audit.py::test_a_deployment_holds_its_audit_until_it_is_damaged"
 
 TUTORIAL = "tests/package/test_tutorial.py::test_the_tutorial_leads_to_a_first_batch"
 INSTALLS = "tests/package/test_installs.py::test_the_wheel_installs_and_imports"
 GUIDES = "tests/acceptance/test_guides.py"
+CONFIGURE = "tests/acceptance/test_guide_configure.py"
 
 LETTERS = f"{SERVICES}::test_an_operator_resends_dead_letters"
 
+SIZING = "tests/acceptance/test_sizing.py"
+
 LEDGER = f"{SERVICES}::test_an_operator_looks_up_a_request_and_prunes_the_ledger"
+
+FLUSHES = "tests/acceptance/test_guide_limit_flushes.py"
+
+OBSERVED = "tests/acceptance/test_observed.py::test_a_worker_is_observed_and_checked_by_its_commands"
+
+TRACED = "tests/acceptance/test_guide_trace.py::test_a_worker_of_the_command_line_traces_and_logs"
 
 HELD_BY = {
     "make demo": DEMO,
@@ -74,6 +104,7 @@ HELD_BY = {
     "make pins": "Makefile",
     ".ci/run": "Makefile",
     'pip install "temporal-batching[postgresql]"': INSTALLS,
+    'pip install "temporal-batching[mariadb]"': INSTALLS,
     **dict.fromkeys(COMMANDS_OF_THE_TUTORIAL, TUTORIAL),
     SIGNAL: f"{GUIDES}::test_a_signal_from_the_command_line_is_written",
     # `make setup` does it, without which there are no tests; a second one could change what others use.
@@ -92,18 +123,50 @@ HELD_BY = {
     "temporal-batching configure": OPERATORS,
     "temporal-batching configure --linger 1s": OPERATORS,
     "temporal-batching worker": DEMO,
-    "temporal-batching worker --config batching.toml": f"{GUIDES}::test_the_file_with_settings_is_understood",
-    "temporal-batching worker --metrics 127.0.0.1:9464": "tests/integration/test_metrics.py",
+    "temporal-batching worker --config batching.toml": f"{CONFIGURE}::test_the_file_with_settings_is_understood",
+    **dict.fromkeys(
+        [FLAGS.strip(), *VARIABLES],
+        f"{CONFIGURE}::test_the_tables_and_rules_of_the_page_hold_by_file_flag_and_variable",
+    ),
+    "temporal-batching worker --metrics 127.0.0.1:9464": OBSERVED,
+    "temporal-batching worker --health 127.0.0.1:8080": OBSERVED,
+    'pip install "temporal-batching[opentelemetry]"': INSTALLS,
+    "opentelemetry-instrument temporal-batching worker": TRACED,
+    "temporal-batching worker --log-format json": TRACED,
+    "temporal-batching check": OBSERVED,
+    "temporal-batching start": "tests/acceptance/test_codec.py",
     "temporal-batching audit": AUDIT,
     "temporal-batching audit --complete": AUDIT,
     "temporal-batching dead-letters": LETTERS,
     "temporal-batching resend --all": LETTERS,
     "temporal-batching lookup ID": LEDGER,
     "temporal-batching prune --older-than 30d": LEDGER,
-    "python -m benchmarks.operations": "module",
+    "temporal-batching size --rate 5000 --bytes 300": f"{SIZING}::test_a_load_is_sized_without_a_temporal",
+    "temporal-batching size --rate 5000 --bytes 300 --gateways 4 --linger 1s": (
+        f"{SIZING}::test_a_load_is_sized_without_a_temporal"
+    ),
+    "temporal-batching savings --since 24h": f"{SIZING}::test_a_deployment_says_what_it_saved",
+    "python -m benchmarks.questions.operations": "module",
+    **dict.fromkeys(COMMANDS_OF_DEPLOYMENT, "tests/deploy/test_page.py::test_a_command_names_what_there_is"),
+    **dict.fromkeys(
+        SETTINGS_OF_TEMPORAL_CLOUD,
+        "tests/deploy/test_page.py::test_the_settings_for_temporal_cloud_are_understood_by_the_sdk",
+    ),
+    "temporal-batching check --profile cloud": "tests/integration/test_tls.py",
+    "make image": "Makefile",
+    **dict.fromkeys(COMMANDS_OF_FLUSHES, f"{FLUSHES}::test_the_commands_of_the_page_flush_elsewhere_under_a_limit"),
+    "temporal workflow metadata --workflow-id batcher-main-0": (
+        f"{FLUSHES}::test_the_commands_of_the_page_flush_elsewhere_under_a_limit"
+    ),
     "temporal workflow describe": "temporal",
     "temporal workflow cancel": "temporal",
     "temporal-batching adopt-ledger --name NAME --identity ID": OPERATORS,
+    **dict.fromkeys(COMMANDS_OF_UPGRADES, "tests/integration/test_versions.py"),
+    **dict.fromkeys(COMMANDS_OF_VERSIONS, "tests/deploy/test_versioned.py"),
+    "temporal-batching worker --deployment-name batcher --build-id v1": "tests/unit/cli/test_worker.py",
+    **dict.fromkeys(COMMANDS_OF_THE_BULK_API, "tests/acceptance/test_guide_bulk_api.py"),
+    **dict.fromkeys(COMMANDS_OF_NEXUS, "tests/acceptance/test_guide_nexus.py"),
+    **dict.fromkeys(COMMANDS_IN_TYPESCRIPT, "tests/acceptance/test_typescript.py"),
 }
 """Every command of the documents: the test that runs it, or what else is seen to hold it."""
 
@@ -168,7 +231,7 @@ def test_temporals_own_command_line_knows_its_command(command: str) -> None:
 def test_what_else_is_shown_is_there() -> None:
     assert "postgresql" in metadata("temporal-batching").get_all("Provides-Extra", [])
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o100
-    assert importlib.util.find_spec("benchmarks.operations") is not None
+    assert importlib.util.find_spec("benchmarks.questions.operations") is not None
 
 
 # README's Python
@@ -291,6 +354,10 @@ def test_the_requests_of_the_wire_contract_are_requests(number: int) -> None:
     wire = json.loads(blocks("docs/reference/wire-contract.md", "json")[number])
     if "records" in wire:
         assert read_submission(wire).records == len(wire["records"])
+    elif "requests" in wire:
+        assert read_submission(wire).requests == len(wire["requests"])
+    elif "packed" in wire:
+        assert len(read_submission(wire).write_requests()) == wire["holds"][0]
     elif "reply_to" in wire:
         request = json.loads(blocks("docs/reference/wire-contract.md", "json")[0])
         assert [one.to_wire() for one in read_submission({**request, **wire}).replies] == [wire["reply_to"]]

@@ -13,6 +13,7 @@ from tests.acceptance.conftest import ROOT
 
 NEEDED = {
     "audit",
+    "batching_runtime",
     "BatchClient",
     "BatchPolicy",
     "BatchWriter",
@@ -70,6 +71,8 @@ def test_what_readers_meet_first_has_an_example() -> None:
 def test_every_example_is_type_checked(tmp_path: Path) -> None:
     examples = [*in_documents(), *((f"example_of_{name}", code) for name, code in in_docstrings())]
     assert len({name for name, _ in examples}) == len(examples)
+    for path in (ROOT / "examples" / "embeddings").glob("*.py"):  # some of them are shown, and import the others
+        (tmp_path / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
     for name, code in examples:
         (tmp_path / f"{name}.py").write_text(f"{code}\n{SHORT_FUNCTIONS}\n", encoding="utf-8")
     # The same options as `make lint`: with others mypy would check every library anew, here and there.

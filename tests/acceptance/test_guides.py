@@ -23,7 +23,6 @@ from tests.support.databases import TestDatabase
 from tests.support.waiting import assert_eventually
 
 from temporal_batching import BatchClient, BatcherHandle, WriteRequest
-from temporal_batching.settings import load
 from temporal_batching.testing import RunningBatcher, running_batcher
 from temporal_batching.testing.servers import FAST, find_temporal, temporal_server
 
@@ -137,10 +136,3 @@ async def test_the_configured_batcher_runs_with_its_name_and_shards(
         assert confirmation.outcome == "written", process.output
     assert postgresql.rows("SELECT account, n FROM balances") == [("a", 2)]
     assert len(await BatcherHandle(client, "payments", shards=4).stats()) == 4
-
-
-def test_the_file_with_settings_is_understood(tmp_path: Path) -> None:
-    (tmp_path / "batching.toml").write_text(block("configure.md", "toml"), encoding="utf-8")
-    settings = load(config=tmp_path / "batching.toml")
-    assert (settings.name, settings.sink_url()) == ("main", "sqlite:///payments.db")
-    assert (settings.policy().max_batch_size, settings.policy().linger) == (200, timedelta(milliseconds=500))

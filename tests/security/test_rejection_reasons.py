@@ -1,4 +1,4 @@
-"""What a caller is told of a rejection is about what it sent, never about what else the database holds."""
+"""The reason of a rejection is about what the caller sent, never about what else the database holds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.databases import TestDatabase
 SECRET = "the-secret-of-the-database"
 
 SCHEMA = f"""CREATE TABLE parents (id integer PRIMARY KEY);;
-CREATE TABLE orders (id integer PRIMARY KEY, email text UNIQUE, parent integer REFERENCES parents,
+CREATE TABLE orders (id integer PRIMARY KEY, email text UNIQUE, parent integer REFERENCES parents (id),
     amount integer NOT NULL CHECK (amount > 0), secret text DEFAULT '{SECRET}')"""
 
 
@@ -26,7 +26,7 @@ async def test_a_reason_does_not_carry_the_row(database: TestDatabase) -> None:
     database.execute(SCHEMA)
     code, reason = await reason_of(database, "orders", {"id": 1, "amount": -1})
     assert code is RejectCode.CONSTRAINT
-    assert "CHECK constraint" in reason or "check constraint" in reason
+    assert "constraint" in reason.casefold()
     assert SECRET not in reason
     code, reason = await reason_of(database, "orders", {"id": 1, "amount": None})
     assert (code, SECRET in reason, "amount" in reason) == (RejectCode.CONSTRAINT, False, True)

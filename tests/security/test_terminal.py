@@ -15,6 +15,7 @@ from rich.markup import escape
 from temporal_batching import BatcherStats, ConsoleSink, Record, WriteRequest
 from temporal_batching.cli import console, monitor
 from temporal_batching.cli.console import CommandError, fail
+from temporal_batching.cli.logs import TextLines
 from temporal_batching.monitoring.watch import changes
 from temporal_batching.sinks.base import Batch
 from temporal_batching.terminal import printable
@@ -115,7 +116,7 @@ def test_an_error_is_shown_as_text(text: str, screen: io.StringIO) -> None:
 
 @pytest.mark.parametrize("text", [*HOSTILE, MARKUP, FORGED])
 def test_a_log_line_is_one_line_of_text(text: str) -> None:
-    formatter = console._Brief("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    formatter = TextLines()
     record = logging.LogRecord("a.logger", logging.WARNING, __file__, 1, "said: %s", (text,), None)
     line = formatter.format(record)
     assert line.isprintable()
@@ -123,7 +124,7 @@ def test_a_log_line_is_one_line_of_text(text: str) -> None:
 
 
 def test_a_stack_in_the_log_keeps_its_lines_and_nothing_else() -> None:
-    formatter = console._Brief("%(message)s")
+    formatter = TextLines()
     try:
         raise ValueError("".join(HOSTILE))
     except ValueError as err:

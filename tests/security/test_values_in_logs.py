@@ -85,7 +85,7 @@ async def test_a_sink_that_quotes_a_record_when_it_breaks_is_not_quoted_in_the_l
     caplog.set_level(logging.DEBUG)
     async with running(client, _Angry()) as service:
         write = Write([["entries", {"id": SECRET}]], request_id="bad")
-        (result,) = await service.call("activity", [write], timeout=4.0)
+        (result,) = await service.call("activity", [write], timeout=8.0)
     assert result.error == "WriteExpired"
     assert SECRET not in result.reason
     assert "_Angry.write raised ValueError at" in said(caplog)
