@@ -7,13 +7,14 @@ UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
 RUN := .venv/bin
 DEMO ?=
 TESTS ?=
+IN_MINUTES := not soak and not faults and not package and not image
 SEEDS ?= 20000
 # The machine's own certificates: behind a company's proxy uv's built-in ones are not enough.
 export UV_SYSTEM_CERTS ?= true
 SERVICES := main-service batcher-service
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format docs package image coverage bench faults simulate soak streams pins clean
+.PHONY: help setup demo test again lint format docs package image coverage bench faults simulate soak streams pins clean
 
 help: ## show what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,7 +33,10 @@ demo: setup ## Temporal, a database, both services, 500 payments and an audit; D
 	$(RUN)/temporal-batching demo $(DEMO)
 
 test: setup ## the tests that take minutes at most; TESTS="tests/unit -k settings"
-	$(RUN)/pytest -n 4 -m "not soak and not faults and not package and not image" $(TESTS)
+	$(RUN)/pytest -n 4 -m "$(IN_MINUTES)" $(TESTS)
+
+again: setup ## the tests that failed last, one at a time
+	$(RUN)/pytest -n 0 -m "$(IN_MINUTES)" --last-failed --last-failed-no-failures none $(TESTS)
 
 lint: setup ## ruff, mypy, and the schema of the workflow for GitHub
 	$(RUN)/ruff check .
