@@ -21,7 +21,7 @@ from tests.support.databases import TestDatabase
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Process, Start
 
-FEW = ("--workflows", "40", "--json")
+FEW = ("--workflows", "20", "--json")
 
 
 @pytest.fixture
@@ -52,9 +52,9 @@ async def _report(demo: Process) -> dict[str, Any]:
 
 
 async def test_every_payment_is_confirmed_and_in_the_database_once(start: Start, scratch: Path) -> None:
-    demo = await start("temporal-batching", "demo", "--workflows", "200", "--sink", "postgresql", "--json")
+    demo = await start("temporal-batching", "demo", "--workflows", "120", "--sink", "postgresql", "--json")
     report = await _report(demo)
-    assert report["workflows"] == report["confirmed"] == report["rows"] == report["ledger_rows"] == 200
+    assert report["workflows"] == report["confirmed"] == report["rows"] == report["ledger_rows"] == 120
     assert report["failed"] == 0
     assert report["audit"] == "holds"
     assert 2 <= report["transactions"] <= 5
@@ -65,9 +65,9 @@ async def test_every_payment_is_confirmed_and_in_the_database_once(start: Start,
 async def test_it_runs_on_a_database_of_ones_own(start: Start, scratch: Path, mariadb: TestDatabase) -> None:
     demo = await start("temporal-batching", "demo", *FEW, "--sink", mariadb.url)
     report = await _report(demo)
-    assert report["confirmed"] == report["rows"] == report["ledger_rows"] == 40
+    assert report["confirmed"] == report["rows"] == report["ledger_rows"] == 20
     assert report["audit"] == "holds"
-    assert mariadb.scalar("SELECT count(DISTINCT payment_id) FROM entries") == 40
+    assert mariadb.scalar("SELECT count(DISTINCT payment_id) FROM entries") == 20
     assert _left_behind(scratch) == []
 
 
@@ -82,7 +82,7 @@ async def test_ports_in_use_and_foreign_settings_are_no_obstacle(start: Start, s
         foreign = {"BATCHING_SINK": "postgresql://nobody@127.0.0.1:1/nowhere", "TEMPORAL_API_KEY": "none"}
         demo = await start("temporal-batching", "demo", *FEW, "--shards", "4", "--linger", "0", **foreign)
         report = await _report(demo)
-    assert report["confirmed"] == report["rows"] == 40
+    assert report["confirmed"] == report["rows"] == 20
     assert report["batcher_runs"] >= 4
     assert report["transactions"] <= 4, "with no linger they are held back, so that each shard writes its crowd at once"
     assert not report["web_ui"].endswith(":8233")
@@ -94,7 +94,7 @@ async def test_on_a_shared_temporal_it_leaves_other_batchers_alone(start: Start,
         "temporal-batching", "demo", *FEW, "--via", "activity", "--linger", "1s", TEMPORAL_ADDRESS=temporal
     )
     report = await _report(demo)
-    assert report["confirmed"] == report["rows"] == 40
+    assert report["confirmed"] == report["rows"] == 20
     assert report["web_ui"] is None
     client = await Client.connect(temporal)
     left = [w.id async for w in client.list_workflows("ExecutionStatus = 'Running'") if "demo" in w.id]

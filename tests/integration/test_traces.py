@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from temporal_batching import Confirmation, MemorySink, Outcome, RejectCode, WriteRejected, WriteRequest
 from temporal_batching.contract import SIGNAL_ADD, Record
 from temporal_batching.sinks.base import Batch
-from tests.support.callers import WAYS_IN, Listener
+from tests.support.callers import EVERY_WAY_IN, Listener
 from tests.support.many_callers import OneOfMany
 from tests.support.service import QUICK, Service, entry, running
 from tests.support.tracing import key_of, linked, named, trace_of, tracer, tracing_client
@@ -109,7 +109,7 @@ async def test_a_callers_trace_leads_to_its_batch_and_back(
 
 async def by_workflows(service: Service) -> list[str]:
     batches: list[str] = []
-    for way_in in WAYS_IN:
+    for way_in in EVERY_WAY_IN:
         with tracer().start_as_current_span(f"calls by {way_in}") as span:
             good, bad = await service.call(way_in, [entry(1, note=SECRET), entry(2, note=SECRET, bad=True)])
         await leads_there_and_back(span, good.batch_id, good.request_id)

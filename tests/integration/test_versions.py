@@ -203,3 +203,41 @@ async def test_what_holds_a_shard_back_is_named_with_the_command_that_ends_it(cl
                 assert await outcome(one, "activity", 2) == "written"
         assert await failed_tasks(client, one.shard().id) == []
     assert sorted(row["n"] for row in sink.rows["entries"]) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["of the same workers", "of workers without a version"])
+async def test_a_shard_changes_its_version_while_flushes_have_a_queue(client: Client, apart: bool) -> None:
+    """Its flushes are those of the version that runs it where its workers flush, and of whoever flushes where not."""
+    deployment, sink = Deployment(client), MemorySink()
+    flushes = {} if apart else {"flush_task_queue": f"{deployment.name}-flushes"}
+    options = deployment.options("v1")
+    async with running(
+        client, sink, batcher=False, worker_options=options, flush_apart=apart, plugin_options=flushes
+    ) as one:
+        starting = asyncio.create_task(one.start_batcher())
+        await deployment.make_current("v1")
+        await starting
+        await until_run_by(one, deployment.version("v1"))
+        assert await outcome(one, "activity", 0) == "written"
+
+        other = await Client.connect(client.service_client.config.target_host)  # a client has one worker for a queue
+        options = deployment.options("v2")
+        two = Service(
+            other, sink, QUICK, name=one.name, worker_options=options, flush_apart=apart, plugin_options=flushes
+        )
+        try:
+            await two.start_batcher()
+            await deployment.make_current("v2")
+            await until_run_by(one, deployment.version("v2"))
+            assert await outcome(one, "signal", 1) == "written"
+            # What goes while the first version's workers are away is flushed by those that are there.
+            await one.stop_batcher()
+            assert await outcome(one, "local", 2) == "written"
+            assert (await two.stats()).flush_failures == 0
+            found = await findings(two)
+            subjects = ("flush queue", "version", "worker", "sink", "shard 0")
+            assert {found[subject][0] for subject in subjects} == {Level.OK}
+        finally:
+            await two.stop_batcher()
+        assert await failed_tasks(client, one.shard().id) == []
+    assert sorted(row["n"] for row in sink.rows["entries"]) == [0, 1, 2]

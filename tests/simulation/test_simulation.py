@@ -17,7 +17,7 @@ from temporal_batching.wire.submission import Submission
 from tests.simulation.plan import OVERLAPPING, make_plan
 from tests.simulation.run import run, shrink
 
-SEEDS = 600
+SEEDS = 300
 PARTS = 6
 
 REGRESSION_SEEDS = {

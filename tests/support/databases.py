@@ -208,12 +208,13 @@ def mariadb(mariadb_process: MariadbServer) -> Iterator[TestDatabase]:
 @contextmanager
 def mariadb_database(server: sa.URL, name: str, *, poolclass: type[sa.Pool] = sa.QueuePool) -> Iterator[TestDatabase]:
     """A database of this name, and an engine that quotes names as the other databases do."""
-    maintenance = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    plain = {"ssl_disabled": True}  # the driver reads all certificates of the machine for each connection otherwise
+    maintenance = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool, connect_args=plain)
     with maintenance.connect() as connection:
         connection.execute(sa.text(f"CREATE DATABASE {name} CHARACTER SET utf8mb4"))
     url = server.set(database=name)
     quoting = {"init_command": "SET sql_mode = 'ANSI_QUOTES,STRICT_ALL_TABLES'"}
-    engine = sa.create_engine(url, connect_args=quoting, poolclass=poolclass)
+    engine = sa.create_engine(url, connect_args={**plain, **quoting}, poolclass=poolclass)
     database = TestDatabase("mariadb", url.render_as_string(hide_password=False), engine)
     with database.stack:
         yield database
