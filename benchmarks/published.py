@@ -1,6 +1,6 @@
 """README's first figure: writes/s and p99 over the round trip to the database, as an SVG with its data beside it.
 
-And README's sentence about `write_many`, of what was measured.
+And README's sentence about `write_many`, its table, and the tables of the page about performance.
 
     python -m benchmarks --redraw --publish
 
@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from benchmarks import published_tables as tables
 from benchmarks.charts import Style, draw_curves, standalone, style_context
 from benchmarks.questions import limit as question
 from benchmarks.questions import many
@@ -61,15 +62,25 @@ INK, SOFT, GRID, BACK, EDGE = "#1b1e23", "#4d545e", "#d9dde3", "#ffffff", "#d0d5
 
 
 def publish(report: Report) -> tuple[Path, ...]:
-    """Writes what was measured: data, drawing and the rows of the page's table; README's sentence. Returns where."""
+    """Writes what was measured into README, the page and the figure with its data. Returns where."""
     sentence = sentence_of(report)
     written = []
     if sentence is not None:
         README.write_text(with_sentence(README.read_text(encoding="utf-8"), sentence), encoding="utf-8")
         written.append(README)
+    if tables.is_whole(report):
+        written += _publish_tables(report)
     if report.limit.points or not written:
         written += _publish_limit(report)
-    return tuple(written)
+    return tuple(dict.fromkeys(written))
+
+
+def _publish_tables(report: Report) -> tuple[Path, ...]:
+    readme, page = (path.read_text(encoding="utf-8") for path in (README, PAGE))
+    README.write_text(tables.with_block(readme, "ways", tables.for_readme(report)), encoding="utf-8")
+    page = tables.with_block(page, "ways", tables.for_page(report))
+    PAGE.write_text(tables.with_block(page, "targets", tables.targets(report)), encoding="utf-8")
+    return README, PAGE
 
 
 def _publish_limit(report: Report) -> tuple[Path, ...]:

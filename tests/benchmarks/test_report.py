@@ -15,7 +15,7 @@ from benchmarks.questions.limit import CONTENDERS
 from benchmarks.report import Limit, LimitPoint, Point, Report, Result
 from benchmarks.rounding import number
 
-from benchmarks import published, report
+from benchmarks import published, published_tables, report
 
 
 def result(way: str, writes: int, **figures: object) -> Result:
@@ -172,3 +172,38 @@ def test_a_target_is_met_missed_or_not_measured() -> None:
 
 def test_figures_have_three_digits_that_matter() -> None:
     assert [number(value) for value in (0, 1234.5, 12.345, 0.012345, 3.0)] == ["0", "1,234", "12.3", "0.0123", "3"]
+
+
+@pytest.fixture
+def documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """Copies of what a run writes into."""
+    copies = {}
+    for name in ("README", "PAGE"):
+        original: Path = getattr(published, name)
+        copies[name] = tmp_path / original.name
+        copies[name].write_text(original.read_text(encoding="utf-8"), encoding="utf-8")
+        monkeypatch.setattr(published, name, copies[name])
+    return copies
+
+
+def test_a_whole_run_fills_the_tables_of_ways_and_targets(documents: dict[str, Path]) -> None:
+    ways = [result(way, 800, persistence_per_write=10.0) for way in published_tables.OF_PAGE]
+    ways[-1].persistence_per_write = 0.5
+    found = Report({"load average at the start": 0.1}, results=ways, targets=[("a target", "≤ 3", "2.5", True)])
+    assert published.publish(found) == (documents["README"], documents["PAGE"])
+    page = documents["PAGE"].read_text(encoding="utf-8")
+    assert "| ours, `write_many` | 0.5 (0.05x) |" in page
+    assert "| a target | ≤ 3 | 2.5 | met |" in page
+    assert "| Temporal's persistence requests | 10 | 10 (1.00x) |" in documents["README"].read_text(encoding="utf-8")
+
+
+def test_a_quick_run_fills_no_table_of_ways(documents: dict[str, Path]) -> None:
+    before = documents["README"].read_text(encoding="utf-8")
+    with pytest.raises(SystemExit, match="not measured"):
+        published.publish(Report({}, results=[result("direct", 200)]))
+    assert documents["README"].read_text(encoding="utf-8") == before
+
+
+def test_a_document_without_the_place_for_a_table_is_an_error() -> None:
+    with pytest.raises(ValueError, match="0 blocks of the name ways"):
+        published_tables.with_block("no comments", "ways", "| |")
