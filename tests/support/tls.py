@@ -41,8 +41,8 @@ class Certificates:
         }
 
 
-def make_certificates(directory: Path) -> Certificates:
-    """An authority, and what it has signed for a server and for a client."""
+def make_certificates(directory: Path, *, server: str = f"DNS:{SERVER_NAME}") -> Certificates:
+    """An authority, and what it has signed for a server of this name and for a client."""
     made = Certificates(directory)
 
     def request(name: str, *options: str) -> None:
@@ -60,7 +60,7 @@ def make_certificates(directory: Path) -> Certificates:
         "-addext",
         "basicConstraints=critical,CA:FALSE",
     ]
-    request("server", *signed, "-addext", f"subjectAltName=DNS:{SERVER_NAME}")
+    request("server", *signed, "-addext", f"subjectAltName={server}")
     request("client", *signed)
     return made
 
