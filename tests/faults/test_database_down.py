@@ -120,7 +120,7 @@ async def test_a_flush_outlasts_its_timeout_behind_a_lock_and_then_goes_on(
 ) -> None:
     """An attempt whose caller has received `expired` must not write once the lock is released."""
     scene = await new_scene(client, postgresql)
-    await scene.start_batcher(flush_timeout="3s", max_in_flight="1")
+    await scene.start_batcher(flush_timeout="3s")
     first = scene.ask_each(count=2)
     await scene.until_notified(first)
     waiting_for_lock = f"SELECT count(*) FROM pg_stat_activity WHERE {OURS} AND wait_event_type = 'Lock'"
@@ -134,7 +134,7 @@ async def test_a_flush_outlasts_its_timeout_behind_a_lock_and_then_goes_on(
             assert postgresql.scalar(waiting_for_lock) > 0
 
         await assert_eventually(waits_for_the_lock)
-        # Too late for the batch that is behind the lock, and with one in flight nothing of these is ever tried.
+        # Too late for the batch that is behind the lock. They are in the next one, which goes while that one pauses.
         late = scene.ask_each(count=2, timeout=6.0)
         await scene.until_notified([*hasty, *late], within=20)
         # The attempt of the patient waits, or the next one does: it will have the lock.
@@ -155,9 +155,9 @@ async def test_a_flush_outlasts_its_timeout_behind_a_lock_and_then_goes_on(
     )
     await scene.audit()
     assert max([await scene.waited(one) for one in hasty]) < 12
-    assert {one.verdict for one in hasty} <= {CallResult.EXPIRED, CallResult.NOT_CONFIRMED}
+    # An attempt under way at the deadline, a fifth of a caller's time before its end, may take longer than that fifth.
+    assert {one.verdict for one in [*hasty, *late]} <= {CallResult.EXPIRED, CallResult.NOT_CONFIRMED}
     assert {one.verdict for one in patient} <= {CallResult.WRITTEN, CallResult.DUPLICATE}
-    assert {one.verdict for one in late} == {CallResult.EXPIRED}
 
 
 @pytest.mark.parametrize("scope", ["server", "database"])
