@@ -90,6 +90,7 @@ HELD_BY = {
     # What runs this test, and what a person runs for longer; here it is seen that they would run what they say.
     "make test": "Makefile",
     "make setup": "Makefile",
+    "make again": "Makefile",
     "make lint": "Makefile",
     "make docs": "tests/acceptance/test_site.py::test_the_site_builds_and_has_every_page",
     "make package": "Makefile",
