@@ -18,6 +18,7 @@ from temporalio.common import WorkerDeploymentVersion
 
 from temporal_batching import BatchPolicy, MemorySink
 from temporal_batching.batcher import rollout
+from temporal_batching.contract import ACTIVITY_FLUSH
 from temporal_batching.health import Level, check, shards
 from temporal_batching.testing.servers import find_temporal, free_port
 from tests.support.observing import get
@@ -205,34 +206,44 @@ async def test_what_holds_a_shard_back_is_named_with_the_command_that_ends_it(cl
     assert sorted(row["n"] for row in sink.rows["entries"]) == [0, 1, 2]
 
 
+async def flushed_by(service: Service, first: int) -> set[str]:
+    """The workers that ran the flushes of four writes, whose rows are numbered from ``first``."""
+    for n in range(first, first + 4):
+        assert await outcome(service, "activity", n) == "written"
+    events = await service.events()
+    scheduled = {e.event_id: e.activity_task_scheduled_event_attributes.activity_type.name for e in events}
+    flushes = {event_id for event_id, name in scheduled.items() if name == ACTIVITY_FLUSH}
+    started = [event.activity_task_started_event_attributes for event in events]
+    return {one.identity for one in [one for one in started if one.scheduled_event_id in flushes][-4:]}
+
+
 @pytest.mark.parametrize("apart", [False, True], ids=["of the same workers", "of workers without a version"])
 async def test_a_shard_changes_its_version_while_flushes_have_a_queue(client: Client, apart: bool) -> None:
-    """Its flushes are those of the version that runs it where its workers flush, and of whoever flushes where not."""
+    """Its flushes are those of the version that runs it where its workers flush, and of any that flush where not."""
     deployment, sink = Deployment(client), MemorySink()
     flushes = {} if apart else {"flush_task_queue": f"{deployment.name}-flushes"}
-    options = deployment.options("v1")
+    v1, v2 = ({"identity": build_id, **deployment.options(build_id)} for build_id in ("v1", "v2"))
     async with running(
-        client, sink, batcher=False, worker_options=options, flush_apart=apart, plugin_options=flushes
+        client, sink, batcher=False, worker_options=v1, flush_apart=apart, plugin_options=flushes
     ) as one:
         starting = asyncio.create_task(one.start_batcher())
         await deployment.make_current("v1")
         await starting
         await until_run_by(one, deployment.version("v1"))
-        assert await outcome(one, "activity", 0) == "written"
 
         other = await Client.connect(client.service_client.config.target_host)  # a client has one worker for a queue
-        options = deployment.options("v2")
-        two = Service(
-            other, sink, QUICK, name=one.name, worker_options=options, flush_apart=apart, plugin_options=flushes
-        )
+        two = Service(other, sink, QUICK, name=one.name, worker_options=v2, flush_apart=apart, plugin_options=flushes)
         try:
             await two.start_batcher()
+            by = await flushed_by(one, 0)
+            assert apart or by == {"v1"}
             await deployment.make_current("v2")
             await until_run_by(one, deployment.version("v2"))
-            assert await outcome(one, "signal", 1) == "written"
+            by = await flushed_by(one, 4)
+            assert apart or by == {"v2"}
             # What goes while the first version's workers are away is flushed by those that are there.
             await one.stop_batcher()
-            assert await outcome(one, "local", 2) == "written"
+            assert await outcome(one, "local", 8) == "written"
             assert (await two.stats()).flush_failures == 0
             found = await findings(two)
             subjects = ("flush queue", "version", "worker", "sink", "shard 0")
@@ -240,4 +251,4 @@ async def test_a_shard_changes_its_version_while_flushes_have_a_queue(client: Cl
         finally:
             await two.stop_batcher()
         assert await failed_tasks(client, one.shard().id) == []
-    assert sorted(row["n"] for row in sink.rows["entries"]) == [0, 1, 2]
+    assert sorted(row["n"] for row in sink.rows["entries"]) == list(range(9))
