@@ -179,7 +179,8 @@ async def test_the_formulas_say_what_a_run_does(client: Client, case: Case) -> N
         flow = shard_flow(seen, case.policy, counted.surroundings, 1).per_second
         for name in ("updates", "signals", "flushes", "tasks"):
             expected, seen_of_it = getattr(flow, name) * counted.seconds, getattr(counted.done, name)
-            assert expected / RATES - 2 <= seen_of_it <= expected * RATES + 2, (name, expected, counted)
+            # The time begins with the first arrival, which the rate does not count therefore: one more than the spread.
+            assert expected / RATES - 2 <= seen_of_it <= expected * RATES + 3, (name, expected, counted)
 
         await has_saved(client, service, case, counted)
 

@@ -244,7 +244,8 @@ async def test_a_statement_ends_after_its_timeout(postgresql: TestDatabase) -> N
         "CREATE FUNCTION slow() RETURNS trigger AS 'BEGIN PERFORM pg_sleep(20); RETURN new; END' LANGUAGE plpgsql;;"
         "CREATE TRIGGER slow BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION slow()"
     )
-    sink = postgresql.sink(statement_timeout=timedelta(milliseconds=50))
+    # Long enough for a busy machine between two statements of the opening, which the limit bounds, too.
+    sink = postgresql.sink(statement_timeout=timedelta(milliseconds=500))
     outcomes = await sink.write(BATCH)
     assert {(o.kind.value, o.in_doubt) for o in outcomes} == {("retry", False)}
 
