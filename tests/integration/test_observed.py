@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from temporalio.client import Client
@@ -128,11 +129,16 @@ def bad(findings: list[Finding]) -> list[tuple[str, str]]:
     return [(one.subject, one.level.value) for one in findings if one.level != "ok"]
 
 
-async def test_a_check_finds_nothing_in_a_deployment_in_good_order(client: Client, database: TestDatabase) -> None:
+async def test_a_check_finds_nothing_in_good_order_and_a_flush_that_is_given_up_before_its_sink_gives_up(
+    client: Client, database: TestDatabase
+) -> None:
     database.execute("CREATE TABLE entries (n int)")
     async with running(client, SqlSink(database.url), QUICK, shards=2) as service:
         await service.call("nexus", [entry(n) for n in range(3)])
         found = await check(client, service.handle, sink=SqlSink(database.url, create_ledger=False))
+        await service.handle.configure(replace(QUICK, flush_timeout=timedelta(seconds=20)))
+        (given_up,) = (one for one in await check(client, service.handle) if one.level == "warning")
+    assert "a write may take 25 s, and a flush is given up after 20 s" in given_up.text
     assert bad(found) == []
     subjects = [one.subject for one in found]
     assert subjects == [

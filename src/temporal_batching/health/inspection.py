@@ -18,7 +18,7 @@ from temporal_batching.health.clocks import clock_findings, offset
 from temporal_batching.health.findings import Finding, any_failed, failed, ok, skipped
 from temporal_batching.health.nexus import look_at_nexus
 from temporal_batching.health.report import SinkReport, WorkerReport, library_version, look_at_sink
-from temporal_batching.health.shards import CONVERTER, ledger_findings, look_at_shard
+from temporal_batching.health.shards import CONVERTER, ledger_findings, look_at_shard, timeout_findings
 from temporal_batching.health.temporal import RPC_TIMEOUT, look_at_flush_queue, look_at_queue, look_at_server
 from temporal_batching.health.versions import routing_findings, server_findings
 from temporal_batching.sinks.base import Sink
@@ -129,6 +129,7 @@ def _sink_findings(
     whose, sink = found[-1]  # the worker's, if one was asked: that is where it is written
     if all(one.problem is None for _, one in found):
         findings += ledger_findings(batcher, stats, sink.ledger, whose=whose)
+        findings += timeout_findings(stats, sink.write_seconds, whose=whose)
     return findings
 
 

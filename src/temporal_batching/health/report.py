@@ -25,6 +25,7 @@ class SinkReport:
         configuration: Whether the problem is one that does not pass by itself.
         ahead_seconds: By how much its clock is ahead of the one of who looked; None if it has none of its own.
         tables: What has to be repaired at the tables that it writes to.
+        write_seconds: The longest that a write takes by its own limits; None if it has none.
     """
 
     kind: str
@@ -33,6 +34,7 @@ class SinkReport:
     configuration: bool = False
     ahead_seconds: float | None = None
     tables: list[str] = field(default_factory=list)
+    write_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,14 @@ async def look_at_sink(sink: Sink, *, opened: bool = True) -> SinkReport:
         clock = await sink.check()
         here = (before + time.time()) / 2
         ahead = None if clock is None else round(clock.timestamp() - here, 3)
-        return SinkReport(kind, sink.identity, ahead_seconds=ahead, tables=list(await sink.check_tables()))
+        limit = sink.write_timeout
+        return SinkReport(
+            kind,
+            sink.identity,
+            ahead_seconds=ahead,
+            tables=list(await sink.check_tables()),
+            write_seconds=None if limit is None else limit.total_seconds(),
+        )
     except SinkError as err:
         return SinkReport(kind, sink.identity, str(err), isinstance(err, SinkConfigurationError))
     except Exception as err:  # a sink of one's own; its text may quote anything

@@ -132,3 +132,24 @@ def ledger_findings(
         )
     if not others:
         yield ok("ledger", f"{ledger or 'a sink without one'}, that of every shard that was written to one")
+
+
+def timeout_findings(stats: list[BatcherStats], write_seconds: float | None, *, whose: str) -> Iterator[Finding]:
+    """Whether a flush is given up before the sink's own limit ends it.
+
+    Args:
+        stats: Of the shards that answered.
+        write_seconds: The longest that a write of the sink takes; None for a sink without a limit.
+        whose: Where that sink was looked at.
+    """
+    if write_seconds is None:
+        return
+    # A shard of an earlier version may not say its policy.
+    limits = [one.policy["flush_timeout"] for one in stats if "flush_timeout" in one.policy]
+    if limits and (shortest := min(limits)) <= write_seconds:
+        yield warning(
+            "sink",
+            f"from {whose}: a write may take {write_seconds:g} s, and a flush is given up after {shortest:g} s and "
+            "repeated: set the sink's --statement-timeout below it, or raise it, "
+            "`temporal-batching configure --flush-timeout`",
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import overload
 
 from temporal_batching.contract import INSERT, Operation, Outcome, OutcomeKind, ReturnedRow, Trigger, WriteRequest
@@ -108,6 +108,10 @@ class Sink(ABC):
     operations: Collection[Operation] = (INSERT,)
     """The operations of records that the sink carries out. A request with another one is `rejected` before it comes to
     the sink."""
+
+    write_timeout: timedelta | None = None
+    """The longest that `write` takes by the sink's own limits; None if it has none. ``temporal-batching check`` warns
+    unless it is below the batcher's ``flush_timeout``, at which a flush is given up and repeated."""
 
     async def open(self) -> None:  # noqa: B027  optional
         """Prepares the sink. The worker calls it once before it polls.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from temporal_batching.health.clocks import clock_findings, offset
 from temporal_batching.health.findings import Finding, any_failed
 from temporal_batching.health.nexus import NexusState, nexus_finding
 from temporal_batching.health.report import look_at_sink
-from temporal_batching.health.shards import ledger_findings, stats_findings
+from temporal_batching.health.shards import ledger_findings, stats_findings, timeout_findings
 from temporal_batching.health.temporal import feature_findings, version_finding
 from temporal_batching.policy import BatchPolicy
 
@@ -97,6 +98,25 @@ def test_a_shard_of_another_ledger_is_a_failure_with_the_command_that_adopts_it(
     assert "`temporal-batching adopt-ledger --name main --shards 2 --identity L2`" in found.text
     assert levels(ledger_findings(handle, [dataclasses.replace(STATS, ledger="")], None, whose="w")) == ["ok"]
     assert levels(ledger_findings(handle, [STATS], None, whose="w")) == ["failed"]
+
+
+def test_a_sink_that_outlasts_a_flush_is_a_warning_with_both_limits() -> None:
+    short = dataclasses.replace(STATS, shard=1, policy=BatchPolicy(flush_timeout=timedelta(seconds=10)).to_wire())
+    assert levels(timeout_findings([STATS, short], None, whose="the worker")) == []
+    assert levels(timeout_findings([STATS, short], 9.5, whose="the worker")) == []
+    assert levels(timeout_findings([STATS], 25.0, whose="the worker")) == []
+    (found,) = timeout_findings([STATS, short], 25.0, whose="the worker")
+    assert found.level == "warning"
+    assert "a write may take 25 s, and a flush is given up after 10 s" in found.text
+    assert levels(timeout_findings([short], 10.0, whose="the worker")) == ["warning"]
+
+
+async def test_a_sinks_own_limit_of_a_write_is_in_its_report() -> None:
+    class Bounded(MemorySink):
+        write_timeout = timedelta(seconds=45)
+
+    assert (await look_at_sink(Bounded(), opened=False)).write_seconds == 45
+    assert (await look_at_sink(MemorySink(), opened=False)).write_seconds is None
 
 
 @pytest.mark.parametrize(

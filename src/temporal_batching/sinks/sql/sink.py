@@ -191,6 +191,7 @@ class SqlSink(Sink):
             adapter.own.append(self._letters.table)
         adapter.reserved = [self._ledger, DeadLetters(DEFAULT_DEAD_LETTERS, self._dialect).table]
         timeouts = Timeouts(statement=statement_timeout, lock=lock_timeout)
+        self.write_timeout = statement_timeout
         # These two have no underscore for the sake of the project's own tests; applications use neither.
         self.connections = Connections(connected, adapter, timeouts)
         self.catalog = TableCatalog(
