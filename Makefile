@@ -7,7 +7,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
 RUN := .venv/bin
 DEMO ?=
 TESTS ?=
-IN_MINUTES := not soak and not faults and not package and not image
+IN_MINUTES := not soak and not faults and not package and not image and not site
 # No test takes a minute by itself. One that hangs, in a worker of the SDK that does not stop, fails instead of all.
 LONGEST := --timeout 300
 SEEDS ?= 20000
@@ -57,6 +57,7 @@ format: setup ## ruff's fixes and its formatting
 
 docs: setup ## the documentation site into build/site; a broken link or reference fails
 	$(RUN)/python scripts/docs.py
+	$(RUN)/pytest -n 2 -q -m site tests/acceptance/test_site.py
 
 package: setup ## build the wheel, install it with each extra into an empty environment, and run the tutorial there
 	$(RUN)/pytest -n 0 -m package $(TESTS)
