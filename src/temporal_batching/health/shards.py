@@ -150,6 +150,6 @@ def timeout_findings(stats: list[BatcherStats], write_seconds: float | None, *, 
         yield warning(
             "sink",
             f"from {whose}: a write may take {write_seconds:g} s, and a flush is given up after {shortest:g} s and "
-            "repeated: set the sink's --statement-timeout below it, or raise it, "
+            "repeated: lower the sink's limit (--statement-timeout of the workers), or raise the flush timeout, "
             "`temporal-batching configure --flush-timeout`",
         )
