@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 from uuid import uuid4
 
@@ -168,7 +168,9 @@ async def write(database: TestDatabase, asked: Sequence[WriteRequest]) -> None:
     assert [(r.request_id, o.reason) for r, o in zip(asked, outcomes, strict=True) if o.kind != "written"] == []
 
 
-async def test_every_value_is_found_as_it_was_stored(all_types: TestDatabase, kind: str, facts: FactStore) -> None:
+async def test_every_value_is_found_as_it_was_stored_and_missed_when_it_is_lost(
+    all_types: TestDatabase, kind: str, facts: FactStore
+) -> None:
     asked = requests(kind)
     await write(all_types, asked)
     tell(facts, asked)
@@ -177,13 +179,10 @@ async def test_every_value_is_found_as_it_was_stored(all_types: TestDatabase, ki
     assert found.unchecked == {}
     assert (found.requests, found.written, found.records) == (len(asked), len(asked), len(asked))
 
-
-async def test_every_value_that_is_lost_is_missed(all_types: TestDatabase, kind: str, facts: FactStore) -> None:
-    asked = requests(kind)
-    await write(all_types, asked)
     all_types.execute(";;".join(f'UPDATE {request.records[0].table} SET "the value%" = NULL' for request in asked))
-    tell(facts, asked)
-    found = judge(facts, all_types)
+    with closing(FactStore()) as again:
+        tell(again, asked)
+        found = judge(again, all_types)
     nulls = {request.request_id for request in asked if request.records[0].values["the value%"] is None}
     for form, rule in (("keyed", "other values"), ("free", "written but missing")):
         missed = {violation.request_id for violation in found.violations if violation.rule == rule}
@@ -199,37 +198,48 @@ async def test_nothing_of_a_value_is_said(database: TestDatabase, facts: FactSto
     assert str(violation) == "other values: r: keyed0: the value%"
 
 
-@pytest.mark.parametrize(
-    ("verdict", "code", "rules"),
-    [
-        (CallResult.WRITTEN, "", {"rows without ledger"}),
-        (CallResult.NOT_CONFIRMED, "", {"rows without ledger"}),
-        (CallResult.UNKNOWN, "", {"rows without ledger"}),
-        (CallResult.EXPIRED, "", {"rows without ledger", "not written but present"}),
-        (CallResult.NOT_SUBMITTED, "", {"rows without ledger", "not written but present"}),
-        (CallResult.REJECTED, "type", {"rows without ledger", "not written but present"}),
-        # It was refused because of that row, independent of its writer.
-        (CallResult.REJECTED, "constraint", set()),
-    ],
-)
-async def test_rows_that_the_ledger_does_not_know_are_found(
-    verdict: CallResult, code: str, rules: set[str], database: TestDatabase, facts: FactStore
-) -> None:
-    asked = [WriteRequest("r", [Record("keyed0", {"id": 1, "the value%": 1})])]
+PRESENT = "not written but present"
+UNKNOWN_TO_THE_LEDGER = [
+    (CallResult.WRITTEN, "", {"rows without ledger"}),
+    (CallResult.NOT_CONFIRMED, "", {"rows without ledger"}),
+    (CallResult.UNKNOWN, "", {"rows without ledger"}),
+    (CallResult.EXPIRED, "", {"rows without ledger", PRESENT}),
+    (CallResult.NOT_SUBMITTED, "", {"rows without ledger", PRESENT}),
+    (CallResult.REJECTED, "type", {"rows without ledger", PRESENT}),
+    # It was refused because of that row, independent of its writer.
+    (CallResult.REJECTED, "constraint", set()),
+]
+
+
+def one_each(count: int) -> list[WriteRequest]:
+    """Requests for a row with a key of its own."""
+    return [WriteRequest(f"r{n}", [Record("keyed0", {"id": n, "the value%": 1})]) for n in range(count)]
+
+
+def by_request(found: Findings) -> dict[str, set[str]]:
+    rules: dict[str, set[str]] = {}
+    for violation in found.violations:
+        rules.setdefault(violation.request_id, set()).add(str(violation.rule))
+    return rules
+
+
+async def test_rows_that_the_ledger_does_not_know_are_found(database: TestDatabase, facts: FactStore) -> None:
+    asked = one_each(len(UNKNOWN_TO_THE_LEDGER))
     await write(database, asked)
     database.execute("DELETE FROM batching_ledger")
-    tell(facts, asked, verdict, code)
-    assert {violation.rule for violation in judge(facts, database).violations} == rules
+    for request, (verdict, code, _) in zip(asked, UNKNOWN_TO_THE_LEDGER, strict=True):
+        tell(facts, [request], verdict, code)
+    expected = {f"r{n}": rules for n, (_, _, rules) in enumerate(UNKNOWN_TO_THE_LEDGER) if rules}
+    assert by_request(judge(facts, database)) == expected
 
 
-@pytest.mark.parametrize("verdict", [CallResult.EXPIRED, CallResult.REJECTED, CallResult.NOT_SUBMITTED])
-async def test_what_was_said_not_to_be_written_and_is(
-    verdict: CallResult, database: TestDatabase, facts: FactStore
-) -> None:
-    asked = [WriteRequest("r", [Record("keyed0", {"id": 1, "the value%": 1})])]
+async def test_what_was_said_not_to_be_written_and_is(database: TestDatabase, facts: FactStore) -> None:
+    verdicts = [CallResult.EXPIRED, CallResult.REJECTED, CallResult.NOT_SUBMITTED]
+    asked = one_each(len(verdicts))
     await write(database, asked)
-    tell(facts, asked, verdict)
-    assert {violation.rule for violation in judge(facts, database).violations} == {"not written but present"}
+    for request, verdict in zip(asked, verdicts, strict=True):
+        tell(facts, [request], verdict)
+    assert by_request(judge(facts, database)) == {"r0": {PRESENT}, "r1": {PRESENT}, "r2": {PRESENT}}
 
 
 async def test_equal_rows_are_distinguished_by_their_number(database: TestDatabase, facts: FactStore) -> None:

@@ -21,7 +21,7 @@ from temporal_batching.routing import batcher_workflow_id
 from tests.support.callers import WAYS_IN, Listener, Write
 from tests.support.service import QUICK, Service, count, entry, running
 from tests.support.waiting import assert_eventually
-from tests.support.ways import by_every_way_in, by_way_in
+from tests.support.ways import by_way_in
 
 LONG = BatchPolicy(linger=timedelta(minutes=10))
 
@@ -57,10 +57,10 @@ async def test_signals_and_updates_stream_in_while_it_continues_as_new(continuin
     policy = BatchPolicy(linger=timedelta(milliseconds=20), max_batch_size=25)
     async with running(continuing_client, sink, policy) as service:
         await asyncio.gather(
-            *(stream(service, "signal", range(start, start + 75)) for start in range(0, 300, 75)),
-            *(stream(service, "update", range(start, start + 45), many=3) for start in range(1_000, 1_180, 45)),
+            *(stream(service, "signal", range(start, start + 40)) for start in range(0, 160, 40)),
+            *(stream(service, "update", range(start, start + 24), many=3) for start in range(1_000, 1_096, 24)),
         )
-        callers = await asyncio.gather(*(service.call(way_in, [entry(2_000)] * 25) for way_in in WAYS_IN))
+        callers = await asyncio.gather(*(service.call(way_in, [entry(2_000)] * 8) for way_in in WAYS_IN))
 
         async def settled() -> None:
             assert (await service.stats()).dedup_ids == 0
@@ -70,14 +70,14 @@ async def test_signals_and_updates_stream_in_while_it_continues_as_new(continuin
         histories = await runs(service)
     # An update that was sent again may have arrived before: its requests are duplicates then.
     assert set(stats.outcomes) <= {"written", "duplicate"}
-    assert stats.outcomes["written"] == 555
+    assert stats.outcomes["written"] == 280
     assert {one.outcome for part in callers for one in part} == {"written"}
     assert Counter(row["n"] for row in sink.rows["entries"]) == {
-        **dict.fromkeys([*range(300), *range(1_000, 1_180)], 1),
-        2_000: 75,
+        **dict.fromkeys([*range(160), *range(1_000, 1_096)], 1),
+        2_000: 24,
     }
     assert stats.continue_as_new == len(histories) - 1
-    assert stats.continue_as_new >= 5
+    assert stats.continue_as_new >= 3
     failed = [task_failures(events) for events in histories]
     assert set().union(*failed) <= {
         WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND,
@@ -96,24 +96,21 @@ def task_failures(events: list[HistoryEvent]) -> Counter[Any]:
     )
 
 
-@by_every_way_in
-async def test_what_is_pending_is_carried_over_and_its_caller_is_notified(
-    continuing_client: Client, way_in: str
-) -> None:
+async def test_what_is_pending_is_carried_over_and_its_callers_are_notified(continuing_client: Client) -> None:
     sink = MemorySink()
     async with running(continuing_client, sink, LONG) as service:
         await service.handle.configure(BatchPolicy(linger=timedelta(minutes=10), max_batch_size=77))
         await service.handle.pause()
-        caller = await service.start(way_in, [entry(n) for n in range(5)], timeout=60.0)
+        callers = [await service.start(way_in, [entry(1), entry(2)], timeout=60.0) for way_in in WAYS_IN]
 
         async def pending() -> None:
-            assert (await service.stats()).pending == 5
+            assert (await service.stats()).pending == 6
 
         await assert_eventually(pending)
         before = await service.stats()
         await stir(service, until=before.continue_as_new + 2)
         stats = await service.stats()
-        assert (stats.pending, stats.dedup_ids, stats.paused) == (5, 5, True)
+        assert (stats.pending, stats.dedup_ids, stats.paused) == (6, 6, True)
         assert stats.policy["max_batch_size"] == 77
         assert stats.malformed > before.malformed
         await service.stop_batcher()
@@ -121,15 +118,17 @@ async def test_what_is_pending_is_carried_over_and_its_caller_is_notified(
         assert (await service.stats()).policy["max_batch_size"] == 77, "the operator's word was forgotten"
         await service.handle.resume()
         await service.handle.flush()
-        assert {one.outcome for one in await caller.result()} == {"written"}
-    assert sorted(row["n"] for row in sink.rows["entries"]) == [0, 1, 2, 3, 4]
+        for caller in callers:
+            assert [one.outcome for one in await caller.result()] == ["written"] * 2
+    assert sorted(row["n"] for row in sink.rows["entries"]) == [1, 1, 1, 2, 2, 2]
 
 
 async def stir(service: Service, *, until: int) -> None:
     """Makes history without writing anything, until the shard has continued as new so often."""
     async with asyncio.timeout(20):
         while (await service.stats()).continue_as_new < until:
-            await service.shard().signal("stir")
+            for _ in range(5):
+                await service.shard().signal("stir")
 
 
 async def test_a_batch_that_was_set_back_keeps_its_id_and_what_it_knows(continuing_client: Client) -> None:
@@ -261,7 +260,7 @@ async def test_a_sink_that_is_down_does_not_make_a_shard_cycle(continuing_client
     sink = MemorySink()
     sink.fail_next(1_000_000, error=SinkUnavailable("down", in_doubt=False))
     policy = BatchPolicy(
-        linger=QUICK.linger, retry_initial=timedelta(milliseconds=10), retry_max=timedelta(milliseconds=300)
+        linger=QUICK.linger, retry_initial=timedelta(milliseconds=10), retry_max=timedelta(milliseconds=100)
     )
     async with running(continuing_client, sink, policy) as service:
         caller = await service.start("activity", [entry(1)], timeout=60.0)
@@ -285,7 +284,8 @@ async def test_a_run_that_holds_too_much_to_end_refuses_before_its_history_is_fu
     async with running(client, MemorySink(), policy) as service:
         await service.handle.pause()
         writes = [Write([["entries", {"n": n, "text": "x" * 150_000}]]) for n in range(16)]
-        callers = [await service.start("signal", [write], timeout=60.0) for write in writes]
+        # Each caller signals one after the other.
+        callers = [await service.start("signal", writes[n : n + 4], timeout=60.0) for n in range(0, 16, 4)]
 
         async def refused() -> None:
             stats = await service.stats()
@@ -294,7 +294,7 @@ async def test_a_run_that_holds_too_much_to_end_refuses_before_its_history_is_fu
         await assert_eventually(refused, within=30)
         pending = (await service.stats()).pending
         await service.handle.resume()
-        results = [(await caller.result())[0] for caller in callers]
+        results = [one for caller in callers for one in await caller.result()]
     # How many of them are in history before the shard reads the first is the machine's to say.
     assert pending < len(writes)
     assert Counter(one.code or one.outcome for one in results) == {

@@ -178,29 +178,39 @@ async def test_an_unreachable_reply_address_does_not_delay_a_batch(client: Clien
 async def test_reply_addresses_count_towards_the_bytes_of_a_batch(client: Client) -> None:
     """Or the flush's input passes the 2 MiB that Temporal takes, and the shard stands still."""
     sink = MemorySink()
-    big = BatchPolicy(
-        max_batch_size=5_000, max_batch_records=5_000, linger=BatchPolicy().linger, max_batch_bytes=1_048_576
-    )
+    big = BatchPolicy(max_batch_size=5_000, max_batch_records=5_000, max_batch_bytes=100_000)
     async with running(client, sink, big) as service:
         for part in range(3):
-            wires = [request(reply_to={"workflow_id": f"{part}-{n}-" + "w" * 980}) for n in range(800)]
+            wires = [request(reply_to={"workflow_id": f"{part}-{n}-" + "w" * 980}) for n in range(80)]
             await service.shard().signal("add_write_request", wires)
         await service.handle.flush()
-        assert (await service.stats()).outcomes == {"written": 2_400}
-    assert len(sink.batches) > 2
+        assert (await service.stats()).outcomes == {"written": 240}
+    assert max(len(batch) for batch in sink.batches) <= 100, "of the bytes of their addresses alone no more fit"
+
+
+ARGUMENTS: dict[str, list[Any]] = {
+    "none": [],
+    "number": [1],
+    "null": [None],
+    "text": ["text"],
+    "two": [[1], [2]],
+    "unknown field": [{"nonsense": 1}],
+    "undecodable": [raw(b"\xff")],
+    "too deep": [nested(5_000)],
+    "wrong type": [{"pause": "yes"}],
+}
 
 
 @pytest.mark.parametrize("update", ["submit", "control"])
-@pytest.mark.parametrize(
-    "arguments",
-    [[], [1], [None], ["text"], [[1], [2]], [{"nonsense": 1}], [raw(b"\xff")], [nested(5_000)], [{"pause": "yes"}]],
-    ids=["none", "number", "null", "text", "two", "unknown field", "undecodable", "too deep", "wrong type"],
-)
-async def test_an_update_with_junk_fails_for_its_sender_alone(
-    junk_service: Service, update: str, arguments: list[Any]
-) -> None:
-    with pytest.raises(WorkflowUpdateFailedError):
-        await junk_service.shard().execute_update(update, args=arguments)
+async def test_an_update_with_junk_fails_for_its_sender_alone(junk_service: Service, update: str) -> None:
+    accepted = []
+    for name, arguments in ARGUMENTS.items():
+        try:
+            await junk_service.shard().execute_update(update, args=arguments)
+        except WorkflowUpdateFailedError:
+            continue
+        accepted.append(name)
+    assert accepted == []
     await went_on(junk_service)
 
 

@@ -28,12 +28,12 @@ NUMBERED = {
 
 
 class Unsteady(SqlSink):
-    """Slow, now and then cut off before or after its commit; and it hangs on one key until that is released."""
+    """Slow, at two of eight calls cut off, before or after its commit; and it hangs on one key until it is released."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.rng = Random(7)
-        self.running = self.most = self.cuts = 0
+        self.running = self.most = self.calls = self.cuts = 0
         self.released = asyncio.Event()
 
     async def write(self, batch: Batch) -> Sequence[Outcome]:
@@ -42,8 +42,9 @@ class Unsteady(SqlSink):
         try:
             if any(request.key == "hot" for request in batch):
                 await self.released.wait()
-            await asyncio.sleep(self.rng.uniform(0, 0.02))
-            cut = self.rng.choice(["before", "after", "", "", "", "", "", ""])
+            await asyncio.sleep(self.rng.uniform(0.05, 0.2))  # so slow that the next batch is there meanwhile
+            self.calls += 1
+            cut = {2: "before", 3: "after"}.get(self.calls % 8, "")  # the breaker is closed in between
             self.cuts += bool(cut)
             if cut == "before":
                 raise SinkUnavailable("cut before the commit", in_doubt=True)
@@ -69,7 +70,7 @@ async def test_the_order_of_each_key_holds_and_other_keys_do_not_wait_for_one_th
     database.execute(f"CREATE TABLE log (seq {NUMBERED[database.dialect]}, k VARCHAR(20), n INTEGER)")
     sink = Unsteady(database.url)
     policy = replace(QUICK, max_in_flight=4, max_batch_size=5)
-    keys = [f"k{number}" for number in range(8)]
+    keys = [f"k{number}" for number in range(6)]
 
     def written(*wanted: str) -> list[tuple[str, int]]:
         return [(k, n) for k, n in database.rows("SELECT k, n FROM log ORDER BY seq") if k in wanted]
@@ -81,18 +82,18 @@ async def test_the_order_of_each_key_holds_and_other_keys_do_not_wait_for_one_th
             assert len(written("first")) == 1
 
         await assert_eventually(first_is_written)
-        await send(service, range(12), "hot")
-        await asyncio.gather(*(send(service, range(20), key) for key in keys))
+        await send(service, range(6), "hot")
+        await asyncio.gather(*(send(service, range(12), key) for key in keys))
 
         async def others_are_written() -> None:
-            assert len(written(*keys)) == 20 * len(keys)
+            assert len(written(*keys)) == 12 * len(keys)
 
         await assert_eventually(others_are_written, within=60)
         assert written("hot") == []
 
         async def only_the_hot_key_waits() -> None:  # a batch that was cut after its commit is asked about once more
             stats = await service.stats()
-            assert stats.pending + stats.in_flight == 12
+            assert stats.pending + stats.in_flight == 6
 
         await assert_eventually(only_the_hot_key_waits)
         sink.released.set()
@@ -102,7 +103,7 @@ async def test_the_order_of_each_key_holds_and_other_keys_do_not_wait_for_one_th
             assert (stats.pending, stats.in_flight) == (0, 0)
 
         await assert_eventually(all_is_settled, within=60)
-    for key, count in [("hot", 12), *((key, 20) for key in keys)]:
+    for key, count in [("hot", 6), *((key, 12) for key in keys)]:
         assert written(key) == [(key, n) for n in range(count)]
     assert sink.most >= 3, "batches overlapped"
     assert sink.cuts >= 3
@@ -114,14 +115,14 @@ async def test_batches_that_start_together_fit_the_message_of_a_workflow_task(cl
     policy = replace(QUICK, linger=timedelta(0), max_in_flight=16, max_batch_size=1)
     async with running(client, sink, policy) as service:
         await service.handle.pause()
-        for n in range(16):
+        for n in range(10):
             values = {"n": n, "text": "x" * 480_000}
             wire = {"request_id": f"r{n}", "records": [{"table": "t", "values": values}]}
             await service.shard().signal(SIGNAL_ADD, wire)
         await service.handle.resume()
 
         async def all_are_written() -> None:
-            assert len(sink.rows.get("t", ())) == 16
+            assert len(sink.rows.get("t", ())) == 10
 
         await assert_eventually(all_are_written, within=30)
         assert (await service.stats()).flush_failures == 0

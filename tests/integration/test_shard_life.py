@@ -20,7 +20,6 @@ from temporal_batching import Batch, BatcherNotRunning, BatchPolicy, MemorySink,
 from tests.support.callers import WAYS_IN, Listener, Write
 from tests.support.service import QUICK, Service, entry, running
 from tests.support.waiting import assert_eventually
-from tests.support.ways import by_every_way_in
 
 LONG = BatchPolicy(
     linger=timedelta(minutes=10), retry_initial=timedelta(milliseconds=100), retry_max=timedelta(seconds=1)
@@ -80,12 +79,11 @@ async def test_two_shards_of_one_name_over_one_ledger_answer_duplicate(client: C
         assert (await service.call("activity", [write]))[0].outcome == "duplicate"
 
 
-@by_every_way_in
-async def test_a_cancelled_shard_writes_what_it_holds_and_then_ends_as_cancelled(client: Client, way_in: str) -> None:
+async def test_a_cancelled_shard_writes_what_it_holds_and_then_ends_as_cancelled(client: Client) -> None:
     sink = MemorySink()
     async with running(client, sink, LONG) as service:
-        callers = [await service.start(way_in, [entry(n)]) for n in range(5)]
-        await pending(service, 5)
+        callers = [await service.start(way_in, [entry(n)]) for way_in in WAYS_IN for n in range(2)]
+        await pending(service, 6)
         run_id = (await service.stats()).run_id
         await service.shard().cancel()
         for caller in callers:
@@ -161,7 +159,7 @@ async def test_a_signal_cannot_complete_somebodys_activity(client: Client) -> No
 
 ATTACKS: dict[str, list[list[str]]] = {
     "long ids": [[f"nobody-{n}", "x" * 100_000] for n in range(12)],
-    "non-ASCII ids": [["\N{SNOWMAN}" * 200 + str(n), "\N{SNOWMAN}" * 900] for n in range(1_000)],
+    "non-ASCII ids": [["\N{SNOWMAN}" * 200 + str(n), "\N{SNOWMAN}" * 900] for n in range(400)],
 }
 
 
@@ -283,6 +281,8 @@ async def test_refusals_neither_stop_a_shard_nor_keep_its_run_from_ending(contin
             await service.shard().signal("add_write_request", junk)
         for n in range(25):
             assert (await service.call("activity", [entry(n)]))[0].outcome == "written"
+            if (await service.stats()).continue_as_new:
+                break
 
         async def continued() -> None:
             stats = await service.stats()

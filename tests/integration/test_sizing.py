@@ -50,8 +50,8 @@ class Case:
 
 
 CASES = [
-    Case("activity", 120, BatchPolicy(linger=timedelta(seconds=1))),
-    Case("signal", 120, BatchPolicy(linger=timedelta(seconds=1))),
+    Case("activity", 60, BatchPolicy(linger=timedelta(seconds=1)), rate=25.0),
+    Case("signal", 60, BatchPolicy(linger=timedelta(seconds=1)), rate=25.0),
     Case("write_many", 4_000, BatchPolicy(linger=timedelta(seconds=1), max_batch_size=500, max_in_flight=1)),
 ]
 

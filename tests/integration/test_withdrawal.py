@@ -13,7 +13,7 @@ from temporalio.exceptions import CancelledError
 
 from temporal_batching import BatchPolicy, MemorySink, Outcome
 from temporal_batching.sinks.base import Batch
-from tests.support.callers import Caller, Carry, Continuer, Listener, Write
+from tests.support.callers import EVERY_WAY_IN, Caller, Carry, Continuer, Listener, Write
 from tests.support.service import QUICK, Service, entry, running
 from tests.support.waiting import assert_eventually
 from tests.support.ways import by_nexus_too
@@ -28,27 +28,26 @@ async def pending(service: Service, number: int) -> None:
     await assert_eventually(check)
 
 
-@by_nexus_too
-async def test_cancelled_while_pending_is_never_written(client: Client, way_in: str) -> None:
+async def test_cancelled_while_pending_is_never_written(client: Client) -> None:
     sink = MemorySink()
     async with running(client, sink, LONG) as service:
-        caller = await service.start(way_in, [entry(1)])
-        await pending(service, 1)
-        neighbour = await service.start(way_in, [entry(2)])
-        await pending(service, 2)
-        await caller.cancel()
-        with pytest.raises(WorkflowFailureError) as failure:
-            await caller.result()
-        assert isinstance(failure.value.cause, CancelledError)
-        await pending(service, 1)
+        callers = [await service.start(way_in, [entry(1)]) for way_in in EVERY_WAY_IN]
+        await pending(service, 4)
+        neighbours = [await service.start(way_in, [entry(2)]) for way_in in EVERY_WAY_IN]
+        await pending(service, 8)
+        for number, caller in enumerate(callers, 1):
+            await caller.cancel()
+            with pytest.raises(WorkflowFailureError) as failure:
+                await caller.result()
+            assert isinstance(failure.value.cause, CancelledError)
+            await pending(service, 8 - number)
         await service.handle.flush()
-        assert (await neighbour.result())[0].outcome == "written"
-        assert (await service.stats()).outcomes == {"rejected": 1, "written": 1}
-    assert sink.rows["entries"] == [{"n": 2}]
+        assert [(await neighbour.result())[0].outcome for neighbour in neighbours] == ["written"] * 4
+        assert (await service.stats()).outcomes == {"rejected": 4, "written": 4}
+    assert sink.rows["entries"] == [{"n": 2}] * 4
 
 
-@by_nexus_too
-async def test_cancelled_in_flight_the_outcome_stands(client: Client, way_in: str) -> None:
+async def test_cancelled_in_flight_the_outcome_stands(client: Client) -> None:
     started, gate = asyncio.Event(), asyncio.Event()
 
     class Gated(MemorySink):
@@ -59,18 +58,23 @@ async def test_cancelled_in_flight_the_outcome_stands(client: Client, way_in: st
 
     sink = Gated()
     async with running(client, sink) as service:
-        caller = await service.start(way_in, [entry(1)])
+        await service.handle.pause()
+        callers = [await service.start(way_in, [entry(1)]) for way_in in EVERY_WAY_IN]
+        await pending(service, 4)
+        await service.handle.resume()
         await started.wait()
-        await caller.cancel()
-        with pytest.raises(WorkflowFailureError):
-            await caller.result()
+        assert (await service.stats()).in_flight == 4
+        for caller in callers:
+            await caller.cancel()
+            with pytest.raises(WorkflowFailureError):
+                await caller.result()
         gate.set()
 
         async def settled() -> None:
-            assert (await service.stats()).outcomes == {"written": 1}
+            assert (await service.stats()).outcomes == {"written": 4}
 
         await assert_eventually(settled)
-    assert sink.rows["entries"] == [{"n": 1}]
+    assert sink.rows["entries"] == [{"n": 1}] * 4
 
 
 @by_nexus_too
@@ -111,47 +115,50 @@ async def test_one_of_two_callers_with_the_same_id_may_leave(client: Client, way
     assert sorted(row["n"] for row in sink.rows["entries"]) == [1, 2]
 
 
-@by_nexus_too
-async def test_terminated_callers_do_not_disturb(client: Client, way_in: str) -> None:
+async def test_terminated_callers_do_not_disturb(client: Client) -> None:
     sink = MemorySink()
     async with running(client, sink, LONG) as service:
-        callers = [await service.start(way_in, [entry(n)]) for n in range(6)]
-        await pending(service, 6)
-        for caller in callers[:3]:
+        gone = [await service.start(way_in, [entry(1)]) for way_in in EVERY_WAY_IN]
+        callers = [await service.start(way_in, [entry(2)]) for way_in in EVERY_WAY_IN]
+        await pending(service, 8)
+        for caller in gone:
             await caller.terminate()
         await service.handle.flush()
-        for caller in callers[3:]:
+        for caller in callers:
             assert (await caller.result())[0].outcome == "written"
         stats = await service.stats()
-    assert stats.outcomes == {"written": 6}
+    assert stats.outcomes == {"written": 8}
     assert (stats.undelivered, stats.flush_failures) == (0, 0)
 
 
-@by_nexus_too
-async def test_a_caller_that_continues_as_new_before_its_confirmation_is_still_notified(
-    client: Client, way_in: str
-) -> None:
+async def test_a_caller_that_continues_as_new_before_its_confirmation_is_still_notified(client: Client) -> None:
     sink = MemorySink()
     async with running(client, sink, LONG) as service:
-        write = Write([["entries", {"n": 1}]], request_id=f"{service.name}-1")
-        caller = await service.run(Continuer.run, Carry(service.job(way_in, [write])))
-        await pending(service, 1)
-        await caller.signal(Continuer.go_on)
+        jobs = [
+            service.job(way_in, [Write([["entries", {"n": 1}]], request_id=f"{service.name}-{way_in}")])
+            for way_in in EVERY_WAY_IN
+        ]
+        callers = [await service.run(Continuer.run, Carry(job)) for job in jobs]
+        await pending(service, 4)
+        for caller in callers:
+            await caller.signal(Continuer.go_on)
 
-        async def asked_again() -> None:
-            description = await client.get_workflow_handle(caller.id).describe()
-            assert description.run_id != caller.first_execution_run_id
+        async def all_asked_again() -> None:
+            for caller in callers:
+                description = await client.get_workflow_handle(caller.id).describe()
+                assert description.run_id != caller.first_execution_run_id
 
-        await assert_eventually(asked_again)
+        await assert_eventually(all_asked_again)
 
         async def flushed() -> None:
             await service.handle.flush()
-            assert (await client.get_workflow_handle(caller.id).describe()).status != 1
+            for caller in callers:
+                assert (await client.get_workflow_handle(caller.id).describe()).status != 1
 
         await assert_eventually(flushed)
-        (result,) = await caller.result()
-    assert result.outcome in ("written", "duplicate")
-    assert sink.rows["entries"] == [{"n": 1}]
+        for caller in callers:
+            assert (await caller.result())[0].outcome in ("written", "duplicate")
+    assert sink.rows["entries"] == [{"n": 1}] * 4
 
 
 async def test_a_withdrawal_that_overtakes_its_request_is_remembered(client: Client) -> None:
@@ -203,18 +210,20 @@ async def test_a_withdrawal_after_the_write_does_not_meet_the_next_run_of_the_sa
     assert (result.outcome, result.error) == ("duplicate", None)
 
 
-@by_nexus_too
-async def test_a_withdrawal_before_its_request_does_not_meet_later_runs(client: Client, way_in: str) -> None:
-    sink = MemorySink()
-    async with running(client, sink) as service:
-        write = Write([["entries", {"n": 1}]], request_id=f"{service.name}-1")
-        workflow_id = f"{service.name}-caller"
-        await service.shard().signal("withdraw_write_request", args=[write.request_id, workflow_id, "an-earlier-run"])
-        await service.shard().signal("withdraw_write_request", args=[write.request_id, workflow_id])
-        await service.shard().signal("withdraw_write_request", args=[write.request_id])
-        caller = await service.run(Caller.run, service.job(way_in, [write]), workflow_id=workflow_id)
-        (result,) = await caller.result()
-    assert (result.outcome, result.error) == ("written", None)
+async def test_a_withdrawal_before_its_request_does_not_meet_later_runs(client: Client) -> None:
+    async with running(client, MemorySink()) as service:
+
+        async def write(way_in: str) -> None:
+            write = Write([["entries", {"n": 1}]], request_id=f"{service.name}-{way_in}")
+            workflow_id = f"{service.name}-caller-{way_in}"
+            for args in ([write.request_id, workflow_id, "an-earlier-run"], [write.request_id, workflow_id]):
+                await service.shard().signal("withdraw_write_request", args=args)
+            await service.shard().signal("withdraw_write_request", args=[write.request_id])
+            caller = await service.run(Caller.run, service.job(way_in, [write]), workflow_id=workflow_id)
+            (result,) = await caller.result()
+            assert (result.outcome, result.error) == ("written", None), way_in
+
+        await asyncio.gather(*map(write, EVERY_WAY_IN))
 
 
 async def test_a_request_that_was_withdrawn_before_it_came_gets_the_ledgers_word(client: Client) -> None:
