@@ -14,8 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from temporalio.client import Client
+from tests.support import forks
 from tests.support.typescript import NPM
+from tests.support.waiting import assert_eventually
 
+from temporal_batching import BatcherHandle, BatcherNotRunning
 from temporal_batching.testing.servers import FAST, free_port, temporal_server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +45,7 @@ class Process:
     It leads a process group, as a command in a terminal does: `uv run` is not the only one in it.
     """
 
-    raw: asyncio.subprocess.Process
+    raw: asyncio.subprocess.Process | forks.Forked
     lines: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -89,6 +93,15 @@ class Process:
 
 
 Start = Callable[..., Awaitable[Process]]
+FORKED = {"temporal-batching": COMMAND, **SERVICES}
+
+
+def _executed(name: str) -> list[str]:
+    """The program that a name of a command stands for."""
+    if name == "uv run":
+        assert UV is not None
+        return [UV, "run"]
+    return [{"npm": str(NPM), "python": sys.executable}.get(name, name)]
 
 
 @pytest.fixture(scope="session")
@@ -104,36 +117,55 @@ async def temporal(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[st
         yield server.address
 
 
+async def serves(temporal: str, name: str, *, shards: int = 1) -> None:
+    """Waits until the batcher's worker answers for every shard: its tables are there as well."""
+    batcher = BatcherHandle(await Client.connect(temporal), name, shards=shards)
+
+    async def answers() -> None:
+        try:
+            await batcher.stats()
+        except BatcherNotRunning as err:
+            raise AssertionError(str(err)) from None
+
+    await assert_eventually(answers, within=PATIENCE)
+
+
+@pytest.fixture(scope="session")
+def forking() -> None:
+    """What forks for the commands of all tests is ready."""
+    forks.get_ready()
+
+
 @pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
-    """Starts commands with an environment of their own, and ends them with the test."""
+async def start(tmp_path: Path, forking: None) -> AsyncIterator[Start]:
+    """Starts commands with an environment of their own, and ends them with the test.
+
+    `temporal-batching` and the services are forked from a process that has imported what they need. `COMMAND` executes
+    the installed script, and `python` a service's.
+    """
     processes: list[Process] = []
 
     async def start(*command: str, **variables: str) -> Process:
         name, *options = command
-        if name == "uv run":
-            assert UV is not None
-            program = [UV, "run"]
-        elif name == "npm":
-            program = [str(NPM)]
-        elif name == "python":
-            program = [sys.executable]
-        else:
-            program = [COMMAND] if name == "temporal-batching" else [sys.executable, SERVICES[name]]
         foreign = ("BATCHING_", "TEMPORAL_", "MAIN_TASK_QUEUE")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         nobodys = tmp_path / "no-profile.toml"
         nobodys.touch()
-        raw = await asyncio.create_subprocess_exec(
-            *program,
-            *options,
-            cwd=ROOT,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=environment | {"TEMPORAL_CONFIG_FILE": str(nobodys), "PYTHONUNBUFFERED": "1"} | variables,
-            start_new_session=True,
-        )
+        environment |= {"TEMPORAL_CONFIG_FILE": str(nobodys), "PYTHONUNBUFFERED": "1"} | variables
+        raw: asyncio.subprocess.Process | forks.Forked
+        if script := FORKED.get(name):
+            raw = await forks.fork([script, *options], directory=ROOT, environment=environment)
+        else:
+            raw = await asyncio.create_subprocess_exec(
+                *_executed(name),
+                *options,
+                cwd=ROOT,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
         processes.append(Process(raw))
         return processes[-1]
 

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from temporalio.client import Client
+from tests.acceptance.conftest import COMMAND
 from tests.support.databases import TestDatabase
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Process, Start
 
-FEW = ("--workflows", "20", "--json")
+FOREIGN_SINK = {"BATCHING_SINK": "postgresql://nobody@127.0.0.1:1/nowhere"}
+"""A setting for other commands: the demo has a database of its own, unless its option names one."""
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ async def _report(demo: Process) -> dict[str, Any]:
 
 
 async def test_every_payment_is_confirmed_and_in_the_database_once(start: Start, scratch: Path) -> None:
-    demo = await start("temporal-batching", "demo", "--workflows", "120", "--sink", "postgresql", "--json")
+    demo = await start(COMMAND, "demo", "--workflows", "120", "--sink", "postgresql", "--json")
     report = await _report(demo)
     assert report["workflows"] == report["confirmed"] == report["rows"] == report["ledger_rows"] == 120
     assert report["failed"] == 0
@@ -62,16 +64,9 @@ async def test_every_payment_is_confirmed_and_in_the_database_once(start: Start,
     assert _left_behind(scratch) == []
 
 
-async def test_it_runs_on_a_database_of_ones_own(start: Start, scratch: Path, mariadb: TestDatabase) -> None:
-    demo = await start("temporal-batching", "demo", *FEW, "--sink", mariadb.url)
-    report = await _report(demo)
-    assert report["confirmed"] == report["rows"] == report["ledger_rows"] == 20
-    assert report["audit"] == "holds"
-    assert mariadb.scalar("SELECT count(DISTINCT payment_id) FROM entries") == 20
-    assert _left_behind(scratch) == []
-
-
-async def test_ports_in_use_and_foreign_settings_are_no_obstacle(start: Start, scratch: Path) -> None:
+async def test_a_database_of_ones_own_serves_and_ports_in_use_and_foreign_settings_are_no_obstacle(
+    start: Start, scratch: Path, mariadb: TestDatabase
+) -> None:
     with contextlib.ExitStack() as stack:
         for port in (7233, 8233):
             taken = stack.enter_context(socket.socket())
@@ -79,22 +74,25 @@ async def test_ports_in_use_and_foreign_settings_are_no_obstacle(start: Start, s
             with contextlib.suppress(OSError):  # somebody else's server has it, which serves as well
                 taken.bind(("127.0.0.1", port))
                 taken.listen()
-        foreign = {"BATCHING_SINK": "postgresql://nobody@127.0.0.1:1/nowhere", "TEMPORAL_API_KEY": "none"}
-        demo = await start("temporal-batching", "demo", *FEW, "--shards", "4", "--linger", "0", **foreign)
+        options = ("--workflows", "20", "--json", "--sink", mariadb.url, "--shards", "4", "--linger", "0")
+        demo = await start("temporal-batching", "demo", *options, **FOREIGN_SINK, TEMPORAL_API_KEY="none")
         report = await _report(demo)
-    assert report["confirmed"] == report["rows"] == 20
+    assert report["confirmed"] == report["rows"] == report["ledger_rows"] == 20
+    assert report["audit"] == "holds"
+    assert mariadb.scalar("SELECT count(DISTINCT payment_id) FROM entries") == 20
     assert report["batcher_runs"] >= 4
     assert report["transactions"] <= 4, "with no linger they are held back, so that each shard writes its crowd at once"
     assert not report["web_ui"].endswith(":8233")
     assert _left_behind(scratch) == []
 
 
-async def test_on_a_shared_temporal_it_leaves_other_batchers_alone(start: Start, scratch: Path, temporal: str) -> None:
-    demo = await start(
-        "temporal-batching", "demo", *FEW, "--via", "activity", "--linger", "1s", TEMPORAL_ADDRESS=temporal
-    )
+async def test_on_a_shared_temporal_it_brings_its_database_and_leaves_other_batchers_alone(
+    start: Start, scratch: Path, temporal: str
+) -> None:
+    options = ("--workflows", "5", "--json", "--via", "activity", "--linger", "1s")
+    demo = await start("temporal-batching", "demo", *options, **FOREIGN_SINK, TEMPORAL_ADDRESS=temporal)
     report = await _report(demo)
-    assert report["confirmed"] == report["rows"] == 20
+    assert report["confirmed"] == report["rows"] == 5
     assert report["web_ui"] is None
     client = await Client.connect(temporal)
     left = [w.id async for w in client.list_workflows("ExecutionStatus = 'Running'") if "demo" in w.id]
@@ -117,7 +115,7 @@ async def test_a_signal_ends_it_without_a_trace(
 
 
 async def test_what_stays_up_can_be_looked_into_as_it_says(start: Start, scratch: Path) -> None:
-    demo = await start("temporal-batching", "demo", "--workflows", "20", "--sink", "postgresql", "--keep")
+    demo = await start("temporal-batching", "demo", "--workflows", "6", "--sink", "postgresql", "--keep")
     await demo.says("Everything stays up until Ctrl-C: http://")
     (shard,) = [line.rpartition(" ")[2] for line in demo.lines if line.startswith("Shard 0, whether it is healthy")]
     assert re.fullmatch(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.acceptance.conftest import serves
 from tests.support.observing import get
 from tests.support.waiting import assert_eventually
 
@@ -29,6 +30,7 @@ async def test_a_worker_is_observed_and_checked_by_its_commands(start: Start, te
         assert status == 200, body
 
     await assert_eventually(ready, within=30)
+    await serves(temporal, "observed")
     assert 'batching_shard_up{batcher="observed"' in (await get(f"http://{metrics}/metrics"))[1]
 
     checked = await start("temporal-batching", "check", *name, **here)

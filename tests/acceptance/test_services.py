@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from temporalio.client import Client
-from tests.acceptance.conftest import PATIENCE, SERVICES, UV
+from tests.acceptance.conftest import PATIENCE, SERVICES, UV, serves
 from tests.support.waiting import assert_eventually
 
 from temporal_batching.cli.connect import connect
@@ -51,7 +51,7 @@ async def test_the_commands_of_the_readme_with_their_defaults_book_ten_payments_
         if UV is not None:
             # Once everything is there, `uv run` must not need anybody else.
             return await start("uv run", "python", script, *options, UV_OFFLINE="1", **variables)
-        return await start(next(name for name, path in SERVICES.items() if path == script), *options, **variables)
+        return await start("python", script, *options, **variables)
 
     port, ui_port = free_port(), free_port()
     where = {"TEMPORAL_ADDRESS": f"127.0.0.1:{port}"}
@@ -110,11 +110,11 @@ async def test_a_payment_that_is_repeated_by_another_way_in_is_booked_once(
     await start("main worker", **where)
     ways_in = (("--via", "activity"), ("--via", "signal"), ("--gateway", "batcher"))
     for way_in, outcome in zip(ways_in, ("written", "duplicate", "duplicate"), strict=True):
-        starter = await start("main starter", "--input", PAYMENTS, "--workflows", "30", *way_in, **where)
+        starter = await start("main starter", "--input", PAYMENTS, "--workflows", "10", *way_in, **where)
         assert await starter.ends() == 0, starter.output
-        assert starter.lines[-1].startswith(f"30 payments: 30 {outcome} in ")
+        assert starter.lines[-1].startswith(f"10 payments: 10 {outcome} in ")
     with closing(sqlite3.connect(database)) as connection:
-        assert connection.execute("SELECT count(*), count(DISTINCT payment_id) FROM entries").fetchone() == (30, 30)
+        assert connection.execute("SELECT count(*), count(DISTINCT payment_id) FROM entries").fetchone() == (10, 10)
 
 
 async def test_the_monitor_follows_a_batcher_through_every_continue_as_new(start: Start, temporal: str) -> None:
@@ -123,16 +123,18 @@ async def test_the_monitor_follows_a_batcher_through_every_continue_as_new(start
     await start("main worker", **where)
     monitor = await start("batcher starter", "--interval", "100ms", **where)
     await monitor.says("follow-0 found: run")
-    starter = await start("main starter", "--workflows", "150", **where)
+    # As many events as the server suggests to continue after: each payment's signal is one.
+    starter = await start("main starter", "--workflows", "80", **where)
     assert await starter.ends() == 0, starter.output
     await monitor.says(r"follow-0 continued as new.* run \w{8} -> \w{8} \(cycle \d+")
-    await monitor.says("state=idle .*written=150 ")
+    await monitor.says("state=idle .*written=80 ")
 
 
 async def test_operators_commands_reach_the_batcher(start: Start, temporal: str) -> None:
     where = _apart("operated", temporal)
     worker = await start("batcher worker", "--shards", "2", **where)
     await worker.says("shards: 2")
+    await serves(temporal, "operated", shards=2)
     said = {"pause": "is paused", "stats": "operated-1 state=paused", "drain": "is drained", "resume": "runs"}
     said["adopt-ledger --identity none"] = "goes on in the ledger none"
     for command, answer in said.items():
@@ -151,7 +153,7 @@ async def test_an_operator_resends_dead_letters(start: Start, temporal: str, tmp
         database.execute("CREATE TABLE articles (id integer PRIMARY KEY)")
         database.execute("CREATE TABLE orders (article integer NOT NULL REFERENCES articles)")
         worker = await start("batcher worker", **where)
-        await worker.says("Batcher")
+        await serves(temporal, "letters")
         process = await start("temporal-batching", "dead-letters", **where)
         assert await process.ends() == 0
         assert process.lines == ["No dead letters."]
@@ -177,8 +179,8 @@ async def test_an_operator_looks_up_a_request_and_prunes_the_ledger(
     where = _apart("ledger", temporal) | {"BATCHING_SINK": f"sqlite:///{tmp_path}/rows.db", "BATCHING_LINGER": "100ms"}
     with closing(sqlite3.connect(tmp_path / "rows.db", isolation_level=None)) as database:
         database.execute("CREATE TABLE orders (id integer)")
-        worker = await start("batcher worker", **where)
-        await worker.says("Batcher")
+        await start("batcher worker", **where)
+        await serves(temporal, "ledger")
         process = await start("temporal-batching", "lookup", "o-1", **where)
         assert await process.ends() == 1
         assert process.lines == ["o-1  not in the ledger"]

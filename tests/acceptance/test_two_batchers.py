@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -81,7 +82,7 @@ async def test_a_worker_with_another_database_writes_nothing_until_the_command_o
     first, second = tmp_path / "first.db", tmp_path / "second.db"
     before = await worker(start, temporal, name, database(first))
     assert await write(client, name, range(3)) == {"written"}
-    before.raw.terminate()
+    before.signal(signal.SIGTERM)
     await before.ends()
 
     after = await worker(start, temporal, name, database(second))
