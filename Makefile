@@ -37,7 +37,7 @@ demo: setup ## Temporal, a database, both services, 500 payments and an audit; D
 	$(RUN)/temporal-batching demo $(DEMO)
 
 test: setup ## the tests that take minutes at most; TESTS="tests/unit -k settings"
-	$(RUN)/pytest -n 4 $(LONGEST) -m "$(IN_MINUTES)" $(TESTS)
+	$(RUN)/pytest -n 5 --dist worksteal $(LONGEST) -m "$(IN_MINUTES)" $(TESTS)
 
 again: setup ## the tests that failed last, one at a time
 	$(RUN)/pytest -n 0 $(LONGEST) -m "$(IN_MINUTES)" --last-failed --last-failed-no-failures none $(TESTS)

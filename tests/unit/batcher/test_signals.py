@@ -71,7 +71,7 @@ signals = st.tuples(st.sampled_from(["add_write_request", "withdraw_write_reques
 
 
 @given(st.lists(signals, max_size=25), st.sampled_from([1, 50]), st.none() | st.just("closed"))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 def test_junk_is_bounded_in_what_a_run_carries(
     sent: list[tuple[str, list[Any]]], times: int, closed: str | None
 ) -> None:

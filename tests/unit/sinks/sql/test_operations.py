@@ -29,7 +29,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     connection.close()
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(batches())
 def test_batches_come_to_what_their_operations_come_to_one_by_one(file: Path, made: list[list[WriteRequest]]) -> None:
     connection = sqlite3.connect(file, isolation_level=None)
