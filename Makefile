@@ -7,7 +7,9 @@ UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
 RUN := .venv/bin
 DEMO ?=
 TESTS ?=
-IN_MINUTES := not soak and not faults and not package and not image and not site
+IN_MINUTES := not soak and not faults and not package and not image and not documents
+# More than there are cores, for most tests wait for most of their time; the last ones are taken from each other.
+AT_ONCE := -n 5 --dist worksteal
 # No test takes a minute by itself. One that hangs, in a worker of the SDK that does not stop, fails instead of all.
 LONGEST := --timeout 300
 SEEDS ?= 20000
@@ -37,10 +39,10 @@ demo: setup ## Temporal, a database, both services, 500 payments and an audit; D
 	$(RUN)/temporal-batching demo $(DEMO)
 
 test: setup ## the tests that take minutes at most; TESTS="tests/unit -k settings"
-	$(RUN)/pytest -n 5 --dist worksteal $(LONGEST) -m "$(IN_MINUTES)" $(TESTS)
+	$(RUN)/pytest $(AT_ONCE) $(LONGEST) -m "$(IN_MINUTES)" $(TESTS)
 
 again: setup ## the tests that failed last, one at a time
-	$(RUN)/pytest -n 0 $(LONGEST) -m "$(IN_MINUTES)" --last-failed --last-failed-no-failures none $(TESTS)
+	$(RUN)/pytest -n 0 $(LONGEST) -m "$(IN_MINUTES) or documents" --last-failed --last-failed-no-failures none $(TESTS)
 
 lint: setup ## ruff, mypy, and the schema of the workflow for GitHub
 	$(RUN)/ruff check .
@@ -55,9 +57,9 @@ format: setup ## ruff's fixes and its formatting
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
 
-docs: setup ## the documentation site into build/site; a broken link or reference fails
+docs: setup ## the documentation site into build/site, and what the documents show is run; a broken reference fails
 	$(RUN)/python scripts/docs.py
-	$(RUN)/pytest -n 2 -q -m site tests/acceptance/test_site.py
+	$(RUN)/pytest $(AT_ONCE) $(LONGEST) -m documents tests/acceptance $(TESTS)
 
 package: setup ## build the wheel, install it with each extra into an empty environment, and run the tutorial there
 	$(RUN)/pytest -n 0 -m package $(TESTS)

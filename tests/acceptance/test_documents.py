@@ -45,6 +45,8 @@ from temporal_batching.wire.submission import read_submission
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Start
 
+pytestmark = pytest.mark.documents
+
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROGRAMS = (
     "make",

@@ -9,7 +9,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from tests.acceptance.conftest import ROOT
+
+pytestmark = pytest.mark.documents
 
 NEEDED = {
     "audit",

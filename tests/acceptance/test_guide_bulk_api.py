@@ -27,6 +27,8 @@ from temporal_batching.testing.servers import find_temporal
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Start
 
+pytestmark = pytest.mark.documents
+
 EXAMPLE = ROOT / "examples" / "embeddings"
 PAGE = (ROOT / "docs" / "how-to" / "call-a-bulk-api.md").read_text(encoding="utf-8")
 

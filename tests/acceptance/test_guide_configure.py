@@ -25,6 +25,8 @@ from temporal_batching.testing.servers import FAST, temporal_server
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Start
 
+pytestmark = pytest.mark.documents
+
 PAGE = (ROOT / "docs/how-to/configure.md").read_text(encoding="utf-8")
 UPDATES = (ROOT / "docs/how-to/update-and-count.md").read_text(encoding="utf-8")
 FIRST, TABLES = re.findall(r"^```toml\b[^\n]*\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from temporalio.client import Client
 from temporalio.worker import Worker
 from tests.acceptance.conftest import ROOT
@@ -24,6 +25,8 @@ from temporal_batching.testing.servers import FAST, find_temporal, free_port, te
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Start
+
+pytestmark = pytest.mark.documents
 
 PAGE = (ROOT / "docs" / "how-to" / "limit-flushes.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^```sh\n(.*)\n```$", PAGE, re.MULTILINE)

@@ -24,6 +24,8 @@ from temporal_batching.testing.servers import FAST, find_temporal, temporal_serv
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Start
 
+pytestmark = pytest.mark.documents
+
 PAGE = "write-from-another-namespace.md"
 SERVER, *ON_THE_SERVER, WORKER, CHECK = block(PAGE, "sh").strip().splitlines()
 COMMANDS = [SERVER, *ON_THE_SERVER]

@@ -18,6 +18,8 @@ from tests.support.waiting import assert_eventually
 
 from temporal_batching.testing.servers import FAST, temporal_server
 
+pytestmark = pytest.mark.documents
+
 pytest.importorskip("opentelemetry.instrumentation.auto_instrumentation", reason="needs opentelemetry-distro")
 
 if TYPE_CHECKING:

@@ -17,6 +17,8 @@ from tests.support.databases import TestDatabase
 from temporal_batching import BatcherPlugin, BatchPolicy, SqlSink
 from temporal_batching.routing import default_task_queue
 
+pytestmark = pytest.mark.documents
+
 PAGE = "docs/how-to/update-and-count.md"
 
 

@@ -16,6 +16,8 @@ from tests.acceptance.test_guides import block
 from temporal_batching import WriteRequest
 from temporal_batching.testing import running_batcher
 
+pytestmark = pytest.mark.documents
+
 
 async def test_the_import_reports_what_was_not_written(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -29,6 +29,8 @@ from temporal_batching.testing.servers import FAST, find_temporal, temporal_serv
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Start
 
+pytestmark = pytest.mark.documents
+
 GUIDES = ROOT / "docs" / "how-to"
 
 

@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests.acceptance.conftest import ROOT
 
 from temporal_batching.testing import SinkPromise
 from temporal_batching.testing.sink_promises import CHECKS
+
+pytestmark = pytest.mark.documents
 
 PAGE = (ROOT / "docs/how-to/write-a-sink.md").read_text(encoding="utf-8")
 DUCK, DUCK_TEST = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

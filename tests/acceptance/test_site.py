@@ -23,6 +23,8 @@ import temporal_batching.sizing
 import temporal_batching.testing
 from temporal_batching.cli.app import app
 
+pytestmark = pytest.mark.documents
+
 
 def build(directory: Path, *, added: str = "") -> subprocess.CompletedProcess[str]:
     """Builds the site of a copy of what it is made from, with something added to a page."""
@@ -49,7 +51,6 @@ def pages() -> list[str]:
     return below(tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]["nav"])
 
 
-@pytest.mark.site
 def test_the_site_builds_and_has_every_page(tmp_path: Path) -> None:
     done = build(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -68,7 +69,6 @@ def test_every_page_can_be_chosen() -> None:
     assert written & set(GENERATED) == set()
 
 
-@pytest.mark.site
 def test_every_broken_reference_is_found(tmp_path: Path) -> None:
     broken = ["[no page](nowhere.md)", "[no heading](glossary.md#nowhere)", "[`X`][temporal_batching.X]"]
     done = build(tmp_path, added="\n\n".join(["", *broken, ""]))
@@ -76,7 +76,6 @@ def test_every_broken_reference_is_found(tmp_path: Path) -> None:
     assert f"{len(broken)} issues found" in done.stdout + done.stderr
 
 
-@pytest.mark.site
 def test_the_documentation_of_a_name_that_does_not_exist_fails(tmp_path: Path) -> None:
     done = build(tmp_path, added="\n\n::: temporal_batching.X\n")
     assert done.returncode != 0, done.stdout

@@ -32,7 +32,7 @@ from temporal_batching.routing import batcher_workflow_id, default_task_queue
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Start
 
-pytestmark = needs_node
+pytestmark = [*needs_node, pytest.mark.documents]
 
 WAYS_IN = ("activity", "signal", "nexus")
 PAGE = (ROOT / "docs" / "how-to" / "write-from-another-language.md").read_text(encoding="utf-8")
