@@ -53,14 +53,33 @@ async def _report(demo: Process) -> dict[str, Any]:
     return report
 
 
-async def test_every_payment_is_confirmed_and_in_the_database_once(start: Start, scratch: Path) -> None:
-    demo = await start(COMMAND, "demo", "--workflows", "120", "--sink", "postgresql", "--json")
-    report = await _report(demo)
+async def test_every_payment_is_in_the_database_once_and_what_stays_up_can_be_looked_into_as_it_says(
+    start: Start, scratch: Path
+) -> None:
+    demo = await start(COMMAND, "demo", "--workflows", "120", "--sink", "postgresql", "--json", "--keep")
+    await demo.says("Everything stays up until Ctrl-C: http://")
+    (report,) = [json.loads(line) for line in demo.lines if line.startswith("{")]
     assert report["workflows"] == report["confirmed"] == report["rows"] == report["ledger_rows"] == 120
     assert report["failed"] == 0
     assert report["audit"] == "holds"
     assert 2 <= report["transactions"] <= 5
     assert report["largest_batch"] == 100
+    (shard,) = [line.rpartition(" ")[2] for line in demo.lines if line.startswith("Shard 0, whether it is healthy")]
+    assert re.fullmatch(
+        r"http://127\.0\.0\.1:\d+/namespaces/default/workflows/batcher-.*-0/[0-9a-f-]{36}/user-metadata", shard
+    )
+    shown = [shlex.split(line) for line in demo.lines if line.startswith("  ")]
+    queries = [command for command in shown if command[0] == "psql"]
+    for _, url, _, query in queries:
+        with psycopg.connect(url) as connection:
+            assert len(connection.execute(query.encode()).fetchall()) == 5
+    assert [query for *_, query in queries] == [
+        f"SELECT * FROM {table} LIMIT 5" for table in ("entries", "batching_ledger")
+    ]
+    (again,) = [command for command in shown if command[0] == "temporal-batching"]
+    audit = await start(*again)
+    assert await audit.ends() == 0, audit.output
+    assert await demo.stopped_by(signal.SIGINT) == 130
     assert _left_behind(scratch) == []
 
 
@@ -112,28 +131,6 @@ async def test_a_signal_ends_it_without_a_trace(
     assert await demo.stopped_by(which) == 128 + which
     assert _left_behind(scratch) == []
     assert "Traceback" not in demo.output
-
-
-async def test_what_stays_up_can_be_looked_into_as_it_says(start: Start, scratch: Path) -> None:
-    demo = await start("temporal-batching", "demo", "--workflows", "6", "--sink", "postgresql", "--keep")
-    await demo.says("Everything stays up until Ctrl-C: http://")
-    (shard,) = [line.rpartition(" ")[2] for line in demo.lines if line.startswith("Shard 0, whether it is healthy")]
-    assert re.fullmatch(
-        r"http://127\.0\.0\.1:\d+/namespaces/default/workflows/batcher-.*-0/[0-9a-f-]{36}/user-metadata", shard
-    )
-    shown = [shlex.split(line) for line in demo.lines if line.startswith("  ")]
-    queries = [command for command in shown if command[0] == "psql"]
-    for _, url, _, query in queries:
-        with psycopg.connect(url) as connection:
-            assert len(connection.execute(query.encode()).fetchall()) == 5
-    assert [query for *_, query in queries] == [
-        f"SELECT * FROM {table} LIMIT 5" for table in ("entries", "batching_ledger")
-    ]
-    (again,) = [command for command in shown if command[0] == "temporal-batching"]
-    audit = await start(*again)
-    assert await audit.ends() == 0, audit.output
-    assert await demo.stopped_by(signal.SIGINT) == 130
-    assert _left_behind(scratch) == []
 
 
 async def test_a_database_that_cannot_be_reached_ends_it_with_one_line(start: Start, scratch: Path) -> None:

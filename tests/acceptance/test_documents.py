@@ -64,8 +64,10 @@ PROGRAMS = (
 
 SERVICES = "tests/acceptance/test_services.py"
 COMMANDS_OF_README = f"{SERVICES}::test_the_commands_of_the_readme_with_their_defaults_book_ten_payments_in_one_batch"
-DEMO = "tests/acceptance/test_demo.py::test_every_payment_is_confirmed_and_in_the_database_once"
-KEPT = "tests/acceptance/test_demo.py::test_what_stays_up_can_be_looked_into_as_it_says"
+DEMO = (
+    "tests/acceptance/test_demo.py"
+    "::test_every_payment_is_in_the_database_once_and_what_stays_up_can_be_looked_into_as_it_says"
+)
 OPERATORS = f"{SERVICES}::test_operators_commands_reach_the_batcher"
 AUDIT = "tests/acceptance/test_audit.py::test_a_deployment_holds_its_audit_until_it_is_damaged"
 
@@ -88,7 +90,7 @@ TRACED = "tests/acceptance/test_guide_trace.py::test_a_worker_of_the_command_lin
 
 HELD_BY = {
     "make demo": DEMO,
-    'make demo DEMO="--sink postgresql --keep"': KEPT,
+    'make demo DEMO="--sink postgresql --keep"': DEMO,
     # What runs this test, and what a person runs for longer; here it is seen that they would run what they say.
     "make test": "Makefile",
     "make setup": "Makefile",
