@@ -30,6 +30,7 @@ class DelayingProxy:
     def __init__(self, socket: str) -> None:
         self._socket = socket
         self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
         self.round_trip = 0.0
 
     async def start(self) -> int:
@@ -38,11 +39,18 @@ class DelayingProxy:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
-        """Accepts no more connections."""
+        """Accepts no more connections, and waits for the end of those that there are."""
         if self._server is not None:
             self._server.close()
+        await asyncio.gather(*self._connections)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Kept until it ends: the event loop alone would let go of it.
+        connection = asyncio.create_task(self._connect(reader, writer))
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ends = [writer]
         with suppress(OSError):
             back, forth = await asyncio.open_unix_connection(self._socket)

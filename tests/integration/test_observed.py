@@ -31,7 +31,11 @@ async def test_metrics_move_and_probes_tell_while_the_database_is_down(
             status, body = await worker.probe("/readyz")
             assert status == 200, body
 
+        async def asked() -> None:
+            assert await worker.value("batching_shard_up") == 1
+
         await assert_eventually(ready)
+        await assert_eventually(asked)  # a counter grows by what comes after the first answer of its shard
         results = await service.call("activity", [entry(n) for n in (1, 2, 3, 5000)])
         assert [one.outcome for one in results] == ["written", "written", "written", "rejected"]
 
