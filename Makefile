@@ -9,7 +9,7 @@ DEMO ?=
 TESTS ?=
 IN_MINUTES := not soak and not faults and not package and not image and not documents
 # More than there are cores, for most tests wait for most of their time; the last ones are taken from each other.
-AT_ONCE := -n 5 --dist worksteal
+AT_ONCE := -n 4 --dist worksteal
 # No test takes a minute by itself. One that hangs, in a worker of the SDK that does not stop, fails instead of all.
 LONGEST := --timeout 300
 SEEDS ?= 20000

@@ -297,7 +297,5 @@ async def test_a_run_that_holds_too_much_to_end_refuses_before_its_history_is_fu
         results = [one for caller in callers for one in await caller.result()]
     # How many of them are in history before the shard reads the first is the machine's to say.
     assert pending < len(writes)
-    assert Counter(one.code or one.outcome for one in results) == {
-        "written": pending,
-        "overloaded": len(writes) - pending,
-    }
+    expected = Counter(written=pending, overloaded=len(writes) - pending)
+    assert Counter(one.code or one.outcome for one in results) == expected

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 
+import pytest
 from temporalio.client import Client
 
 from temporal_batching import (
@@ -130,32 +131,21 @@ async def test_a_caller_whose_write_stays_in_doubt_receives_write_not_confirmed(
     assert dict(zip(NOT_CONFIRMED, received, strict=True)) == {way: {error} for way, error in NOT_CONFIRMED.items()}
 
 
-# How MariaDB waits is tested at the sink.
-
-
 async def test_a_caller_into_a_locked_table_receives_the_error_that_is_certain(
-    client: Client, sqlite: TestDatabase, postgresql: TestDatabase
+    client: Client, database: TestDatabase
 ) -> None:
-    await asyncio.gather(*(_into_a_locked_table(client, database) for database in (sqlite, postgresql)))
-
-
-async def _into_a_locked_table(client: Client, database: TestDatabase) -> None:
     database.execute("CREATE TABLE entries (n integer PRIMARY KEY)")
     sink = database.sink(lock_timeout=timedelta(milliseconds=300))
     async with running(client, sink) as service:
         assert (await service.call("activity", [entry(0)]))[0].outcome == "written"
         with database.locked("entries"):
             await assert_errors(service, "locked")
-    assert database.rows("SELECT n FROM entries") == [(0,)], database.dialect
+    assert database.rows("SELECT n FROM entries") == [(0,)]
 
 
-async def test_a_wait_for_a_lock_ends_at_the_deadline_of_the_write(
-    client: Client, sqlite: TestDatabase, postgresql: TestDatabase
-) -> None:
-    await asyncio.gather(*(_behind_a_lock(client, database) for database in (sqlite, postgresql)))
-
-
-async def _behind_a_lock(client: Client, database: TestDatabase) -> None:
+# How MariaDB waits is tested at the sink.
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+async def test_a_wait_for_a_lock_ends_at_the_deadline_of_the_write(client: Client, database: TestDatabase) -> None:
     """Then the outcome is certain for the request in the flush too, however long the sink may wait for locks."""
     # Each flush waits until a deadline; the callers of the last one need a fifth of this for their outcome.
     timeout = timedelta(seconds=15)
@@ -172,4 +162,4 @@ async def _behind_a_lock(client: Client, database: TestDatabase) -> None:
             behind = await asyncio.gather(*(write_by(service, way, 100 + 10 * i, timeout) for i, way in ways))
             assert await first == {"WriteExpired"}
         assert dict(zip(EXPIRED, behind, strict=True)) == {way: {error} for way, error in EXPIRED.items()}
-    assert database.rows("SELECT n FROM entries") == [], database.dialect
+    assert database.rows("SELECT n FROM entries") == []
