@@ -198,7 +198,6 @@ async def write_batch(
         traceparent: The span of this flush, for callers that are traced.
         clock: Tells the time, in seconds since the epoch.
         is_over: Whether another attempt may have been started meanwhile. Then this one says nothing.
-        is_over: Whether another attempt may have been started meanwhile. Then this one says nothing.
 
     Raises:
         ApplicationError: Of type ``SinkUnavailable``, with ``in_doubt`` as its detail.
