@@ -97,11 +97,13 @@ class Deployment:
             facts.close()
 
     def _enter(self, name: str, mark: str, at: datetime, returned: Any) -> None:
+        # SQLite's driver warns of a datetime from Python 3.12 on; MariaDB's takes one without a time zone.
+        times = {"postgresql": at, "mariadb": at.replace(tzinfo=None), "sqlite": at.isoformat(" ")}
         self.database.execute(
             "INSERT INTO batching_ledger VALUES (:name, :mark, 'main-0.x/1', 'written', :at, :returned)",
             name=name.encode() if self.database.dialect == "mariadb" else name,
             mark=mark,
-            at=at.replace(tzinfo=None) if self.database.dialect == "mariadb" else at,
+            at=times[self.database.dialect],
             returned=None if returned is None else json.dumps(returned),
         )
 
