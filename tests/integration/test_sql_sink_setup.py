@@ -15,7 +15,9 @@ from sqlalchemy.pool import StaticPool
 from temporal_batching.contract import OutcomeKind, Record, RejectCode, WriteRequest
 from temporal_batching.errors import SinkConfigurationError, SinkUnavailable
 from temporal_batching.sinks.base import Batch
+from temporal_batching.sinks.sql.schema import TableName
 from temporal_batching.sinks.sql.sink import SqlSink, TableRule
+from temporal_batching.sinks.sql.tables import unique_keys
 from tests.support.databases import TestDatabase
 
 ENTRIES = "CREATE TABLE entries (id integer PRIMARY KEY, account text)"
@@ -168,6 +170,29 @@ async def test_tables_and_rules_are_held_against_the_database(database: TestData
             await database.sink(tables=tables).open()
     for key in (["id"], ["a", "b"], ["b", "a"]):
         await database.sink(tables={"t": TableRule(conflict="update", key=key)}).open()
+
+
+async def test_of_postgresqls_indexes_those_are_keys_that_a_conflict_can_name(postgresql: TestDatabase) -> None:
+    postgresql.execute(
+        'CREATE TABLE t (id integer PRIMARY KEY, a integer, "B" integer, c text, d integer UNIQUE, e integer);;'
+        'CREATE UNIQUE INDEX included ON t ("B", a) INCLUDE (e);;'
+        "CREATE UNIQUE INDEX expressed ON t (lower(c), a);;"
+        "CREATE UNIQUE INDEX partly ON t (e) WHERE e > 0;;"
+        "CREATE UNIQUE INDEX failed ON t (c);;"
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'failed'::regclass;;"
+        "CREATE INDEX plain ON t (a);;"
+        "CREATE SCHEMA other;;CREATE TABLE other.t (e integer UNIQUE)"
+    )
+    with postgresql.engine.connect() as connection:
+        keys = [("id",), ("B", "a"), ("d",)]
+        assert unique_keys(connection, TableName("public", "t")) == keys
+        assert unique_keys(connection, TableName(None, "t")) == keys
+        assert unique_keys(connection, TableName("other", "t")) == [("e",)]
+    for key in keys:
+        rules = {"t": TableRule(conflict="update", key=list(key))}
+        sink = postgresql.sink(tables=rules)
+        rows = [WriteRequest("-".join(key) + n, [Record("t", {"id": 1, "a": 1, "B": 1, "d": 1})]) for n in "12"]
+        assert await written(sink, *rows) == ["written"] * 2
 
 
 async def test_only_the_named_tables_may_be_written(database: TestDatabase) -> None:

@@ -57,20 +57,22 @@ def leading_to(targets: Iterable[T], leads_to: Mapping[T, Collection[T]]) -> set
 def unique_keys(connection: sa.Connection, where: TableName) -> list[tuple[str, ...]]:
     """The unique keys of a table, the primary key first.
 
-    Indexes on expressions, partial indexes, and invalid indexes (still being built, or failed) are left out.
+    Indexes on expressions, partial indexes, and invalid ones of PostgreSQL (still being built, or failed) are left out.
     """
     if is_mariadb(connection.dialect):
         return list(_mariadb_keys(connection, where).values())
+    if connection.dialect.name == "postgresql":
+        lines = connection.execute(_POSTGRESQL_KEYS, {"schema": where.schema, "table": where.name})
+        return list(dict.fromkeys(tuple(columns) for (columns,) in lines))
     inspector = sa.inspect(connection)
-    primary = inspector.get_pk_constraint(where.name, schema=where.schema)["constrained_columns"]
+    primary = inspector.get_pk_constraint(where.name)["constrained_columns"]
     keys = [tuple(primary)] if primary else []
-    for index in inspector.get_indexes(where.name, schema=where.schema):
-        names, options = index["column_names"], index.get("dialect_options", {})
-        partial = any(options.get(f"{dialect}_where") is not None for dialect in ("sqlite", "postgresql"))
-        if index["unique"] and None not in names and not partial and not options.get("postgresql_invalid"):
-            included = options.get("postgresql_include") or ()
-            keys.append(tuple(name for name in names if name is not None and name not in included))
-    for constraint in inspector.get_unique_constraints(where.name, schema=where.schema):
+    for index in inspector.get_indexes(where.name):
+        names = index["column_names"]
+        partial = index.get("dialect_options", {}).get("sqlite_where") is not None
+        if index["unique"] and None not in names and not partial:
+            keys.append(tuple(name for name in names if name is not None))
+    for constraint in inspector.get_unique_constraints(where.name):
         keys.append(tuple(constraint["column_names"]))
     return list(dict.fromkeys(keys))
 
@@ -95,6 +97,16 @@ def _mariadb_keys(connection: sa.Connection, where: TableName) -> dict[str, tupl
     return dict(sorted(whole.items(), key=lambda pair: pair[0] != "PRIMARY"))
 
 
+# Not by SQLAlchemy, which tells only from 2.1 on that an index is invalid. `INCLUDE` columns follow those of the key.
+_POSTGRESQL_KEYS = sa.text(
+    "SELECT ARRAY(SELECT a.attname::text FROM generate_series(0, i.indnkeyatts - 1) AS place"
+    " JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[place] ORDER BY place)"
+    " FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " JOIN pg_class k ON k.oid = i.indexrelid"
+    " WHERE c.relname = :table AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL"
+    " AND (n.nspname = CAST(:schema AS text) OR CAST(:schema AS text) IS NULL AND pg_table_is_visible(c.oid))"
+    " ORDER BY NOT i.indisprimary, k.relname"
+)
 _MARIADB_KEYS = sa.text(
     "SELECT INDEX_NAME, COLUMN_NAME, SUB_PART FROM information_schema.STATISTICS WHERE NON_UNIQUE = 0"
     " AND TABLE_SCHEMA = COALESCE(:schema, DATABASE()) AND TABLE_NAME = :table ORDER BY INDEX_NAME, SEQ_IN_INDEX"
