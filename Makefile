@@ -13,6 +13,7 @@ AT_ONCE := -n 4 --dist worksteal
 # No test takes a minute by itself. One that hangs, in a worker of the SDK that does not stop, fails instead of all.
 LONGEST := --timeout 300
 SEEDS ?= 20000
+OLDEST := $(CURDIR)/build/oldest
 # The machine's own certificates: behind a company's proxy uv's built-in ones are not enough.
 export UV_SYSTEM_CERTS ?= true
 # Set in many images: without bytecode each of the demo's processes compiles all that it imports, a second of CPU each.
@@ -20,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SERVICES := main-service batcher-service
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test again lint format docs package image coverage bench faults simulate soak streams pins clean
+.PHONY: help setup demo test again oldest lint format docs package image coverage bench faults simulate soak streams pins clean
 
 help: ## show what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +44,13 @@ test: setup ## the tests that take minutes at most; TESTS="tests/unit -k setting
 
 again: setup ## the tests that failed last, one at a time
 	$(RUN)/pytest -n 0 $(LONGEST) -m "$(IN_MINUTES) or documents" --last-failed --last-failed-no-failures none $(TESTS)
+
+oldest: setup ## the library's tests with the oldest versions of its dependencies that pyproject.toml allows
+	UV_PROJECT_ENVIRONMENT=$(OLDEST) $(UV) sync --quiet
+	cd / && $(abspath $(UV)) pip compile --quiet --no-deps --resolution lowest-direct --all-extras \
+		$(CURDIR)/pyproject.toml --output-file $(OLDEST)/direct.txt >/dev/null
+	cd / && $(abspath $(UV)) pip install --quiet --python $(OLDEST) --requirements $(OLDEST)/direct.txt "psycopg[binary]"
+	$(OLDEST)/bin/pytest $(AT_ONCE) $(LONGEST) -m "$(IN_MINUTES)" tests/unit tests/integration tests/replay $(TESTS)
 
 lint: setup ## ruff, mypy, and the schema of the workflow for GitHub
 	$(RUN)/ruff check .

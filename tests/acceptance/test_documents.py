@@ -107,6 +107,7 @@ HELD_BY = {
     "make bench": "Makefile",
     "make simulate SEEDS=20000": "tests/simulation/test_simulation.py::test_no_schedule_breaks_a_promise",
     "make pins": "Makefile",
+    "make oldest": "Makefile",
     ".ci/run": "Makefile",
     'pip install "temporal-batching[postgresql]"': INSTALLS,
     'pip install "temporal-batching[mariadb]"': INSTALLS,
