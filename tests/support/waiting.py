@@ -9,7 +9,7 @@ import pytest
 
 
 async def assert_eventually(check: Callable[[], Awaitable[None]], *, within: float = 15.0, every: float = 0.05) -> None:
-    """Repeats ``check`` until it neither raises an AssertionError nor fails, and raises the last one when time is up."""
+    """Repeats ``check`` until it neither raises AssertionError nor fails, and raises its last one when time is up."""
     deadline = asyncio.get_running_loop().time() + within
     while True:
         try:
