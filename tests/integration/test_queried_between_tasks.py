@@ -63,7 +63,7 @@ async def answer_of(query: asyncio.Task[BatcherStats]) -> BatcherStats | None:
     try:
         return await query
     except RPCError as err:
-        # Of the two clocks the server's says the one, the client's the other.
+        # The server's deadline ends the query with the first, the client's with the second.
         if err.status not in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
             raise
         return None
